@@ -1,0 +1,167 @@
+package catalog
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Action is what an intention, or the judge, says of a request.
+type Action string
+
+// Actions. ActionAudit lets the request pass and records what Deny would have done.
+const (
+	ActionAllow Action = "allow"
+	ActionDeny  Action = "deny"
+	ActionAudit Action = "audit"
+)
+
+// Allowed tells whether a request with this verdict passes.
+func (a Action) Allowed() bool { return a == ActionAllow || a == ActionAudit }
+
+// Intention says whether Source may reach Destination. It is one source of a
+// service-intentions entry, seen from the side of who talks to whom.
+type Intention struct {
+	// ID and LegacyMeta are set only for intentions made by the deprecated ID endpoints.
+	ID          string
+	Description string
+	SourcePeer  string
+	SourceName  Name
+	SourceType  string // always "consul"
+	// DestinationName is a service or the wildcard.
+	DestinationName Name
+	// Action is empty when Permissions decide.
+	Action      Action
+	Permissions []*IntentionPermission
+	JWT         *IntentionJWT
+	Meta        map[string]string
+	Precedence  int
+	// CreatedAt and UpdatedAt are those of legacy intentions, else nil.
+	CreatedAt *time.Time
+	UpdatedAt *time.Time
+	RaftIndex
+}
+
+// Ref names the intention that decided. The zero Ref is the default action.
+type Ref struct {
+	Source      Name
+	Destination Name
+	SourcePeer  string
+	Precedence  int
+	// Permission is the 1-based place of the L7 permission that decided, 0 for none.
+	Permission int
+}
+
+// IsDefault tells whether no intention matched.
+func (r Ref) IsDefault() bool { return r == Ref{} }
+
+func (r Ref) String() string {
+	if r.IsDefault() {
+		return "default"
+	}
+	src := r.Source
+	if r.SourcePeer != "" {
+		src += "@" + r.SourcePeer
+	}
+	s := fmt.Sprintf("%s → %s (precedence %d)", src, r.Destination, r.Precedence)
+	if r.Permission > 0 {
+		s += fmt.Sprintf(" permission %d", r.Permission)
+	}
+	return s
+}
+
+// Request is what the judge is asked about: a verified source, a destination and,
+// where the proxy speaks L7, the parsed request.
+type Request struct {
+	Source      Name
+	SourcePeer  string
+	Destination Name
+}
+
+// Decision is the verdict of the judge and why.
+type Decision struct {
+	Action Action
+	Rule   Ref // which intention and permission decided; zero = the default
+}
+
+// Reason says in words which rule decided.
+func (d Decision) Reason() string {
+	if d.Rule.IsDefault() {
+		return fmt.Sprintf("default: %s, no intention matches", d.Action)
+	}
+	return fmt.Sprintf("%s by intention %s", d.Action, d.Rule)
+}
+
+// Intentions are the rules for one destination or source (or all of them), most
+// specific first, as Sort leaves them.
+type Intentions []*Intention
+
+// Decide is the one judge. It returns the verdict of the most specific intention
+// that matches r, or fallback when none does; any fallback but allow is deny.
+//
+// An intention with L7 permissions, or one that asks for a JWT, never allows a
+// request that carries no HTTP: what cannot be shown to match is denied.
+func (in Intentions) Decide(r Request, fallback Action) Decision {
+	var best *Intention
+	for _, i := range in {
+		if !i.matches(r) {
+			continue
+		}
+		if best == nil || moreSpecific(i, best) < 0 {
+			best = i
+		}
+	}
+	if best == nil {
+		if fallback != ActionAllow {
+			fallback = ActionDeny
+		}
+		return Decision{Action: fallback}
+	}
+	d := Decision{Action: ActionDeny, Rule: Ref{
+		Source: best.SourceName, Destination: best.DestinationName,
+		SourcePeer: best.SourcePeer, Precedence: best.precedence(),
+	}}
+	if best.Action.Allowed() && len(best.Permissions) == 0 && best.JWT == nil {
+		d.Action = best.Action
+	}
+	return d
+}
+
+func (i *Intention) matches(r Request) bool {
+	if i.SourcePeer != r.SourcePeer {
+		return false
+	}
+	return (i.SourceName == Wildcard || i.SourceName == r.Source) &&
+		(i.DestinationName == Wildcard || i.DestinationName == r.Destination)
+}
+
+// Precedence is the rank of an intention by how exact its two names are. The
+// numbers are Consul's; 7 and below 5 belong to its namespaces.
+func Precedence(source, destination Name) int {
+	switch {
+	case source != Wildcard && destination != Wildcard:
+		return 9
+	case destination != Wildcard:
+		return 8
+	case source != Wildcard:
+		return 6
+	default:
+		return 5
+	}
+}
+
+func (i *Intention) precedence() int { return Precedence(i.SourceName, i.DestinationName) }
+
+func moreSpecific(a, b *Intention) int {
+	return cmp.Or(
+		cmp.Compare(b.precedence(), a.precedence()),
+		cmp.Compare(a.SourcePeer, b.SourcePeer),
+		cmp.Compare(a.SourceName, b.SourceName),
+		cmp.Compare(a.DestinationName, b.DestinationName),
+	)
+}
+
+// Sort orders intentions most specific first, then by name, so that equal sets
+// are listed equally.
+func (in Intentions) Sort() { slices.SortStableFunc(in, moreSpecific) }

@@ -1,0 +1,78 @@
+package catalog
+
+// RaftIndex says in which log entries a stored object was created and last changed.
+type RaftIndex struct {
+	CreateIndex uint64
+	ModifyIndex uint64
+}
+
+// Node is a host as a catalog row. Its name is the key; its ID tells two hosts
+// that claim one name apart.
+type Node struct {
+	ID              string // UUID
+	Node            string // name
+	Address         string
+	Datacenter      string
+	TaggedAddresses map[string]string
+	Meta            map[string]string
+	Locality        *Locality
+	RaftIndex
+}
+
+// Locality places a node or a service.
+type Locality struct {
+	Region string
+	Zone   string
+}
+
+// Well-known names that Consul's clients look for.
+const (
+	// NodeCheckID is the check that tells whether the agent of a node is alive.
+	NodeCheckID     = "serfHealth"
+	NodeCheckName   = "Serf Health Status"
+	NodeCheckAlive  = "Agent alive and reachable"
+	NodeCheckFailed = "Agent not live or unreachable"
+	// ServerService is the service under which servers stand in the catalog.
+	ServerService = "consul"
+	// NodeMaintenanceCheckID and ServiceMaintenancePrefix are the checks of maintenance mode.
+	NodeMaintenanceCheckID   = "_node_maintenance"
+	ServiceMaintenancePrefix = "_service_maintenance:"
+)
+
+// Member is a participant in gossip.
+type Member struct {
+	Name   string
+	ID     string // node UUID
+	Addr   string
+	Port   uint16
+	Tags   map[string]string
+	Status MemberStatus
+}
+
+// MemberStatus is what gossip believes of a member. The numbers are Serf's, as
+// /v1/agent/members shows them.
+type MemberStatus int
+
+// Member states.
+const (
+	MemberNone MemberStatus = iota
+	MemberAlive
+	MemberLeaving
+	MemberLeft
+	MemberFailed
+)
+
+func (s MemberStatus) String() string {
+	switch s {
+	case MemberAlive:
+		return "alive"
+	case MemberLeaving:
+		return "leaving"
+	case MemberLeft:
+		return "left"
+	case MemberFailed:
+		return "failed"
+	default:
+		return "none"
+	}
+}

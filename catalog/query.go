@@ -1,0 +1,98 @@
+package catalog
+
+import "sync"
+
+// QueryKind says what a query asks. The kind decides which field of the View is filled.
+type QueryKind string
+
+// Kinds of queries, and the field of View that answers each.
+const (
+	QueryNodes          QueryKind = "nodes"           // Nodes
+	QueryServices       QueryKind = "services"        // Services
+	QueryService        QueryKind = "service"         // Instances of Name, of any kind
+	QueryConnect        QueryKind = "connect"         // Instances that speak the mesh's mTLS for Name: sidecars and native
+	QueryNode           QueryKind = "node"            // Nodes (0 or 1) and Instances of node Name (services, their checks and the node's)
+	QueryNodeChecks     QueryKind = "node-checks"     // Checks of node Name
+	QueryServiceChecks  QueryKind = "service-checks"  // Checks of service Name
+	QueryChecks         QueryKind = "checks"          // Checks in state Name, or "any"
+	QueryIntentions     QueryKind = "intentions"      // Intentions: all
+	QueryIntentionsDest QueryKind = "intentions-dest" // Intentions that can decide for destination Name: its rows and those for "*"
+	QueryIntentionsSrc  QueryKind = "intentions-src"  // Intentions that can decide for source Name: its rows and those of "*"
+	QueryConfigEntries  QueryKind = "config-entries"  // Entries of kind Name
+	QueryConfigEntry    QueryKind = "config-entry"    // Entries (0 or 1) of kind Name and name Sub
+	QueryRoots          QueryKind = "roots"           // Roots and CAConfig.ClusterID
+	QueryCAConfig       QueryKind = "ca-config"       // CAConfig
+)
+
+// Query is a watchable question. It is comparable, and is the key of a hub: what
+// only narrows an answer (filters, tags, distance) is applied after the view and
+// is never part of it.
+type Query struct {
+	Kind QueryKind
+	Name string
+	Sub  string
+}
+
+func (q Query) String() string {
+	s := string(q.Kind)
+	if q.Name != "" {
+		s += " " + q.Name
+	}
+	if q.Sub != "" {
+		s += "/" + q.Sub
+	}
+	return s
+}
+
+// Validate refuses queries that no store can answer.
+func (q Query) Validate() error {
+	switch q.Kind {
+	case QueryNodes, QueryServices, QueryIntentions, QueryRoots, QueryCAConfig:
+		return nil
+	case QueryService, QueryConnect, QueryNode, QueryNodeChecks, QueryServiceChecks,
+		QueryChecks, QueryIntentionsDest, QueryIntentionsSrc, QueryConfigEntries:
+		return validName("query "+string(q.Kind), q.Name)
+	case QueryConfigEntry:
+		if err := validName("query "+string(q.Kind)+" kind", q.Name); err != nil {
+			return err
+		}
+		return validName("query "+string(q.Kind), q.Sub)
+	default:
+		return Invalidf("query %q: unknown kind", q.Kind)
+	}
+}
+
+// View is the answer to a query as of one moment. It is immutable and shared:
+// nothing in it may be changed by a reader.
+//
+// Index is the Raft index at which the answer last changed; it depends on the
+// replicated state alone, so every server gives the same one. It is never 0.
+type View struct {
+	Query Query
+	Index uint64
+	// Epoch changes when a backup is restored: an index of another epoch means nothing.
+	Epoch string
+
+	Nodes      []*Node
+	Services   []*ServiceSummary
+	Instances  []*Instance
+	Checks     []*Check
+	Intentions Intentions
+	// Default is the action where no intention matches (intention queries only).
+	Default Action
+	Entries []Entry
+	Roots   []*Root
+	// CAConfig is set by ca-config; by roots with only its ClusterID.
+	CAConfig *CAConfig
+
+	encode  sync.Once
+	encoded []byte
+	encErr  error
+}
+
+// Encoded returns the encoding of the view, made by the first caller's encode
+// and shared by all others, so that N streams cost one encoding.
+func (v *View) Encoded(encode func(*View) ([]byte, error)) ([]byte, error) {
+	v.encode.Do(func() { v.encoded, v.encErr = encode(v) })
+	return v.encoded, v.encErr
+}

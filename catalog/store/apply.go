@@ -1,0 +1,209 @@
+package store
+
+import (
+	"github.com/weftmesh/weft/catalog"
+)
+
+// Apply changes the store by one command and returns its result, as the
+// command's documentation has it. index is that of the log entry and must grow
+// from call to call. A command that the state refuses, or whose type this version
+// does not know, changes nothing but the index, and its error wraps a sentinel.
+//
+// The command must not be changed afterwards: the store keeps parts of it.
+func (s *Store) Apply(index uint64, cmd catalog.Command) (any, error) {
+	s.writes.Lock()
+	defer s.writes.Unlock()
+	st := s.state.Load()
+	w := newWriter(st.db, index)
+	defer func() { w.txn.Abort() }() // after Commit it does nothing
+	if last := w.lastIndex(); index <= last {
+		return nil, catalog.Conflictf("log entry %d: the store is at %d already", index, last)
+	}
+	result, err := w.apply(cmd)
+	if err != nil {
+		w.txn.Abort()
+		w = newWriter(st.db, index)
+		result = nil
+	}
+	must(w.txn.Insert(tableMeta, &metaRow{Applied: index}))
+	w.txn.Commit()
+	st.applied.Set(index, struct{}{})
+	return result, err
+}
+
+func (w *writer) apply(cmd catalog.Command) (any, error) {
+	switch c := cmd.(type) {
+	case *catalog.SyncNode:
+		return nil, w.syncNode(c)
+	case *catalog.Register:
+		return nil, w.register(c)
+	case *catalog.Deregister:
+		w.deregister(c)
+		return nil, nil
+	case *catalog.SetConfigEntry:
+		return w.setEntry(c)
+	case *catalog.DeleteConfigEntry:
+		return w.deleteEntry(c), nil
+	case *catalog.SetIntention:
+		return nil, w.setIntention(c)
+	case *catalog.DeleteIntention:
+		w.deleteIntention(c)
+		return nil, nil
+	case *catalog.SetCAConfig:
+		return w.setCAConfig(c), nil
+	case *catalog.SetRoots:
+		return w.setRoots(c), nil
+	default:
+		return nil, catalog.Invalidf("command %T is not known to this version", cmd)
+	}
+}
+
+// leaderService and leaderCheck are the rows of a host that its agent does not
+// speak for: a statement neither writes nor removes them.
+func leaderService(s *catalog.Service) bool {
+	return s.Service == catalog.ServerService && s.ID == catalog.ServerService
+}
+
+func leaderCheck(c *catalog.Check) bool { return c.CheckID == catalog.NodeCheckID }
+
+func (w *writer) syncNode(c *catalog.SyncNode) error {
+	node := c.State.Node.Node
+	if err := w.claimNode(c.State.Node); err != nil {
+		return err
+	}
+	services := make(map[string]bool, len(c.State.Services))
+	for _, s := range c.State.Services {
+		if leaderService(s) {
+			continue
+		}
+		services[s.ID] = true
+		w.putService(node, w.keepOverriddenTags(node, s))
+	}
+	// Checks first: one that moved to another service must not go with its old one.
+	if err := w.syncChecks(node, c.State.Checks); err != nil {
+		return err
+	}
+	for _, r := range all[*serviceRow](w.reader, tableServices, byNode, node) {
+		if !services[r.Service.ID] && !leaderService(r.Service) {
+			w.dropService(r)
+		}
+	}
+	return nil
+}
+
+func (w *writer) syncChecks(node string, stated []*catalog.Check) error {
+	checks := make(map[string]bool, len(stated))
+	for _, ch := range stated {
+		if leaderCheck(ch) {
+			continue
+		}
+		checks[ch.CheckID] = true
+		if err := w.registerCheck(node, ch); err != nil {
+			return err
+		}
+	}
+	for _, ch := range all[*catalog.Check](w.reader, tableChecks, byNode, node) {
+		if of, ok := w.service(node, ch.ServiceID); ok && leaderService(of.Service) {
+			continue
+		}
+		if !checks[ch.CheckID] && !leaderCheck(ch) {
+			w.dropCheck(ch)
+		}
+	}
+	return nil
+}
+
+// keepOverriddenTags gives the service as the catalog shall have it: with
+// EnableTagOverride, tags that others set stay until the agent states new ones.
+func (w *writer) keepOverriddenTags(node string, s *catalog.Service) *catalog.Service {
+	stated, had := first[*statedRow](w.reader, tableStated, byID, node, s.ID)
+	if !s.EnableTagOverride {
+		if had {
+			w.remove(tableStated, stated)
+		}
+		return s
+	}
+	old, exists := w.service(node, s.ID)
+	if had && exists && same(stated.Tags, s.Tags) {
+		kept := *s
+		kept.Tags = old.Service.Tags
+		return &kept
+	}
+	w.insert(tableStated, &statedRow{Node: node, ServiceID: s.ID, Tags: s.Tags})
+	return s
+}
+
+func (w *writer) register(c *catalog.Register) error {
+	node := c.Node.Node
+	if _, exists := w.node(node); !exists || !c.SkipNodeUpdate {
+		if err := w.claimNode(c.Node); err != nil {
+			return err
+		}
+	}
+	if c.Service != nil {
+		w.putService(node, c.Service)
+	}
+	for _, ch := range c.Checks {
+		if err := w.registerCheck(node, ch); err != nil {
+			return err
+		}
+	}
+	if c.Service != nil {
+		w.refreshChecks(node, c.Service.ID)
+	}
+	return nil
+}
+
+func (w *writer) registerCheck(node string, c *catalog.Check) error {
+	row := *c
+	row.Node = node
+	if row.ServiceID == "" {
+		w.putCheck(&row, nil)
+		return nil
+	}
+	of, ok := w.service(node, row.ServiceID)
+	if !ok {
+		return catalog.NotFoundf("check %q: the service ID %q is not registered on node %s", c.CheckID, c.ServiceID, node)
+	}
+	w.putCheck(&row, of)
+	return nil
+}
+
+// claimNode writes the node row. The ID says which host it is: under another
+// name the host was renamed, and what stood under the old one goes. A name that
+// another host holds is given up only by a host that is not alive.
+func (w *writer) claimNode(n *catalog.Node) error {
+	if n.ID == "" {
+		w.putNode(n, 0)
+		return nil
+	}
+	if holder, ok := w.node(n.Node); ok && holder.ID != "" && !sameID(holder.ID, n.ID) {
+		alive, ok := w.check(n.Node, catalog.NodeCheckID)
+		if ok && alive.Status == catalog.StatusPassing {
+			return catalog.Conflictf("node %s: the name is held by a live host with ID %s; give the host with ID %s another node_name",
+				n.Node, holder.ID, n.ID)
+		}
+	}
+	var created uint64
+	if old, ok := w.nodeByID(n.ID); ok && old.Node != n.Node {
+		created = old.CreateIndex
+		w.dropNode(old.Node)
+	}
+	w.putNode(n, created)
+	return nil
+}
+
+func (w *writer) deregister(c *catalog.Deregister) {
+	switch {
+	case c.ServiceID != "":
+		if r, ok := w.service(c.Node, c.ServiceID); ok {
+			w.dropService(r)
+		}
+	case c.CheckID != "":
+		if ch, ok := w.check(c.Node, c.CheckID); ok {
+			w.dropCheck(ch)
+		}
+	default:
+		w.dropNode(c.Node)
+	}
+}

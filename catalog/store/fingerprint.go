@@ -1,0 +1,28 @@
+package store
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"reflect"
+)
+
+// tables in the order of fingerprints and backups.
+var tables = []string{
+	tableNodes, tableServices, tableChecks, tableEntries, tableCA, tableRoots, tableStated, tableIndex,
+}
+
+// Fingerprint is a digest of all that is stored, indexes included: servers that
+// applied the same log have the same one.
+func (s *Store) Fingerprint() string {
+	st := s.state.Load()
+	r := reader{st.db.Txn(false)}
+	h := sha256.New()
+	fingerprint(h, reflect.ValueOf(r.lastIndex()), true)
+	for _, t := range tables {
+		fingerprintText(h, t)
+		for _, row := range all[any](r, t, byID) {
+			fingerprint(h, reflect.ValueOf(row), true)
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}

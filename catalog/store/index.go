@@ -1,0 +1,132 @@
+package store
+
+import (
+	"hash/fnv"
+	"strconv"
+
+	"github.com/hashicorp/go-memdb"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// Keys of index rows. Those of a class have rows for names that exist; a name
+// that does not is answered for by one of the class's extinct rows.
+const (
+	keyNodes     = "nodes"
+	keySummaries = "service-names"
+	keyChecks    = "checks"
+	keyRoots     = "roots"
+	keyClusterID = "ca-cluster-id"
+	keyCAConfig  = "ca-config"
+)
+
+// Classes of keys by name.
+const (
+	classService       = "service"
+	classConnect       = "connect"
+	classNode          = "node"
+	classNodeChecks    = "node-checks"
+	classServiceChecks = "service-checks"
+	classSource        = "intention-source"
+)
+
+const (
+	classEntry  = "entry"   // + "/" + kind: one entry
+	classKind   = "entries" // all of a kind; never extinct, kinds are few
+	classStatus = "status"  // checks in a state; never extinct
+)
+
+// extinctBuckets is how many rows a class keeps for the names it has lost.
+const extinctBuckets = 256
+
+func entryClass(kind string) string { return classEntry + "/" + kind }
+
+func classKey(class, name string) string { return class + "/" + name }
+
+func extinctKey(class, name string) string {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(name))
+	return "extinct/" + class + "/" + strconv.Itoa(int(h.Sum32()%extinctBuckets))
+}
+
+// indexKey is one row, or one name of a class, that a query rests on.
+type indexKey struct {
+	class string // "" when the row is never extinct
+	name  string
+}
+
+func fixed(key string) indexKey { return indexKey{name: key} }
+
+// indexKeys lists what the answer to q depends on.
+func indexKeys(q catalog.Query) []indexKey {
+	intentions := entryClass(catalog.KindServiceIntentions)
+	switch q.Kind {
+	case catalog.QueryNodes:
+		return []indexKey{fixed(keyNodes)}
+	case catalog.QueryServices:
+		return []indexKey{fixed(keySummaries)}
+	case catalog.QueryService:
+		return []indexKey{{classService, q.Name}}
+	case catalog.QueryConnect:
+		return []indexKey{{classConnect, q.Name}}
+	case catalog.QueryNode:
+		return []indexKey{{classNode, q.Name}}
+	case catalog.QueryNodeChecks:
+		return []indexKey{{classNodeChecks, q.Name}}
+	case catalog.QueryServiceChecks:
+		return []indexKey{{classServiceChecks, q.Name}}
+	case catalog.QueryChecks:
+		if q.Name == catalog.StatusAny {
+			return []indexKey{fixed(keyChecks)}
+		}
+		return []indexKey{fixed(classKey(classStatus, q.Name))}
+	case catalog.QueryIntentions:
+		return []indexKey{fixed(classKey(classKind, catalog.KindServiceIntentions))}
+	case catalog.QueryIntentionsDest:
+		return []indexKey{{intentions, q.Name}, {intentions, catalog.Wildcard}}
+	case catalog.QueryIntentionsSrc:
+		return []indexKey{{classSource, q.Name}, {classSource, catalog.Wildcard}}
+	case catalog.QueryConfigEntries:
+		return []indexKey{fixed(classKey(classKind, q.Name))}
+	case catalog.QueryConfigEntry:
+		return []indexKey{{entryClass(q.Name), q.Sub}}
+	case catalog.QueryRoots:
+		return []indexKey{fixed(keyRoots), fixed(keyClusterID)}
+	case catalog.QueryCAConfig:
+		return []indexKey{fixed(keyCAConfig)}
+	default:
+		return nil
+	}
+}
+
+// queryIndex is the index of q's view, at least 1. The channels that close when
+// it may have changed are added to ws, which may be nil.
+func (r reader) queryIndex(ws memdb.WatchSet, q catalog.Query) uint64 {
+	index := uint64(1)
+	for _, k := range indexKeys(q) {
+		index = max(index, r.keyIndex(ws, k))
+	}
+	return index
+}
+
+func (r reader) keyIndex(ws memdb.WatchSet, k indexKey) uint64 {
+	if k.class == "" {
+		i, _ := r.indexRow(ws, k.name)
+		return i
+	}
+	if i, ok := r.indexRow(ws, classKey(k.class, k.name)); ok {
+		return i
+	}
+	i, _ := r.indexRow(ws, extinctKey(k.class, k.name))
+	return i
+}
+
+func (r reader) indexRow(ws memdb.WatchSet, key string) (uint64, bool) {
+	ch, row, err := r.txn.FirstWatch(tableIndex, byID, key)
+	must(err)
+	ws.Add(ch)
+	if row == nil {
+		return 0, false
+	}
+	return row.(*indexRow).Index, true
+}

@@ -1,0 +1,217 @@
+package store
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/go-memdb"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// reader reads one moment of the store.
+type reader struct{ txn *memdb.Txn }
+
+// must panics on errors of memdb, which only a table, an index or an argument
+// that the schema does not know can cause: a mistake in this package.
+func must(err error) {
+	if err != nil {
+		panic(fmt.Sprintf("store: %v", err))
+	}
+}
+
+func first[T any](r reader, table, index string, args ...any) (row T, ok bool) {
+	v, err := r.txn.First(table, index, args...)
+	must(err)
+	if v == nil {
+		return row, false
+	}
+	return v.(T), true
+}
+
+func all[T any](r reader, table, index string, args ...any) []T {
+	it, err := r.txn.Get(table, index, args...)
+	must(err)
+	var rows []T
+	for v := it.Next(); v != nil; v = it.Next() {
+		rows = append(rows, v.(T))
+	}
+	return rows
+}
+
+func (r reader) lastIndex() uint64 {
+	if m, ok := first[*metaRow](r, tableMeta, byID, singleton); ok {
+		return m.Applied
+	}
+	return 0
+}
+
+func (r reader) node(name string) (*catalog.Node, bool) {
+	return first[*catalog.Node](r, tableNodes, byID, name)
+}
+
+func (r reader) service(node, id string) (*serviceRow, bool) {
+	return first[*serviceRow](r, tableServices, byID, node, id)
+}
+
+func (r reader) check(node, id string) (*catalog.Check, bool) {
+	return first[*catalog.Check](r, tableChecks, byID, node, id)
+}
+
+func (r reader) entry(kind, name string) (catalog.ConfigEntry, bool) {
+	row, ok := first[*entryRow](r, tableEntries, byID, kind, name)
+	if !ok {
+		return nil, false
+	}
+	return row.Entry, true
+}
+
+func (r reader) caConfig() (*catalog.CAConfig, bool) {
+	return first[*catalog.CAConfig](r, tableCA, byID, singleton)
+}
+
+func (r reader) roots() []*catalog.Root { return all[*catalog.Root](r, tableRoots, byID) }
+
+// view answers q. Rows come in the order of their keys, which is that of View.
+func (s *Store) view(r reader, e epoch, q catalog.Query) *catalog.View {
+	v := &catalog.View{Query: q, Index: r.queryIndex(nil, q), Epoch: e.String()}
+	switch q.Kind {
+	case catalog.QueryNodes:
+		v.Nodes = all[*catalog.Node](r, tableNodes, byID)
+	case catalog.QueryServices:
+		v.Services = r.summaries()
+	case catalog.QueryService:
+		v.Instances = r.instances(all[*serviceRow](r, tableServices, byName, q.Name))
+	case catalog.QueryConnect:
+		v.Instances = r.instances(all[*serviceRow](r, tableServices, byConnect, q.Name))
+	case catalog.QueryNode:
+		if n, ok := r.node(q.Name); ok {
+			v.Nodes = []*catalog.Node{n}
+			v.Instances = r.instances(all[*serviceRow](r, tableServices, byNode, q.Name))
+		}
+	case catalog.QueryNodeChecks:
+		v.Checks = all[*catalog.Check](r, tableChecks, byNode, q.Name)
+	case catalog.QueryServiceChecks:
+		v.Checks = all[*catalog.Check](r, tableChecks, byName, q.Name)
+	case catalog.QueryChecks:
+		if q.Name == catalog.StatusAny {
+			v.Checks = all[*catalog.Check](r, tableChecks, byID)
+		} else {
+			v.Checks = all[*catalog.Check](r, tableChecks, byStatus, q.Name)
+		}
+	case catalog.QueryIntentions, catalog.QueryIntentionsDest, catalog.QueryIntentionsSrc:
+		v.Intentions = r.intentions(q)
+		v.Default = s.cfg.DefaultIntention
+	case catalog.QueryConfigEntries:
+		for _, row := range all[*entryRow](r, tableEntries, byKind, q.Name) {
+			v.Entries = append(v.Entries, catalog.Entry{ConfigEntry: row.Entry})
+		}
+	case catalog.QueryConfigEntry:
+		if e, ok := r.entry(q.Name, q.Sub); ok {
+			v.Entries = []catalog.Entry{{ConfigEntry: e}}
+		}
+	case catalog.QueryRoots:
+		for _, root := range r.roots() {
+			public := *root
+			public.SealedKey = nil
+			v.Roots = append(v.Roots, &public)
+		}
+		if c, ok := r.caConfig(); ok && c.ClusterID != "" {
+			v.CAConfig = &catalog.CAConfig{ClusterID: c.ClusterID}
+		}
+	case catalog.QueryCAConfig:
+		v.CAConfig, _ = r.caConfig()
+	}
+	return v
+}
+
+// instances joins services with their nodes and the checks of both, the node's first.
+func (r reader) instances(rows []*serviceRow) []*catalog.Instance {
+	out := make([]*catalog.Instance, 0, len(rows))
+	for _, row := range rows {
+		n, ok := r.node(row.Node)
+		if !ok {
+			continue
+		}
+		checks := all[*catalog.Check](r, tableChecks, byNodeService, row.Node, "")
+		checks = append(checks, all[*catalog.Check](r, tableChecks, byNodeService, row.Node, row.Service.ID)...)
+		out = append(out, &catalog.Instance{Node: n, Service: row.Service, Checks: checks})
+	}
+	return out
+}
+
+// summaries lists all service names with the tags of their instances.
+func (r reader) summaries() []*catalog.ServiceSummary {
+	var out []*catalog.ServiceSummary
+	var cur *catalog.ServiceSummary
+	close := func() {
+		if cur != nil {
+			cur.Tags = sortedSet(cur.Tags)
+			cur.Nodes = sortedSet(cur.Nodes)
+			out = append(out, cur)
+		}
+	}
+	it, err := r.txn.Get(tableServices, byName)
+	must(err)
+	for v := it.Next(); v != nil; v = it.Next() {
+		row := v.(*serviceRow)
+		if cur == nil || cur.Name != row.Service.Service {
+			close()
+			cur = &catalog.ServiceSummary{Name: row.Service.Service}
+		}
+		cur.Instances++
+		cur.Tags = append(cur.Tags, row.Service.Tags...)
+		cur.Nodes = append(cur.Nodes, row.Node)
+	}
+	close()
+	return out
+}
+
+func sortedSet(in []string) []string {
+	slices.SortFunc(in, strings.Compare)
+	return slices.Compact(in)
+}
+
+func (r reader) intentions(q catalog.Query) catalog.Intentions {
+	var out catalog.Intentions
+	add := func(rows []*entryRow, want func(*catalog.Intention) bool) {
+		for _, row := range rows {
+			for _, i := range row.Entry.(*catalog.ServiceIntentions).Intentions() {
+				if want(i) {
+					out = append(out, i)
+				}
+			}
+		}
+	}
+	switch q.Kind {
+	case catalog.QueryIntentionsDest:
+		for _, name := range wildcardToo(q.Name) {
+			add(all[*entryRow](r, tableEntries, byID, catalog.KindServiceIntentions, name),
+				func(*catalog.Intention) bool { return true })
+		}
+	case catalog.QueryIntentionsSrc:
+		for _, name := range wildcardToo(q.Name) {
+			add(all[*entryRow](r, tableEntries, bySource, name),
+				func(i *catalog.Intention) bool { return i.SourceName == name })
+		}
+	default:
+		add(all[*entryRow](r, tableEntries, byKind, catalog.KindServiceIntentions),
+			func(*catalog.Intention) bool { return true })
+	}
+	out.Sort()
+	return out
+}
+
+func wildcardToo(name catalog.Name) []catalog.Name {
+	if name == catalog.Wildcard {
+		return []catalog.Name{name}
+	}
+	return []catalog.Name{name, catalog.Wildcard}
+}
+
+func (r reader) nodeByID(id string) (*catalog.Node, bool) {
+	return first[*catalog.Node](r, tableNodes, byUUID, strings.ToLower(id))
+}
+
+func sameID(a, b string) bool { return strings.EqualFold(a, b) }

@@ -1,0 +1,430 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"testing"
+
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type fataler interface {
+	Helper()
+	Fatalf(format string, args ...any)
+}
+
+func newStore(t fataler, cfg Config) *Store {
+	t.Helper()
+	s, err := New(cfg)
+	if err != nil {
+		t.Fatalf("New: %v", err)
+	}
+	return s
+}
+
+// content prints a view without its index; with Raft indexes of rows.
+func content(t fataler, v *catalog.View) string {
+	t.Helper()
+	type shown struct {
+		Nodes      []*catalog.Node           `json:",omitempty"`
+		Services   []*catalog.ServiceSummary `json:",omitempty"`
+		Instances  []*catalog.Instance       `json:",omitempty"`
+		Checks     []*catalog.Check          `json:",omitempty"`
+		Intentions catalog.Intentions        `json:",omitempty"`
+		Entries    []catalog.Entry           `json:",omitempty"`
+		Roots      []*catalog.Root           `json:",omitempty"`
+		CAConfig   *catalog.CAConfig         `json:",omitempty"`
+	}
+	b, err := json.Marshal(shown{v.Nodes, v.Services, v.Instances, v.Checks, v.Intentions, v.Entries, v.Roots, v.CAConfig})
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	return string(bytes.ReplaceAll(b, []byte("null"), []byte("[]")))
+}
+
+func read(t fataler, s *Store, q catalog.Query) *catalog.View {
+	t.Helper()
+	v, err := s.Read(q)
+	if err != nil {
+		t.Fatalf("Read %s: %v", q, err)
+	}
+	return v
+}
+
+// TestModel applies random commands to the store and to plain maps. After each,
+// every answer must agree; an answer that changed must have this index, one that
+// did not must keep its own, unless it is about what does not exist.
+func TestModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s, m := newStore(t, Config{}), newModel()
+		twin := newStore(t, Config{})
+		qs := queries()
+		last := make(map[catalog.Query]*catalog.View, len(qs))
+		for _, q := range qs {
+			last[q] = read(t, s, q)
+			if last[q].Index != 1 {
+				t.Fatalf("%s: the empty store has index %d", q, last[q].Index)
+			}
+		}
+		empty := content(t, &catalog.View{})
+		for step := range rapid.IntRange(1, 25).Draw(t, "steps") {
+			index := uint64(10 + step)
+			cmd := drawCommand(t, drawCASIndex(t, m))
+			if err := cmd.Validate(); err != nil {
+				t.Fatalf("drew an invalid %T: %v", cmd, err)
+			}
+			sync, isSync := cmd.(*catalog.SyncNode)
+			equal := isSync && s.Equal(sync.State)
+			var wantRes any
+			var wantErr error
+			m, wantRes, wantErr = m.apply(index, cmd)
+			res, err := s.Apply(index, cmd)
+			if (wantErr == nil) != (err == nil) || (wantErr != nil && !errors.Is(err, wantErr)) {
+				t.Fatalf("%+v: error %v, the model has %v", cmd, err, wantErr)
+			}
+			if err == nil && res != wantRes {
+				t.Fatalf("%+v: result %v, the model has %v", cmd, res, wantRes)
+			}
+			if _, err2 := twin.Apply(index, cmd); (err2 == nil) != (err == nil) {
+				t.Fatalf("twins answer %v and %v", err, err2)
+			}
+			changed := false
+			for _, q := range qs {
+				now := read(t, s, q)
+				if got, want := content(t, now), content(t, m.view(q)); got != want {
+					t.Fatalf("%s after %+v:\n got %s\nwant %s", q, cmd, got, want)
+				}
+				switch was := content(t, last[q]); {
+				case content(t, now) != was:
+					changed = true
+					if now.Index != index {
+						t.Fatalf("%s changed at %d and has index %d", q, index, now.Index)
+					}
+				case was == empty:
+					if now.Index < last[q].Index || now.Index > index {
+						t.Fatalf("%s: the index went from %d to %d at %d", q, last[q].Index, now.Index, index)
+					}
+				case now.Index != last[q].Index && q.Kind != catalog.QueryServices: // a list may stay as it is while its members change
+					t.Fatalf("%s did not change but its index went from %d to %d at %+v", q, last[q].Index, now.Index, cmd)
+				}
+				last[q] = now
+			}
+			if equal && changed {
+				t.Fatalf("Equal said that %+v changes nothing", sync.State)
+			}
+			if isSync && err == nil && !s.Equal(sync.State) {
+				t.Fatalf("not Equal after it was applied: %+v", sync.State)
+			}
+		}
+		if s.Fingerprint() != twin.Fingerprint() {
+			t.Fatalf("two stores fed one log differ")
+		}
+		checkBackup(t, s, qs)
+	})
+}
+
+func drawCASIndex(t *rapid.T, m *model) uint64 {
+	from := []uint64{0, m.rootsAt}
+	if m.ca != nil {
+		from = append(from, m.ca.ModifyIndex)
+	}
+	for _, n := range policyNames {
+		from = append(from, m.dests[n].ModifyIndex)
+	}
+	return pick(t, from, "CAS index")
+}
+
+// checkBackup restores a backup into a fresh store, which must then be equal.
+func checkBackup(t fataler, s *Store, qs []catalog.Query) {
+	t.Helper()
+	var b bytes.Buffer
+	if err := s.Backup().Write(&b); err != nil {
+		t.Fatalf("Write: %v", err)
+	}
+	r := newStore(t, Config{})
+	if err := r.Restore(bytes.NewReader(b.Bytes())); err != nil {
+		t.Fatalf("Restore: %v", err)
+	}
+	if r.Fingerprint() != s.Fingerprint() || r.Index() != s.Index() || r.Epoch() != s.Epoch() {
+		t.Fatalf("restored: index %d epoch %s, want %d %s, or another fingerprint", r.Index(), r.Epoch(), s.Index(), s.Epoch())
+	}
+	for _, q := range qs {
+		a, b := read(t, s, q), read(t, r, q)
+		if a.Index != b.Index || content(t, a) != content(t, b) {
+			t.Fatalf("%s differs after restoring: index %d and %d", q, a.Index, b.Index)
+		}
+	}
+	var again bytes.Buffer
+	if err := r.Backup().Write(&again); err != nil {
+		t.Fatalf("Write: %v", err)
+	}
+	if !bytes.Equal(b.Bytes(), again.Bytes()) {
+		t.Fatalf("a backup of the restored store differs from the one it came from")
+	}
+}
+
+func sample(t fataler) *Store {
+	t.Helper()
+	s := newStore(t, Config{Epoch: "e"})
+	for i, c := range []catalog.Command{
+		&catalog.SyncNode{State: catalog.NodeState{
+			Node:     &catalog.Node{Node: "n1", ID: "id-1", Address: "10.0.0.1", Meta: map[string]string{"a": "b"}},
+			Services: []*catalog.Service{{ID: "web", Service: "web", Tags: []string{"x"}, EnableTagOverride: true}},
+			Checks:   []*catalog.Check{{CheckID: "c", ServiceID: "web", Status: catalog.StatusPassing}},
+		}},
+		&catalog.SetIntention{Destination: "db", Source: catalog.SourceIntention{Name: "web", Action: catalog.ActionAllow}},
+		&catalog.SetCAConfig{Config: catalog.CAConfig{ClusterID: "u", Provider: "consul", Config: map[string]any{"n": int64(3), "f": 1.5}}},
+		&catalog.SetRoots{Index: 4, Roots: []*catalog.Root{{ID: "r", Active: true, SealedKey: []byte{1, 2}, SerialNumber: 1<<63 + 1}}},
+	} {
+		if _, err := s.Apply(uint64(i+2), c); err != nil {
+			t.Fatalf("%T: %v", c, err)
+		}
+	}
+	return s
+}
+
+func TestRestoreRefusesEveryDamage(t *testing.T) {
+	s := sample(t)
+	checkBackup(t, s, queries())
+	var b bytes.Buffer
+	if err := s.Backup().Write(&b); err != nil {
+		t.Fatal(err)
+	}
+	target := sample(t)
+	want, epoch := target.Fingerprint(), target.Epoch()
+	try := func(what string, r io.Reader) {
+		if err := target.Restore(r); !errors.Is(err, catalog.ErrInvalid) {
+			t.Fatalf("%s: restored with %v", what, err)
+		}
+		if target.Fingerprint() != want || target.Epoch() != epoch {
+			t.Fatalf("%s: a refused backup changed the store", what)
+		}
+	}
+	for i := range b.Bytes() {
+		for _, bit := range []byte{1, 16, 128} {
+			bad := bytes.Clone(b.Bytes())
+			bad[i] ^= bit
+			try(fmt.Sprintf("byte %d bit %d", i, bit), bytes.NewReader(bad))
+		}
+		try(fmt.Sprintf("cut at %d", i), bytes.NewReader(b.Bytes()[:i]))
+	}
+	try("appended", bytes.NewReader(append(bytes.Clone(b.Bytes()), 0)))
+	broken := errors.New("disk")
+	if err := target.Restore(io.MultiReader(bytes.NewReader(b.Bytes()[:40]), errReader{broken})); !errors.Is(err, broken) {
+		t.Fatalf("a read error became %v", err)
+	}
+}
+
+type errReader struct{ err error }
+
+func (r errReader) Read([]byte) (int, error) { return 0, r.err }
+
+type errWriter struct{}
+
+func (errWriter) Write([]byte) (int, error) { return 0, io.ErrShortWrite }
+
+func TestBackupReportsWriteErrors(t *testing.T) {
+	if err := sample(t).Backup().Write(errWriter{}); !errors.Is(err, io.ErrShortWrite) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestBackupIsOfItsMoment(t *testing.T) {
+	s := sample(t)
+	b, want := s.Backup(), s.Fingerprint()
+	apply(t, s, &catalog.Deregister{Node: "n1"})
+	var buf bytes.Buffer
+	if err := b.Write(&buf); err != nil {
+		t.Fatal(err)
+	}
+	r := newStore(t, Config{})
+	if err := r.Restore(&buf); err != nil {
+		t.Fatal(err)
+	}
+	if r.Fingerprint() != want || b.Index() != r.Index() {
+		t.Fatal("the backup took up what came after it")
+	}
+}
+
+func TestEpochs(t *testing.T) {
+	backup := func(s *Store) []byte {
+		var b bytes.Buffer
+		if err := s.Backup().Write(&b); err != nil {
+			t.Fatal(err)
+		}
+		return b.Bytes()
+	}
+	restore := func(s *Store, b []byte) {
+		t.Helper()
+		if err := s.Restore(bytes.NewReader(b)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leader, follower := sample(t), sample(t)
+	old := backup(leader)
+	apply(t, leader, &catalog.Deregister{Node: "n1"})
+	restore(follower, backup(leader))
+	if follower.Epoch() != "e.0" || follower.Index() != leader.Index() {
+		t.Fatalf("catching up began epoch %s at %d", follower.Epoch(), follower.Index())
+	}
+	restore(follower, old)
+	if follower.Epoch() != "e.1" {
+		t.Fatalf("going back left the epoch at %s", follower.Epoch())
+	}
+	// As consensus does it: rebased once, then given to all, wherever they are.
+	var rebased bytes.Buffer
+	if err := leader.Rebase(bytes.NewReader(old), &rebased); err != nil {
+		t.Fatal(err)
+	}
+	behind, fresh := sample(t), newStore(t, Config{Epoch: "other"})
+	for _, s := range []*Store{leader, behind, fresh} {
+		restore(s, rebased.Bytes())
+		if s.Epoch() != "e.1" {
+			t.Fatalf("epoch %s", s.Epoch())
+		}
+	}
+	if err := leader.Rebase(bytes.NewReader(old[:len(old)-1]), io.Discard); !errors.Is(err, catalog.ErrInvalid) {
+		t.Fatalf("rebased a damaged backup: %v", err)
+	}
+}
+
+// apply applies cmd at the next index.
+func apply(t fataler, s *Store, cmd catalog.Command) any {
+	t.Helper()
+	if err := cmd.Validate(); err != nil {
+		t.Fatalf("%T: %v", cmd, err)
+	}
+	res, err := s.Apply(s.Index()+1, cmd)
+	if err != nil {
+		t.Fatalf("%T: %v", cmd, err)
+	}
+	return res
+}
+
+type unknownCommand struct{ catalog.SyncNode }
+
+func TestApplyRefuses(t *testing.T) {
+	s := sample(t)
+	refuse := func(name string, cmd catalog.Command, want error, text string) {
+		t.Helper()
+		i := s.Index() + 1
+		_, err := s.Apply(i, cmd)
+		if !errors.Is(err, want) || err.Error() != text {
+			t.Errorf("%s: %v", name, err)
+		}
+		if s.Index() != i {
+			t.Errorf("%s: the index is %d, want %d", name, s.Index(), i)
+		}
+	}
+	refuse("unknown type", &unknownCommand{}, catalog.ErrInvalid, "command *store.unknownCommand is not known to this version")
+	refuse("no such service", &catalog.Register{Node: &catalog.Node{Node: "n1"}, Checks: []*catalog.Check{{CheckID: "x", ServiceID: "nope", Status: "passing"}}},
+		catalog.ErrNotFound, `check "x": the service ID "nope" is not registered on node n1`)
+	refuse("create twice", &catalog.SetIntention{Destination: "db", CreateOnly: true, Source: catalog.SourceIntention{Name: "web", Action: "allow"}},
+		catalog.ErrConflict, `Sources[1] defines "web" more than once`)
+	apply(t, s, &catalog.Register{Node: &catalog.Node{Node: "n1"}, SkipNodeUpdate: true, Checks: []*catalog.Check{{CheckID: catalog.NodeCheckID, Status: "passing"}}})
+	refuse("a clone", &catalog.SyncNode{State: catalog.NodeState{Node: &catalog.Node{Node: "n1", ID: "id-2"}}}, catalog.ErrConflict,
+		"node n1: the name is held by a live host with ID id-1; give the host with ID id-2 another node_name")
+	if _, err := s.Apply(s.Index(), &catalog.Deregister{Node: "n1"}); !errors.Is(err, catalog.ErrConflict) {
+		t.Errorf("an index applied twice: %v", err)
+	}
+	if v := read(t, s, catalog.Query{Kind: catalog.QueryService, Name: "web"}); len(v.Instances) != 1 {
+		t.Errorf("a refused command changed something: %d instances", len(v.Instances))
+	}
+}
+
+func TestTagsThatOthersSetStay(t *testing.T) {
+	s := newStore(t, Config{})
+	web := func(tags ...string) *catalog.Service {
+		return &catalog.Service{ID: "web", Service: "web", Tags: tags, EnableTagOverride: true}
+	}
+	state := func(tags ...string) catalog.NodeState {
+		return catalog.NodeState{Node: &catalog.Node{Node: "n1", ID: "i"}, Services: []*catalog.Service{web(tags...)}}
+	}
+	want := func(tag string) {
+		t.Helper()
+		v := read(t, s, catalog.Query{Kind: catalog.QueryService, Name: "web"})
+		if got := v.Instances[0].Service.Tags; len(got) != 1 || got[0] != tag {
+			t.Fatalf("tags are %v, want %s", got, tag)
+		}
+	}
+	apply(t, s, &catalog.SyncNode{State: state("own")})
+	want("own")
+	apply(t, s, &catalog.Register{Node: &catalog.Node{Node: "n1"}, SkipNodeUpdate: true, Service: web("external")})
+	want("external")
+	if !s.Equal(state("own")) {
+		t.Fatal("the agent's old statement would undo what others set")
+	}
+	apply(t, s, &catalog.SyncNode{State: state("own")})
+	want("external")
+	apply(t, s, &catalog.SyncNode{State: state("new")})
+	want("new")
+}
+
+func TestIndexRowsDoNotGrow(t *testing.T) {
+	s := newStore(t, Config{})
+	rows := func() int { return len(all[any](reader{s.state.Load().db.Txn(false)}, tableIndex, byID)) }
+	for i := range 3000 {
+		n := &catalog.Node{Node: fmt.Sprintf("n%d", i)}
+		svc := &catalog.Service{ID: "s", Service: fmt.Sprintf("s%d", i), Connect: catalog.ServiceConnect{Native: true}}
+		apply(t, s, &catalog.Register{Node: n, Service: svc, Checks: []*catalog.Check{{CheckID: "c", ServiceID: "s", Status: "passing"}}})
+		apply(t, s, &catalog.Deregister{Node: n.Node})
+	}
+	if n := rows(); n > 5*extinctBuckets+10 {
+		t.Fatalf("%d index rows are left of nothing", n)
+	}
+}
+
+func TestWaitIndex(t *testing.T) {
+	s := sample(t)
+	if err := s.WaitIndex(t.Context(), s.Index()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 2)
+	go func() { done <- s.WaitIndex(ctx, 1000) }()
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Fatalf("cancelled: %v", err)
+	}
+	next := s.Index() + 1
+	go func() { done <- s.WaitIndex(t.Context(), next) }()
+	apply(t, s, &catalog.Deregister{Node: "nobody"})
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	// A restore in between is not the end of waiting.
+	go func() { done <- s.WaitIndex(t.Context(), 50) }()
+	var b bytes.Buffer
+	if err := sample(t).Backup().Write(&b); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Restore(&b); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Apply(60, &catalog.Deregister{Node: "nobody"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestSecretsStayInside(t *testing.T) {
+	s := sample(t)
+	if r := s.Roots(); len(r) != 1 || len(r[0].SealedKey) != 2 {
+		t.Fatalf("Roots gives %+v", r)
+	}
+	v := read(t, s, catalog.Query{Kind: catalog.QueryRoots})
+	if len(v.Roots) != 1 || v.Roots[0].SealedKey != nil || v.CAConfig.ClusterID != "u" || v.CAConfig.Config != nil {
+		t.Fatalf("the view shows %+v %+v", v.Roots[0], v.CAConfig)
+	}
+}

@@ -1,0 +1,250 @@
+package store
+
+import (
+	"github.com/hashicorp/go-memdb"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// writer is one command at work: a transaction that keeps the index rows in step
+// with the rows it writes.
+type writer struct {
+	reader
+	index   uint64
+	changed bool
+}
+
+func newWriter(db *memdb.MemDB, index uint64) *writer {
+	return &writer{reader: reader{db.Txn(true)}, index: index}
+}
+
+func (w *writer) insert(table string, row any) {
+	must(w.txn.Insert(table, row))
+	w.changed = true
+}
+
+func (w *writer) remove(table string, row any) {
+	must(w.txn.Delete(table, row))
+	w.changed = true
+}
+
+// stamp gives the indexes of a row that is written over old, which may be zero.
+func (w *writer) stamp(old catalog.RaftIndex) catalog.RaftIndex {
+	if old.CreateIndex == 0 {
+		old.CreateIndex = w.index
+	}
+	return catalog.RaftIndex{CreateIndex: old.CreateIndex, ModifyIndex: w.index}
+}
+
+// touch says that answers which rest on key change with this command.
+func (w *writer) touch(key string) {
+	if i, ok := w.indexRow(nil, key); ok && i == w.index {
+		return
+	}
+	w.insert(tableIndex, &indexRow{Key: key, Index: w.index})
+}
+
+func (w *writer) touchName(class, name string) { w.touch(classKey(class, name)) }
+
+// retire drops the row of a name that is no more and leaves word that it changed.
+func (w *writer) retire(class, name string) {
+	if row, ok := first[*indexRow](w.reader, tableIndex, byID, classKey(class, name)); ok {
+		w.remove(tableIndex, row)
+	}
+	w.touch(extinctKey(class, name))
+}
+
+// settle touches the name, or retires it when nothing in the table has it.
+func (w *writer) settle(class, name, table, index string, args ...any) {
+	row, err := w.txn.First(table, index, args...)
+	must(err)
+	if row == nil {
+		w.retire(class, name)
+		return
+	}
+	w.touchName(class, name)
+}
+
+// touchInstance is called after the row, its node or one of its checks changed
+// and while or after it is in the table.
+func (w *writer) touchInstance(r *serviceRow) {
+	w.settle(classService, r.Service.Service, tableServices, byName, r.Service.Service)
+	if n := r.connectName(); n != "" {
+		w.settle(classConnect, n, tableServices, byConnect, n)
+	}
+	w.settle(classNode, r.Node, tableNodes, byID, r.Node)
+}
+
+// touchInstancesOn does so for every service of a node.
+func (w *writer) touchInstancesOn(node string) {
+	for _, r := range all[*serviceRow](w.reader, tableServices, byNode, node) {
+		w.touchInstance(r)
+	}
+}
+
+// putNode writes a node; created is the CreateIndex of the row that it was
+// renamed from, else 0.
+func (w *writer) putNode(n *catalog.Node, created uint64) {
+	old, exists := w.node(n.Node)
+	row := *n
+	row.RaftIndex = catalog.RaftIndex{CreateIndex: created}
+	if exists {
+		row.RaftIndex = old.RaftIndex
+		if row.ID == "" {
+			row.ID = old.ID
+		}
+		if same(&row, old) {
+			return
+		}
+	}
+	row.RaftIndex = w.stamp(row.RaftIndex)
+	w.insert(tableNodes, &row)
+	w.touch(keyNodes)
+	w.touchName(classNode, n.Node)
+	w.touchInstancesOn(n.Node)
+}
+
+// dropNode removes a node with all that is on it.
+func (w *writer) dropNode(name string) {
+	n, ok := w.node(name)
+	if !ok {
+		return
+	}
+	for _, r := range all[*serviceRow](w.reader, tableServices, byNode, name) {
+		w.dropService(r)
+	}
+	for _, c := range all[*catalog.Check](w.reader, tableChecks, byNode, name) {
+		w.dropCheck(c)
+	}
+	w.remove(tableNodes, n)
+	w.touch(keyNodes)
+	w.retire(classNode, name)
+}
+
+// putService writes a service. Its checks are left to the caller, who may be about
+// to write them: see refreshChecks.
+func (w *writer) putService(node string, s *catalog.Service) {
+	old, exists := w.service(node, s.ID)
+	row := &serviceRow{Node: node}
+	svc := *s
+	row.Service = &svc
+	svc.RaftIndex = catalog.RaftIndex{}
+	if exists {
+		if same(&svc, old.Service) {
+			return
+		}
+		svc.RaftIndex = old.Service.RaftIndex
+	}
+	svc.RaftIndex = w.stamp(svc.RaftIndex)
+	w.insert(tableServices, row)
+	w.touchInstance(row)
+	if !exists || old.Service.Service != svc.Service || !same(old.Service.Tags, svc.Tags) {
+		w.touch(keySummaries)
+	}
+	if exists {
+		w.touchInstance(old) // it may have left a name, or come to speak for another
+	}
+}
+
+// refreshChecks gives the checks of a service its present name and tags.
+func (w *writer) refreshChecks(node, serviceID string) {
+	of, ok := w.service(node, serviceID)
+	if !ok {
+		return
+	}
+	for _, c := range all[*catalog.Check](w.reader, tableChecks, byNodeService, node, serviceID) {
+		w.putCheck(c, of)
+	}
+}
+
+// dropService removes a service with its checks.
+func (w *writer) dropService(r *serviceRow) {
+	for _, c := range all[*catalog.Check](w.reader, tableChecks, byNodeService, r.Node, r.Service.ID) {
+		w.dropCheck(c)
+	}
+	if st, ok := first[*statedRow](w.reader, tableStated, byID, r.Node, r.Service.ID); ok {
+		w.remove(tableStated, st)
+	}
+	w.remove(tableServices, r)
+	w.touch(keySummaries)
+	w.touchInstance(r)
+}
+
+// putCheck writes a check of the node, or, with of, of that service.
+func (w *writer) putCheck(c *catalog.Check, of *serviceRow) {
+	row := *c
+	row.ServiceName, row.ServiceTags = "", nil
+	if of != nil {
+		row.ServiceName, row.ServiceTags = of.Service.Service, of.Service.Tags
+	}
+	old, exists := w.check(c.Node, c.CheckID)
+	row.RaftIndex = catalog.RaftIndex{}
+	if exists {
+		if same(&row, old) {
+			return
+		}
+		row.RaftIndex = old.RaftIndex
+	}
+	row.RaftIndex = w.stamp(row.RaftIndex)
+	w.insert(tableChecks, &row)
+	if exists {
+		w.touchCheck(old)
+	}
+	w.touchCheck(&row)
+}
+
+func (w *writer) dropCheck(c *catalog.Check) {
+	w.remove(tableChecks, c)
+	w.touchCheck(c)
+}
+
+// touchCheck is called once the change of c is in the table.
+func (w *writer) touchCheck(c *catalog.Check) {
+	w.touch(keyChecks)
+	w.touchName(classStatus, c.Status)
+	w.settle(classNodeChecks, c.Node, tableChecks, byNode, c.Node)
+	if c.ServiceName != "" {
+		w.settle(classServiceChecks, c.ServiceName, tableChecks, byName, c.ServiceName)
+	}
+	if c.ServiceID == "" {
+		w.touchInstancesOn(c.Node)
+		return
+	}
+	if r, ok := w.service(c.Node, c.ServiceID); ok {
+		w.touchInstance(r)
+	}
+}
+
+// putEntry writes a config entry that this command owns.
+func (w *writer) putEntry(e catalog.ConfigEntry) {
+	kind, name := e.EntryKind(), e.EntryName()
+	old, exists := w.entry(kind, name)
+	*e.Raft() = catalog.RaftIndex{}
+	if exists {
+		if same(e, old) {
+			return
+		}
+		*e.Raft() = *old.Raft()
+	}
+	*e.Raft() = w.stamp(*e.Raft())
+	w.insert(tableEntries, &entryRow{Entry: e})
+	w.touchEntry(kind, name, old, e)
+}
+
+func (w *writer) dropEntry(e catalog.ConfigEntry) {
+	w.remove(tableEntries, &entryRow{Entry: e})
+	w.touchEntry(e.EntryKind(), e.EntryName(), e)
+}
+
+func (w *writer) touchEntry(kind, name string, versions ...catalog.ConfigEntry) {
+	w.touchName(classKind, kind)
+	w.settle(entryClass(kind), name, tableEntries, byID, kind, name)
+	for _, e := range versions {
+		if e == nil {
+			continue
+		}
+		for _, src := range sourceNames(e) {
+			w.settle(classSource, src, tableEntries, bySource, src)
+		}
+	}
+}

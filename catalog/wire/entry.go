@@ -1,0 +1,75 @@
+package wire
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// ErrIgnored is what DecodeEntry returns for an entry of a type that this version
+// does not know and that its writer marked as safe to skip.
+var ErrIgnored = errors.New("log entry of an unknown type, marked as one to ignore")
+
+// MaxEntry bounds a log entry: larger ones would delay the leader's heartbeats.
+const MaxEntry = 512 << 10
+
+// The envelope of a log entry: one byte of format version, the command type in
+// two bytes, one byte of flags, and the encoded command.
+const (
+	entryVersion   = 1
+	entryHeader    = 4
+	flagIgnorable  = 1 << 0
+	flagsWithSense = flagIgnorable
+)
+
+// Ignorable is implemented by commands that a server too old to know them may
+// skip without its state going wrong. Most may not be skipped.
+type Ignorable interface{ IgnoreIfUnknown() bool }
+
+// EncodeEntry puts a command into the envelope of a log entry.
+func EncodeEntry(cmd catalog.Command) ([]byte, error) {
+	if cmd == nil {
+		return nil, fmt.Errorf("log entry: %w: no command", catalog.ErrInvalid)
+	}
+	body, err := encode(cmd)
+	if err != nil {
+		return nil, err
+	}
+	if n := len(body) + entryHeader; n > MaxEntry {
+		return nil, fmt.Errorf("log entry of %d bytes: %w: at most %d are allowed", n, catalog.ErrTooLarge, MaxEntry)
+	}
+	var flags byte
+	if i, ok := cmd.(Ignorable); ok && i.IgnoreIfUnknown() {
+		flags |= flagIgnorable
+	}
+	t := cmd.CommandType()
+	return append([]byte{entryVersion, byte(t >> 8), byte(t), flags}, body...), nil
+}
+
+// DecodeEntry opens the envelope. It returns ErrIgnored for what may be skipped;
+// any other error means that this server cannot follow the log.
+func DecodeEntry(b []byte) (catalog.Command, error) {
+	if len(b) < entryHeader {
+		return nil, fmt.Errorf("log entry: %w: cut short at %d bytes", catalog.ErrInvalid, len(b))
+	}
+	if b[0] != entryVersion {
+		return nil, fmt.Errorf("log entry: %w: format %d is not known, this version reads %d; run a newer version",
+			catalog.ErrInvalid, b[0], entryVersion)
+	}
+	t, flags := catalog.CommandType(b[1])<<8|catalog.CommandType(b[2]), b[3]
+	if flags&^flagsWithSense != 0 {
+		return nil, fmt.Errorf("log entry: %w: flags %#x are not known; run a newer version", catalog.ErrInvalid, flags)
+	}
+	cmd, err := catalog.NewCommand(t)
+	if err != nil {
+		if flags&flagIgnorable != 0 {
+			return nil, fmt.Errorf("%w: %d", ErrIgnored, t)
+		}
+		return nil, fmt.Errorf("log entry: %w; run a newer version", err)
+	}
+	if err := Unmarshal(b[entryHeader:], cmd); err != nil {
+		return nil, fmt.Errorf("log entry of type %d: %w", t, err)
+	}
+	return cmd, nil
+}

@@ -1,0 +1,188 @@
+package wire
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+var addGolden = flag.Bool("add-golden", false, "write the missing files of testdata/entries; those that exist are never written")
+
+// TestGoldenEntries decodes log entries as earlier versions wrote them. These files
+// are never changed: a log of any age must be readable. They are read back into
+// what their .json says; keys that were added since may be in the value and not in
+// the file.
+func TestGoldenEntries(t *testing.T) {
+	dir := filepath.Join("testdata", "entries")
+	for _, ct := range commandTypes() {
+		for seed := range uint64(3) {
+			cmd, err := catalog.NewCommand(ct)
+			if err != nil {
+				t.Fatal(err)
+			}
+			name := fmt.Sprintf("v1-%02d-%d", ct, seed)
+			file := filepath.Join(dir, name+".entry")
+			if _, err := os.Stat(file); err != nil && *addGolden {
+				newFiller(uint64(ct)*100 + seed).fill(cmd)
+				writeGolden(t, filepath.Join(dir, name), cmd)
+			}
+			if seed == 0 {
+				if _, err := os.Stat(file); err != nil {
+					t.Errorf("command type %d has no entry in %s: run with -add-golden", ct, dir)
+				}
+			}
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.entry"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no corpus: %v", err)
+	}
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd, err := DecodeEntry(b)
+		if err != nil {
+			t.Errorf("%s: %v", file, err)
+			continue
+		}
+		want, err := os.ReadFile(strings.TrimSuffix(file, ".entry") + ".json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var w, g any
+		if err := errors.Join(json.Unmarshal(want, &w), json.Unmarshal([]byte(toJSON(t, cmd)), &g)); err != nil {
+			t.Fatal(err)
+		}
+		if miss := missing("", w, g); miss != "" {
+			t.Errorf("%s: %s", file, miss)
+		}
+	}
+}
+
+func writeGolden(t *testing.T, path string, cmd catalog.Command) {
+	t.Helper()
+	b, err := EncodeEntry(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.MarshalIndent(cmd, "", " ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path+".entry", b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path+".json", append(text, '\n'), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// missing names the first thing of want that got does not have equally.
+func missing(at string, want, got any) string {
+	switch w := want.(type) {
+	case map[string]any:
+		g, ok := got.(map[string]any)
+		if !ok {
+			return fmt.Sprintf("%s: want an object, got %v", at, got)
+		}
+		for k, v := range w {
+			if m := missing(at+"/"+k, v, g[k]); m != "" {
+				return m
+			}
+		}
+	case []any:
+		g, ok := got.([]any)
+		if !ok || len(g) != len(w) {
+			return fmt.Sprintf("%s: want %d elements, got %v", at, len(w), got)
+		}
+		for i, v := range w {
+			if m := missing(fmt.Sprintf("%s/%d", at, i), v, g[i]); m != "" {
+				return m
+			}
+		}
+	default:
+		if want != got {
+			return fmt.Sprintf("%s: want %v, got %v", at, want, got)
+		}
+	}
+	return ""
+}
+
+func TestEntryEnvelope(t *testing.T) {
+	good, err := EncodeEntry(&catalog.Deregister{Node: "n"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := func(change func([]byte) []byte) []byte { return change(bytes.Clone(good)) }
+	for name, c := range map[string]struct {
+		entry []byte
+		want  error
+		text  string
+	}{
+		"good":                {good, nil, ""},
+		"empty":               {nil, catalog.ErrInvalid, "cut short"},
+		"header only":         {good[:entryHeader], catalog.ErrInvalid, "type 3"},
+		"newer format":        {with(func(b []byte) []byte { b[0] = 2; return b }), catalog.ErrInvalid, "newer version"},
+		"unknown flag":        {with(func(b []byte) []byte { b[3] = 0x80; return b }), catalog.ErrInvalid, "newer version"},
+		"unknown type":        {with(func(b []byte) []byte { b[1] = 0x70; return b }), catalog.ErrInvalid, "newer version"},
+		"unknown, ignorable":  {with(func(b []byte) []byte { b[1], b[3] = 0x70, flagIgnorable; return b }), ErrIgnored, ""},
+		"known and ignorable": {with(func(b []byte) []byte { b[3] = flagIgnorable; return b }), nil, ""},
+		"trailing":            {with(func(b []byte) []byte { return append(b, 1) }), catalog.ErrInvalid, "1 bytes after"},
+	} {
+		_, err := DecodeEntry(c.entry)
+		if !errors.Is(err, c.want) || (c.text != "" && !strings.Contains(err.Error(), c.text)) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestEntryTooLarge(t *testing.T) {
+	_, err := EncodeEntry(&catalog.Deregister{Node: strings.Repeat("x", MaxEntry)})
+	if !errors.Is(err, catalog.ErrTooLarge) {
+		t.Fatal(err)
+	}
+	if _, err := EncodeEntry(nil); !errors.Is(err, catalog.ErrInvalid) {
+		t.Fatal(err)
+	}
+}
+
+func FuzzDecodeEntry(f *testing.F) {
+	files, err := filepath.Glob(filepath.Join("testdata", "entries", "*.entry"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		cmd, err := DecodeEntry(b)
+		if err != nil {
+			return
+		}
+		_ = cmd.Validate() // what is decoded can be judged, whatever it holds
+		again, err := EncodeEntry(cmd)
+		if err != nil {
+			if errors.Is(err, catalog.ErrTooLarge) {
+				return
+			}
+			t.Fatal(err)
+		}
+		if _, err := DecodeEntry(again); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
