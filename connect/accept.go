@@ -1,0 +1,202 @@
+package connect
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/identity"
+)
+
+// Accept makes raw, a connection from the mesh, into one of a verified and
+// authorised peer. The handshake has a deadline; the connection is in the table
+// before it is judged; nothing is read from it before it is allowed. On error raw
+// is closed, the refusal is logged, and the error is a *RefusedError.
+func (s *Service) Accept(ctx context.Context, raw net.Conn) (*Conn, error) {
+	return s.accept(ctx, newWire(raw))
+}
+
+func (s *Service) accept(ctx context.Context, w *wire) (*Conn, error) {
+	before, lim, err := s.fit(ctx)
+	if err != nil {
+		return nil, s.refuse(w, s.unfit(err), "")
+	}
+	if lim.MaxInboundConnections > 0 && s.table.inboundCount() >= lim.MaxInboundConnections {
+		return nil, s.refuse(w, s.full(lim), "")
+	}
+	t := tls.Server(w, s.serverTLS)
+	if err := s.handshake(ctx, t, w, lim.HandshakeTimeout, false); err != nil {
+		r := &RefusedError{Reason: ReasonTLSFailed, Destination: before.service(), Err: err}
+		return nil, s.refuse(w, r, claimed(err))
+	}
+	state := t.ConnectionState()
+	peer, err := identity.PeerID(state)
+	if err != nil {
+		return nil, s.refuse(w, &RefusedError{Reason: ReasonTLSFailed, Destination: before.service(), Err: err}, "")
+	}
+	return s.authorize(&Conn{tls: t, wire: w, peer: peer}, state, before)
+}
+
+// authorize puts the connection in the table, then loads the world, then judges:
+// an Update that comes between finds the row, one that came before is what is loaded.
+func (s *Service) authorize(c *Conn, state tls.ConnectionState, before *world) (*Conn, error) {
+	r := &row{
+		svc: s, source: c.peer.Service, destination: before.service(), peer: c.peer.String(),
+		addr: c.wire.RemoteAddr().String(), chain: state.PeerCertificates, started: s.now(),
+		legs: []aborter{c},
+	}
+	r.pair = s.metrics.pair(false, r.source, r.destination)
+	c.row = r
+	inbound := s.table.add(r)
+	w := s.world.Load()
+	if w.bundle != before.bundle {
+		if err := w.trusts(r.chain, false, s.now()); err != nil {
+			return nil, c.refused(&RefusedError{Reason: ReasonTLSFailed, Err: err})
+		}
+	}
+	if w.id != before.id {
+		return nil, c.refused(&RefusedError{Reason: ReasonTLSFailed, Err: fmt.Errorf("this service became %s during the handshake", w.id)})
+	}
+	if lim := w.limits(); lim.MaxInboundConnections > 0 && inbound > lim.MaxInboundConnections {
+		return nil, c.refused(s.full(lim))
+	}
+	d := w.decide(r.source)
+	if !d.Action.Allowed() {
+		return nil, c.refused(&RefusedError{
+			Reason: ReasonDenied, Rule: d.Rule.String(), Hint: hintFor(r.source, r.destination, d), Err: catalog.ErrDenied,
+		})
+	}
+	rule := d.Rule.String()
+	if d.Action == catalog.ActionAudit {
+		rule = "audit: " + rule
+	}
+	if !r.admit(rule) {
+		return nil, &RefusedError{Reason: ReasonPolicyChanged, Source: r.source, Destination: r.destination, Err: catalog.ErrDenied}
+	}
+	return c, nil
+}
+
+// refused ends a registered connection that is not let in.
+func (c *Conn) refused(e *RefusedError) error {
+	e.Source, e.Destination = c.row.source, c.row.destination
+	c.row.kill(ending{reason: e.Reason, rule: e.Rule, hint: e.Hint, err: e.Err})
+	return e
+}
+
+// fit waits, at most as long as a handshake may take, until the service has a
+// certificate, and tells why it can serve nobody.
+func (s *Service) fit(ctx context.Context) (*world, Limits, error) {
+	w := s.world.Load()
+	lim := w.limits()
+	if w.problem != "" {
+		return w, lim, errors.New(w.problem)
+	}
+	if s.keys.held.Load() == nil {
+		t := time.NewTimer(lim.HandshakeTimeout)
+		defer t.Stop()
+		select {
+		case <-s.keys.ready:
+		case <-ctx.Done():
+			return w, lim, context.Cause(ctx)
+		case <-t.C:
+		}
+	}
+	return w, lim, s.keys.usable(w)
+}
+
+func (s *Service) unfit(err error) *RefusedError {
+	w := s.world.Load()
+	r := &RefusedError{Reason: ReasonCertExpired, Destination: w.service(), Err: err}
+	if w.problem != "" {
+		r.Reason = ReasonTLSFailed
+	}
+	return r
+}
+
+func (s *Service) full(lim Limits) *RefusedError {
+	return &RefusedError{
+		Reason: ReasonLimit, Destination: s.world.Load().service(),
+		Err: fmt.Errorf("%d inbound connections are open, which is the limit", lim.MaxInboundConnections),
+	}
+}
+
+// errMadeRoom is the end of a connection that the gate gave up.
+var errMadeRoom = errors.New("made room for a newer connection: it had sent nothing, and its source had too many")
+
+// handshake runs under a deadline of its own and leaves none behind.
+func (s *Service) handshake(ctx context.Context, t *tls.Conn, w *wire, limit time.Duration, outbound bool) error {
+	start := time.Now()
+	if err := w.SetDeadline(start.Add(limit)); err != nil {
+		return err
+	}
+	err := t.HandshakeContext(ctx)
+	if err == nil {
+		err = w.SetDeadline(time.Time{})
+	}
+	if err != nil {
+		s.metrics.handshakeFailed(outbound, identity.ReasonOf(err))
+		switch {
+		case w.evicted.Load():
+			err = errMadeRoom
+		case identity.ReasonOf(err) == identity.ReasonTimeout:
+			err = fmt.Errorf("no TLS handshake within %s: %w", limit, err)
+		}
+		return err
+	}
+	s.metrics.handshake(outbound, time.Since(start))
+	return nil
+}
+
+// claimed is the identity that a refused peer has shown, for the log alone.
+func claimed(err error) string {
+	var v *identity.VerifyError
+	if errors.As(err, &v) {
+		return v.Peer
+	}
+	return ""
+}
+
+// refuse closes a connection that never had a row, and says so.
+func (s *Service) refuse(w *wire, e *RefusedError, peer string) error {
+	addr := w.RemoteAddr().String()
+	if e.Reason == ReasonTLSFailed {
+		_ = w.Close() // in order, so that the TLS alert arrives
+	} else {
+		w.abort()
+	}
+	s.metrics.pair(false, e.Source, e.Destination).count(e.Reason)
+	s.journal.write(&line{
+		reason: e.Reason, source: e.Source, destination: e.Destination, peer: peer, addr: addr,
+		rule: e.Rule, hint: e.Hint, err: e.Err,
+	})
+	return e
+}
+
+// ended is called once for each row: out of the table, into counters and log.
+func (s *Service) ended(r *row, e ending, admitted bool) {
+	s.table.remove(r)
+	if r.endpoint != nil {
+		s.balancer.done(r.endpoint)
+	}
+	if admitted {
+		r.pair.open.Dec()
+	}
+	r.pair.count(e.reason)
+	s.journal.write(&line{
+		reason: e.reason, outbound: r.outbound, source: r.source, destination: r.destination,
+		peer: r.peer, addr: r.addr, upstream: r.upstream, instance: r.instance, rule: e.rule, hint: e.hint, err: e.err,
+		in: r.in.Load(), out: r.out.Load(), dur: max(s.now().Sub(r.started), 1),
+	})
+}
+
+// hostOf is the address without its port.
+func hostOf(addr string) string {
+	if h, _, err := net.SplitHostPort(addr); err == nil {
+		return h
+	}
+	return addr
+}

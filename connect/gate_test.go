@@ -1,0 +1,173 @@
+package connect
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// A flood of silent connections, far beyond the limit of its source: who speaks
+// is served, and the flood is gone when its deadline is over.
+func TestSilentFlood(t *testing.T) {
+	p := newPair(t, echo)
+	p.db.gate.mu.Lock()
+	p.db.gate.max, p.db.gate.perSource = 32, 16
+	p.db.gate.mu.Unlock()
+	p.db.update(func(s *Snapshot) { s.Limits.HandshakeTimeout = 2 * time.Second })
+	var flood []net.Conn
+	for i := range 300 {
+		c, err := net.Dial("tcp", p.db.inbound())
+		must(t, err)
+		flood = append(flood, c)
+		if i%50 == 49 {
+			must(t, tryOnce(p.addr))
+		}
+	}
+	p.db.log.find(t, "reason=tls_failed", "made room")
+	var wg sync.WaitGroup
+	for _, c := range flood {
+		wg.Go(func() {
+			_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+			_, err := c.Read(make([]byte, 1))
+			var late net.Error
+			if errors.As(err, &late) && late.Timeout() {
+				t.Error("a silent connection outlived its deadline")
+			}
+			c.Close()
+		})
+	}
+	wg.Wait()
+	eventually(t, "gate empty", func() bool {
+		p.db.gate.mu.Lock()
+		defer p.db.gate.mu.Unlock()
+		return p.db.gate.n == 0 && len(p.db.gate.sources) == 0
+	})
+	if n := strings.Count(p.db.log.String(), "connection refused"); n > 10 {
+		t.Errorf("%d log lines for a flood of 300", n)
+	}
+}
+
+type fakeConn struct {
+	net.Conn
+	remote net.Addr
+	closed bool
+}
+
+func (c *fakeConn) Close() error         { c.closed = true; return nil }
+func (c *fakeConn) RemoteAddr() net.Addr { return c.remote }
+
+func TestGate(t *testing.T) {
+	from := func(ip string, port int) *wire {
+		return newWire(&fakeConn{remote: &net.TCPAddr{IP: net.ParseIP(ip), Port: port}})
+	}
+	closed := func(w *wire) bool { return w.Conn.(*fakeConn).closed }
+	g := newGate(3, 2)
+	a1, a2, a3 := from("10.0.0.1", 1), from("::ffff:10.0.0.1", 2), from("10.0.0.1", 3)
+	t1, t2 := g.enter(a1), g.enter(a2)
+	a1.spoke.Store(true)
+	t3 := g.enter(a3)
+	if t3 == nil || closed(a1) || !closed(a2) || !a2.evicted.Load() {
+		t.Error("the oldest silent connection of the source should have made room")
+	}
+	a3.spoke.Store(true)
+	if g.enter(from("10.0.0.1", 4)) != nil {
+		t.Error("a source whose connections all spoke got more than its share")
+	}
+	b1 := from("2001:db8::1", 1)
+	t4 := g.enter(b1)
+	c1 := from("10.0.0.9", 1)
+	t5 := g.enter(c1)
+	if t5 == nil || !closed(b1) {
+		t.Error("a full gate should have dropped a silent connection of any source")
+	}
+	c1.spoke.Store(true)
+	if err := g.wait(cancelled(t)); err == nil {
+		t.Error("wait returned while the gate was full of speakers")
+	}
+	for _, tk := range []*ticket{t1, t2, t3, t4, t5, t5} {
+		tk.leave()
+	}
+	if g.n != 0 || len(g.sources) != 0 {
+		t.Errorf("%d places taken, %d sources at the end", g.n, len(g.sources))
+	}
+	must(t, g.wait(t.Context()))
+}
+
+// failing is a listener whose Accept fails a few times as for want of descriptors.
+type failing struct {
+	net.Listener
+	left int
+}
+
+func (f *failing) Accept() (net.Conn, error) {
+	if f.left > 0 {
+		f.left--
+		return nil, &net.OpError{Op: "accept", Err: syscall.EMFILE}
+	}
+	return f.Listener.Accept()
+}
+
+func TestAcceptGoesOnAfterEMFILE(t *testing.T) {
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	log := &logBook{}
+	served := make(chan net.Conn)
+	l := &listener{spec: spec{addr: "x"}, owner: "test", log: log.logger(), serve: func(c net.Conn) { served <- c }}
+	done := make(chan struct{})
+	go func() { defer close(done); l.accept(t.Context(), &failing{inner, 3}) }()
+	c := dialTCP(t, inner.Addr().String())
+	(<-served).Close()
+	if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+		t.Error(err)
+	}
+	inner.Close()
+	<-done
+	if n := strings.Count(log.String(), "accept failed"); n != 1 {
+		t.Errorf("%d lines for one spell of failure:\n%s", n, log)
+	}
+}
+
+func TestRepeatedRefusalsAreCounted(t *testing.T) {
+	log, now := &logBook{}, time.Unix(1e9, 0)
+	var j journal
+	j.init(log.logger(), func() time.Time { return now })
+	refuse := func(source, addr string) {
+		j.write(&line{reason: ReasonDenied, source: source, destination: "db", addr: addr, err: catalog.ErrDenied})
+	}
+	lines := func() int { return strings.Count(log.String(), "\n") }
+	for port := range 100 {
+		refuse("web", fmt.Sprintf("10.0.0.1:%d", port))
+	}
+	refuse("api", "10.0.0.1:1")
+	if lines() != 2 {
+		t.Fatalf("%d lines, want one of each source:\n%s", lines(), log)
+	}
+	now = now.Add(repeatEvery)
+	refuse("web", "10.0.0.1:1")
+	log.find(t, "source=web", "suppressed=99")
+	for i := range 100_000 {
+		refuse("", fmt.Sprintf("10.%d.%d.%d:1", i>>16, i>>8&255, i&255))
+	}
+	if lines() > maxRepeaters+10 {
+		t.Errorf("%d lines for a flood of sources", lines())
+	}
+	if len(j.repeats) > maxRepeaters+10 || len(j.failures()) != maxRecent {
+		t.Errorf("%d sources and %d failures remembered", len(j.repeats), len(j.failures()))
+	}
+	// Connections that were served are never left out.
+	before := lines()
+	for range 5 {
+		j.write(&line{reason: ReasonOK, source: "web", destination: "db"})
+	}
+	if lines() != before+5 {
+		t.Error("lines of served connections are missing")
+	}
+}

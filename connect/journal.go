@@ -1,0 +1,207 @@
+package connect
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+const (
+	// repeatEvery is how often a repeated refusal of one source is logged; those
+	// between are counted into the next line.
+	repeatEvery = 10 * time.Second
+	// maxRepeaters bounds the sources told apart; the others share one line.
+	maxRepeaters = 512
+	// maxRecent bounds the refusals and failures shown by Status.
+	maxRecent = 16
+	// maxErrText bounds what a peer can make us write.
+	maxErrText = 1024
+)
+
+// line is what is known of a connection when it ends or is refused.
+type line struct {
+	reason      Reason
+	outbound    bool
+	source      catalog.Name
+	destination catalog.Name
+	peer        string
+	addr        string
+	upstream    catalog.Name
+	instance    string
+	rule        string
+	hint        string
+	err         error
+	in, out     int64
+	dur         time.Duration
+}
+
+// journal writes one log line for each connection, and keeps repeated refusals
+// from filling the disk.
+type journal struct {
+	log *slog.Logger
+	now func() time.Time
+
+	mu      sync.Mutex
+	repeats map[repeatKey]*repeat
+	swept   time.Time
+	recent  []ErrorStatus
+}
+
+type repeatKey struct {
+	reason              Reason
+	source, destination catalog.Name
+	host                string
+}
+
+type repeat struct {
+	logged     time.Time
+	suppressed int
+}
+
+func (j *journal) init(log *slog.Logger, now func() time.Time) {
+	j.log, j.now, j.repeats = log, now, map[repeatKey]*repeat{}
+}
+
+// write logs l. Failures are remembered for Status.
+func (j *journal) write(l *line) {
+	level, suppressed := slog.LevelInfo, 0
+	if l.reason.failure() {
+		var quiet bool
+		if suppressed, quiet = j.repeated(l); quiet {
+			return
+		}
+		if l.reason != ReasonDraining {
+			level = slog.LevelWarn
+		}
+	}
+	ctx := context.Background()
+	if !j.log.Enabled(ctx, level) {
+		return
+	}
+	var room [16]slog.Attr
+	attrs := append(room[:0], slog.String("source", l.source), slog.String("destination", l.destination),
+		slog.String("reason", string(l.reason)))
+	for _, a := range []struct{ key, value string }{
+		{"rule", l.rule}, {"peer", l.peer}, {"addr", l.addr}, {"upstream", l.upstream}, {"instance", l.instance},
+	} {
+		if a.value != "" {
+			attrs = append(attrs, slog.String(a.key, a.value))
+		}
+	}
+	if l.dur > 0 {
+		attrs = append(attrs, slog.Int64("bytes_in", l.in), slog.Int64("bytes_out", l.out), slog.Duration("dur", l.dur))
+	}
+	if l.err != nil {
+		attrs = append(attrs, slog.String("err", clip(l.err.Error())))
+	}
+	if l.hint != "" {
+		attrs = append(attrs, slog.String("hint", l.hint))
+	}
+	if suppressed > 0 {
+		attrs = append(attrs, slog.Int("suppressed", suppressed))
+	}
+	msg := "connection ended"
+	if l.reason.refusal() {
+		msg = "connection refused"
+	}
+	j.log.LogAttrs(ctx, level, msg, attrs...)
+}
+
+// repeated remembers a failure and tells whether its line is to be left out, or
+// how many like it were.
+func (j *journal) repeated(l *line) (suppressed int, quiet bool) {
+	now := j.now()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	e := ErrorStatus{
+		Time: now, Reason: l.reason, Source: l.source, Destination: l.destination,
+		Addr: l.addr, Rule: l.rule, Hint: l.hint,
+	}
+	if l.err != nil {
+		e.Error = clip(l.err.Error())
+	}
+	if len(j.recent) == maxRecent {
+		j.recent = slices.Delete(j.recent, 0, 1)
+	}
+	j.recent = append(j.recent, e)
+	if !l.reason.refusal() {
+		return 0, false
+	}
+	key := repeatKey{reason: l.reason, source: l.source, destination: l.destination}
+	if l.source == "" || !l.outbound {
+		key.host = hostOf(l.addr)
+	}
+	r := j.repeats[key]
+	if r == nil && len(j.repeats) >= maxRepeaters {
+		if now.Sub(j.swept) >= time.Second { // not for each line of a flood
+			j.swept = now
+			j.forget(now)
+		}
+		if len(j.repeats) >= maxRepeaters {
+			key = repeatKey{reason: l.reason}
+			r = j.repeats[key]
+		}
+	}
+	if r == nil {
+		r = &repeat{}
+		j.repeats[key] = r
+	}
+	if !r.logged.IsZero() && now.Sub(r.logged) < repeatEvery {
+		r.suppressed++
+		return 0, true
+	}
+	suppressed, r.suppressed, r.logged = r.suppressed, 0, now
+	return suppressed, false
+}
+
+// forget drops the sources that have been quiet.
+func (j *journal) forget(now time.Time) {
+	for k, r := range j.repeats {
+		if now.Sub(r.logged) >= repeatEvery && r.suppressed == 0 {
+			delete(j.repeats, k)
+		}
+	}
+	if len(j.repeats) < maxRepeaters {
+		return
+	}
+	for k, r := range j.repeats {
+		if now.Sub(r.logged) >= 6*repeatEvery {
+			delete(j.repeats, k)
+		}
+	}
+}
+
+func (j *journal) failures() []ErrorStatus {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.Clone(j.recent)
+}
+
+// refusal tells whether the connection never came about.
+func (r Reason) refusal() bool {
+	switch r {
+	case ReasonDenied, ReasonTLSFailed, ReasonNoInstance, ReasonDialFailed, ReasonCertExpired, ReasonLimit:
+		return true
+	}
+	return false
+}
+
+// failure tells whether an operator may want to know.
+func (r Reason) failure() bool {
+	switch r {
+	case ReasonOK, ReasonClientClosed, ReasonServerClosed, ReasonIdle:
+		return false
+	}
+	return true
+}
+
+func clip(s string) string {
+	if len(s) > maxErrText {
+		return s[:maxErrText] + "…"
+	}
+	return s
+}

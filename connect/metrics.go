@@ -1,0 +1,138 @@
+package connect
+
+import (
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/identity"
+)
+
+const (
+	// maxPairs bounds the pairs of source and destination told apart in metrics.
+	maxPairs = 512
+	other    = "other"
+)
+
+// Metrics counts for all services of a process. Its labels are from closed or
+// bounded sets: sources beyond a limit are counted together as "other".
+type Metrics struct {
+	connections *prometheus.CounterVec
+	open        *prometheus.GaugeVec
+	bytes       *prometheus.CounterVec
+	failures    *prometheus.CounterVec
+	handshakes  *prometheus.HistogramVec
+	applied     *prometheus.GaugeVec
+	expires     *prometheus.GaugeVec
+
+	mu    sync.Mutex
+	pairs map[pairKey]*pairMetrics
+}
+
+type pairKey struct {
+	outbound            bool
+	source, destination catalog.Name
+}
+
+// pairMetrics holds the series of one pair, so that no connection looks them up.
+type pairMetrics struct {
+	ended             *prometheus.CounterVec // by reason
+	open              prometheus.Gauge
+	bytesIn, bytesOut prometheus.Counter
+}
+
+// NewMetrics makes the collectors and registers them with reg; nil registers
+// nowhere. Registering the same names twice panics, as with prometheus itself:
+// a process makes one Metrics and shares it.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	pair := []string{"direction", "source", "destination"}
+	with := func(more ...string) []string { return append(pair[:len(pair):len(pair)], more...) }
+	m := &Metrics{
+		pairs: map[pairKey]*pairMetrics{},
+		connections: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weft_proxy_connections_total",
+			Help: "Connections that ended or were refused, by reason.",
+		}, with("reason")),
+		open: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "weft_proxy_connections_open",
+			Help: "Connections open now.",
+		}, pair),
+		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weft_proxy_bytes_total",
+			Help: "Bytes carried for applications; way in is from source to destination.",
+		}, with("way")),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weft_proxy_handshake_failures_total",
+			Help: "TLS handshakes that failed, by what was wrong.",
+		}, []string{"direction", "reason"}),
+		handshakes: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "weft_proxy_handshake_seconds",
+			Help:    "Duration of TLS handshakes that succeeded.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
+		}, []string{"direction"}),
+		applied: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "weft_proxy_applied_index",
+			Help: "Index of the snapshot that the proxy enforces.",
+		}, []string{"proxy"}),
+		expires: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "weft_proxy_certificate_expiry_timestamp_seconds",
+			Help: "When the leaf certificate of the proxy expires, as a Unix time.",
+		}, []string{"proxy"}),
+	}
+	if reg != nil {
+		reg.MustRegister(m.connections, m.open, m.bytes, m.failures, m.handshakes, m.applied, m.expires)
+	}
+	return m
+}
+
+// pair gives the series of a pair; a pair beyond the limit shares those of "other".
+func (m *Metrics) pair(outbound bool, source, destination catalog.Name) *pairMetrics {
+	k := pairKey{outbound, source, destination}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if p := m.pairs[k]; p != nil {
+		return p
+	}
+	if len(m.pairs) >= maxPairs {
+		k = pairKey{outbound, other, other}
+		if p := m.pairs[k]; p != nil {
+			return p
+		}
+	}
+	l := prometheus.Labels{"direction": direction(outbound), "source": k.source, "destination": k.destination}
+	p := &pairMetrics{
+		ended:    m.connections.MustCurryWith(l),
+		open:     m.open.With(l),
+		bytesIn:  m.bytes.MustCurryWith(l).WithLabelValues("in"),
+		bytesOut: m.bytes.MustCurryWith(l).WithLabelValues("out"),
+	}
+	m.pairs[k] = p
+	return p
+}
+
+func (p *pairMetrics) count(why Reason) { p.ended.WithLabelValues(string(why)).Inc() }
+
+func (m *Metrics) handshake(outbound bool, took time.Duration) {
+	m.handshakes.WithLabelValues(direction(outbound)).Observe(took.Seconds())
+}
+
+// handshakeFailed takes a reason of package identity, which are a closed set.
+func (m *Metrics) handshakeFailed(outbound bool, why identity.Reason) {
+	m.failures.WithLabelValues(direction(outbound), string(why)).Inc()
+}
+
+func (m *Metrics) certificate(id string, expires time.Time) {
+	m.expires.WithLabelValues(id).Set(float64(expires.Unix()))
+}
+
+func (m *Metrics) appliedIndex(id string, index uint64) {
+	m.applied.WithLabelValues(id).Set(float64(index))
+}
+
+// forget drops the series of a proxy that has ended.
+func (m *Metrics) forget(id string) {
+	m.expires.DeleteLabelValues(id)
+	m.applied.DeleteLabelValues(id)
+}

@@ -1,0 +1,69 @@
+package connect
+
+import (
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// Snapshot is all that a Service knows of the world, as of one moment. It is
+// immutable, holds no key, and reads the same from an agent in process, over HTTP
+// or from a JSON file.
+type Snapshot struct {
+	// Index orders snapshots of one source; Proxy.Applied reports it.
+	Index uint64
+
+	// Service is the identity: the name that stands in the leaf certificate.
+	Service     catalog.Name
+	Datacenter  string
+	TrustDomain string // "<uuid>.consul"
+	// Roots are the certificate authorities trusted now, PEM, old ones included.
+	Roots []string
+	// SigningRoot is the one of Roots, PEM, that signs new leaves. A leaf of another
+	// root is renewed at once. Empty: a leaf is renewed when Roots gains one.
+	SigningRoot string `json:",omitempty"`
+
+	// Intentions can decide for Service as destination; Default where none matches.
+	Intentions catalog.Intentions
+	Default    catalog.Action
+
+	// Local is where the application listens: "host:port", or the absolute path of
+	// a Unix socket. Empty: nothing is accepted.
+	Local string
+	// Inbound is the address of the mTLS listener, "host:port". Empty: none.
+	Inbound string
+
+	Upstreams []Upstream
+	Limits    Limits
+}
+
+// Upstream is a destination that Service dials through a loopback listener.
+type Upstream struct {
+	// Name is the destination service: the identity that the far end must show.
+	Name       catalog.Name
+	Datacenter string
+	// Listen is the loopback listener: "host:port", or the path of a Unix socket.
+	// Empty: reached by Service.Dial only.
+	Listen     string
+	SocketMode string // octal permissions of a Unix socket, "" for 0600
+	// Instances are the endpoints, in any order; unhealthy ones are left out.
+	Instances      []Endpoint
+	ConnectTimeout time.Duration // for each instance; 0 is 5 s
+}
+
+// Endpoint is the mTLS address of one instance of an upstream.
+type Endpoint struct {
+	ID     string // instance ID, for logs
+	Node   string
+	Addr   string // host:port
+	Status catalog.Status
+	Weight int // 0 counts as 1
+}
+
+// Limits bound what a peer may cost. Zero fields take their defaults.
+type Limits struct {
+	HandshakeTimeout      time.Duration // 5 s
+	MaxInboundConnections int           // 0: no cap
+	DrainTimeout          time.Duration // 5 s: how long running connections may finish
+	LocalConnectTimeout   time.Duration // 5 s, to the application
+}

@@ -1,0 +1,181 @@
+package connect
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/identity"
+)
+
+// Status is what a Proxy shows of itself. It holds no secret.
+type Status struct {
+	Proxy       string
+	Service     catalog.Name
+	Datacenter  string
+	TrustDomain string
+	// Applied is the index of the snapshot enforced now.
+	Applied uint64
+	// Ready tells whether connections can be made and taken; else Problem says why not.
+	Ready       bool
+	Problem     string `json:",omitempty"`
+	Certificate *CertificateStatus
+	// Inbound is nil when the snapshot asks for no inbound listener.
+	Inbound   *ListenerStatus
+	Upstreams []UpstreamStatus
+	// Peers sums the open connections by source and destination.
+	Peers []PeerStatus
+	// Errors are the last refusals and failures, oldest first.
+	Errors []ErrorStatus
+}
+
+// CertificateStatus describes the leaf in use.
+type CertificateStatus struct {
+	URI       string
+	Serial    string // hex with colons
+	NotBefore time.Time
+	NotAfter  time.Time
+	RenewAt   time.Time
+	// Error is why the last renewal failed, empty when it did not.
+	Error string `json:",omitempty"`
+}
+
+// ListenerStatus describes a listener.
+type ListenerStatus struct {
+	Addr      string // where it listens; what was asked for while it does not
+	Listening bool
+	Error     string `json:",omitempty"` // why it does not
+	Local     string `json:",omitempty"` // inbound: the application behind it
+}
+
+// UpstreamStatus describes an upstream and its instances.
+type UpstreamStatus struct {
+	Name       catalog.Name
+	Datacenter string
+	Listener   *ListenerStatus `json:",omitempty"`
+	Instances  []InstanceStatus
+}
+
+// InstanceStatus is an instance of an upstream as this proxy sees it.
+type InstanceStatus struct {
+	ID     string
+	Node   string
+	Addr   string
+	Status catalog.Status
+	Weight int
+	Active int64 // open connections from here
+	// SkippedUntil is set while others are preferred after a failure.
+	SkippedUntil *time.Time `json:",omitempty"`
+	Error        string     `json:",omitempty"` // the last failure, cleared by success
+}
+
+// PeerStatus sums the open connections of a pair.
+type PeerStatus struct {
+	Direction   string // "inbound" or "outbound"
+	Source      catalog.Name
+	Destination catalog.Name
+	Peer        string // SPIFFE ID of the far end
+	Open        int
+	BytesIn     int64 // from source to destination
+	BytesOut    int64 // from destination to source
+}
+
+// ConnectionStatus is one open connection.
+type ConnectionStatus struct {
+	ID          uint64
+	Direction   string
+	Source      catalog.Name
+	Destination catalog.Name
+	Peer        string
+	Remote      string
+	Instance    string `json:",omitempty"`
+	Rule        string `json:",omitempty"`
+	Started     time.Time
+	BytesIn     int64
+	BytesOut    int64
+}
+
+// ErrorStatus is a refusal or failure of the recent past.
+type ErrorStatus struct {
+	Time        time.Time
+	Reason      Reason
+	Source      catalog.Name `json:",omitempty"`
+	Destination catalog.Name `json:",omitempty"`
+	Addr        string       `json:",omitempty"`
+	Rule        string       `json:",omitempty"`
+	Error       string       `json:",omitempty"`
+	Hint        string       `json:",omitempty"`
+}
+
+// Status shows the proxy as it is now.
+func (p *Proxy) Status() Status {
+	w := p.svc.world.Load()
+	st := Status{
+		Proxy: p.id, Service: w.id.Service, Datacenter: w.id.Datacenter, TrustDomain: w.id.TrustDomain,
+		Applied: p.Applied(), Problem: w.problem, Certificate: p.svc.keys.status(),
+		Peers: p.svc.table.peers(), Errors: p.svc.journal.failures(),
+	}
+	if st.Problem == "" {
+		if err := p.svc.keys.usable(w); err != nil {
+			st.Problem = err.Error()
+		}
+	}
+	st.Ready = st.Problem == ""
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.inbound != nil {
+		st.Inbound = p.inbound.status()
+		if w.snap != nil {
+			st.Inbound.Local = w.snap.Local
+		}
+	}
+	listeners := map[catalog.Name]*ListenerStatus{}
+	for _, o := range p.upstreams {
+		listeners[*o.key.Load()] = o.status()
+	}
+	for _, key := range w.names() {
+		up := w.upstreams[key]
+		us := UpstreamStatus{
+			Name: up.Name, Datacenter: up.id.Datacenter, Listener: listeners[key], Instances: p.svc.balancer.status(up),
+		}
+		if text := p.clashes[key]; text != "" && us.Listener == nil {
+			us.Listener = &ListenerStatus{Addr: up.Listen, Error: text}
+		}
+		st.Upstreams = append(st.Upstreams, us)
+	}
+	return st
+}
+
+// Connections lists at most limit open connections, oldest first; 0 is 1000.
+func (p *Proxy) Connections(limit int) []ConnectionStatus {
+	if limit <= 0 {
+		limit = 1000
+	}
+	rows := p.svc.table.all(nil)
+	slices.SortFunc(rows, func(a, b *row) int { return cmp.Compare(a.id, b.id) })
+	out := make([]ConnectionStatus, 0, min(limit, len(rows)))
+	for _, r := range rows[:min(limit, len(rows))] {
+		out = append(out, r.status())
+	}
+	return out
+}
+
+func (k *keyring) status() *CertificateStatus {
+	c := k.held.Load()
+	err := k.lastError()
+	if c == nil && err == nil {
+		return nil
+	}
+	st := &CertificateStatus{}
+	if c != nil {
+		*st = CertificateStatus{
+			URI: c.id.String(), Serial: identity.Serial(c.leaf().SerialNumber),
+			NotBefore: c.leaf().NotBefore, NotAfter: c.leaf().NotAfter, RenewAt: c.renewAt,
+		}
+	}
+	if err != nil {
+		st.Error = err.Error()
+	}
+	return st
+}

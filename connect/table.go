@@ -1,0 +1,239 @@
+package connect
+
+import (
+	"cmp"
+	"crypto/x509"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// ending is how a connection ended.
+type ending struct {
+	reason Reason
+	rule   string // the rule that ended it; empty: the one that had allowed it
+	hint   string
+	err    error
+}
+
+// aborter is a leg of a connection that can be cut at any time, from any
+// goroutine, so that its far end sees a reset.
+type aborter interface{ abort() }
+
+// row is one connection of the table, from before it is judged to its end.
+type row struct {
+	svc         *Service
+	id          uint64
+	outbound    bool
+	source      catalog.Name
+	destination catalog.Name
+	peer        string // SPIFFE ID of the far end
+	addr        string // of the far end
+	upstream    catalog.Name
+	instance    string
+	endpoint    *endpoint // outbound: counted as active there
+	chain       []*x509.Certificate
+	started     time.Time
+	pair        *pairMetrics
+
+	in, out atomic.Int64 // bytes from source to destination, and back
+
+	mu       sync.Mutex
+	rule     string
+	legs     []aborter
+	admitted bool
+	ended    bool
+}
+
+// attach puts a leg under the row's control. It reports false, and cuts the leg,
+// when the connection has ended already.
+func (r *row) attach(leg aborter) bool {
+	r.mu.Lock()
+	ended := r.ended
+	if !ended {
+		r.legs = append(r.legs, leg)
+	}
+	r.mu.Unlock()
+	if ended {
+		leg.abort()
+	}
+	return !ended
+}
+
+// admit marks the row as judged and let through by rule.
+func (r *row) admit(rule string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ended {
+		return false
+	}
+	r.rule, r.admitted = rule, true
+	r.pair.open.Inc()
+	return true
+}
+
+// kill cuts both legs and ends the row, unless it has ended.
+func (r *row) kill(e ending) bool { return r.finish(e, true) }
+
+// finish ends the row: out of the table, into counters and log. The first call
+// decides the reason, all later ones do nothing.
+func (r *row) finish(e ending, cut bool) bool {
+	r.mu.Lock()
+	if r.ended {
+		r.mu.Unlock()
+		return false
+	}
+	r.ended = true
+	legs := r.legs
+	r.legs = nil
+	if e.rule == "" {
+		e.rule = r.rule
+	}
+	admitted := r.admitted
+	r.mu.Unlock()
+	if cut {
+		for _, l := range legs {
+			l.abort()
+		}
+	}
+	r.svc.ended(r, e, admitted)
+	return true
+}
+
+func (r *row) status() ConnectionStatus {
+	r.mu.Lock()
+	rule := r.rule
+	r.mu.Unlock()
+	return ConnectionStatus{
+		ID: r.id, Direction: direction(r.outbound), Source: r.source, Destination: r.destination,
+		Peer: r.peer, Remote: r.addr, Instance: r.instance, Rule: rule, Started: r.started,
+		BytesIn: r.in.Load(), BytesOut: r.out.Load(),
+	}
+}
+
+func direction(outbound bool) string {
+	if outbound {
+		return "outbound"
+	}
+	return "inbound"
+}
+
+// table holds every live connection of a service.
+type table struct {
+	mu      sync.Mutex
+	rows    map[*row]struct{}
+	inbound int
+	lastID  uint64
+}
+
+func (t *table) add(r *row) (inbound int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.lastID++
+	r.id = t.lastID
+	t.rows[r] = struct{}{}
+	if !r.outbound {
+		t.inbound++
+	}
+	return t.inbound
+}
+
+func (t *table) remove(r *row) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, ok := t.rows[r]; !ok {
+		return
+	}
+	delete(t.rows, r)
+	if !r.outbound {
+		t.inbound--
+	}
+}
+
+// all lists the rows that match, nil for every row. It holds the lock only to copy.
+func (t *table) all(match func(*row) bool) []*row {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := make([]*row, 0, len(t.rows))
+	for r := range t.rows {
+		if match == nil || match(r) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+func (t *table) inboundCount() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.inbound
+}
+
+// peers sums the table by pair, sorted.
+func (t *table) peers() []PeerStatus {
+	type pair struct {
+		outbound bool
+		peer     string
+	}
+	sums := map[pair]*PeerStatus{}
+	for _, r := range t.all(nil) {
+		k := pair{r.outbound, r.peer}
+		p := sums[k]
+		if p == nil {
+			p = &PeerStatus{Direction: direction(r.outbound), Source: r.source, Destination: r.destination, Peer: r.peer}
+			sums[k] = p
+		}
+		p.Open++
+		p.BytesIn += r.in.Load()
+		p.BytesOut += r.out.Load()
+	}
+	out := make([]PeerStatus, 0, len(sums))
+	for _, p := range sums {
+		out = append(out, *p)
+	}
+	slices.SortFunc(out, func(a, b PeerStatus) int {
+		return cmp.Or(cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.Peer, b.Peer))
+	})
+	return out
+}
+
+// chainVerdicts verifies the chains of live connections against a new bundle, each
+// leaf once. That a leaf has expired since its handshake ends nothing.
+type chainVerdicts struct {
+	w     *world
+	now   time.Time
+	known map[any]error
+}
+
+func (v *chainVerdicts) check(r *row) error {
+	if len(r.chain) == 0 {
+		return errors.New("the peer's certificate is not known")
+	}
+	key := struct {
+		leaf     *x509.Certificate
+		outbound bool
+	}{r.chain[0], r.outbound}
+	err, ok := v.known[key]
+	if !ok {
+		err = v.w.trusts(r.chain, r.outbound, v.now)
+		v.known[key] = err
+	}
+	return err
+}
+
+// trusts verifies the chain of a peer whose handshake is past.
+func (w *world) trusts(chain []*x509.Certificate, outbound bool, now time.Time) error {
+	if now.After(chain[0].NotAfter) {
+		now = chain[0].NotAfter
+	}
+	verify := w.bundle.VerifyClient
+	if outbound {
+		verify = w.bundle.VerifyServer
+	}
+	_, err := verify(chain, now)
+	return err
+}
