@@ -1,0 +1,104 @@
+package checks
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// maxDrain bounds what is read of a body beyond what is kept: enough to say how
+// long it was, not enough to be held up by an endless one.
+const maxDrain = 1 << 20
+
+// httpProbe asks a URL: 2xx passes, 429 warns, all else is critical. A connection
+// serves one request, so that a listener that is gone is noticed.
+func httpProbe(def *catalog.CheckDefinition) probe {
+	client := &http.Client{Transport: &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            (&net.Dialer{}).DialContext,
+		TLSClientConfig:        tlsConfig(def, ""),
+		DisableKeepAlives:      true,
+		MaxResponseHeaderBytes: 64 << 10,
+	}}
+	if def.DisableRedirects {
+		client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	}
+	method := def.Method
+	if method == "" {
+		method = http.MethodGet
+	}
+	shown := def.HTTP
+	if u, err := url.Parse(def.HTTP); err == nil {
+		shown = u.Redacted()
+	}
+	return func(ctx context.Context) (catalog.Status, string) {
+		req, err := http.NewRequestWithContext(ctx, method, def.HTTP, strings.NewReader(def.Body))
+		if err != nil {
+			return catalog.StatusCritical, err.Error()
+		}
+		setHeader(req, def.Header)
+		resp, err := client.Do(req)
+		if err != nil {
+			return catalog.StatusCritical, err.Error()
+		}
+		defer resp.Body.Close()
+		limit := outputMax(def.OutputMaxSize)
+		body, err := io.ReadAll(io.LimitReader(resp.Body, int64(limit)))
+		if err != nil {
+			return catalog.StatusCritical, fmt.Sprintf("HTTP %s %s: reading the body: %v", method, shown, err)
+		}
+		more, _ := io.Copy(io.Discard, io.LimitReader(resp.Body, maxDrain)) // the verdict is in the status line
+		output := fmt.Sprintf("HTTP %s %s: %s Output: %s", method, shown, resp.Status,
+			truncated(string(body), len(body)+int(more), limit))
+		return httpStatus(resp.StatusCode), output
+	}
+}
+
+func setHeader(req *http.Request, header map[string][]string) {
+	for name, values := range header {
+		for _, v := range values {
+			req.Header.Add(name, v)
+		}
+	}
+	if host := req.Header.Get("Host"); host != "" {
+		req.Host = host // net/http ignores the header and sends this
+	}
+	if req.Header.Get("User-Agent") == "" {
+		req.Header.Set("User-Agent", UserAgent)
+	}
+	if req.Header.Get("Accept") == "" {
+		req.Header.Set("Accept", "text/plain, text/*, */*")
+	}
+}
+
+func httpStatus(code int) catalog.Status {
+	switch {
+	case code >= 200 && code <= 299:
+		return catalog.StatusPassing
+	case code == http.StatusTooManyRequests:
+		return catalog.StatusWarning
+	default:
+		return catalog.StatusCritical
+	}
+}
+
+// tlsConfig is that of a check. host is the name to expect where TLSServerName does
+// not say and the client does not set it itself.
+func tlsConfig(def *catalog.CheckDefinition, host string) *tls.Config {
+	name := def.TLSServerName
+	if name == "" {
+		name = host
+	}
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		ServerName:         name,
+		InsecureSkipVerify: def.TLSSkipVerify, //nolint:gosec // asked for, check by check
+	}
+}

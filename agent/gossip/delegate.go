@@ -1,0 +1,144 @@
+package gossip
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// delegate is how memberlist speaks to Gossip.
+type delegate struct{ g *Gossip }
+
+// NodeMeta gives the tags. Their size was checked when they were set; memberlist
+// panics on more than it allows, so they are checked once more.
+func (d *delegate) NodeMeta(limit int) []byte {
+	d.g.mu.Lock()
+	defer d.g.mu.Unlock()
+	if len(d.g.meta) > limit {
+		d.g.log.Error("tags are too long for gossip and are left out", "node", d.g.cfg.NodeName)
+		return nil
+	}
+	return d.g.meta
+}
+
+// NotifyMsg takes a message of another member.
+func (d *delegate) NotifyMsg(b []byte) {
+	if len(b) == 0 || b[0] != msgLeave || len(b) > maxMessage {
+		return // of a later version
+	}
+	var in intent
+	if err := json.Unmarshal(b[1:], &in); err != nil || in.Name == "" {
+		return
+	}
+	d.g.applyIntent(in)
+}
+
+// GetBroadcasts gives memberlist what is to be spread.
+func (d *delegate) GetBroadcasts(overhead, limit int) [][]byte {
+	return d.g.outgoing.GetBroadcasts(overhead, limit)
+}
+
+// LocalState has nothing to add to memberlist's own.
+func (d *delegate) LocalState(bool) []byte { return nil }
+
+// MergeRemoteState has nothing to merge.
+func (d *delegate) MergeRemoteState([]byte, bool) {}
+
+// NotifyJoin records a member that is alive.
+func (d *delegate) NotifyJoin(n *memberlist.Node) {
+	d.g.table.put(n, catalog.MemberAlive)
+	d.g.log.Info("member joined", "node", n.Name, "addr", n.Address())
+}
+
+// NotifyUpdate records new tags or a new address.
+func (d *delegate) NotifyUpdate(n *memberlist.Node) { d.g.table.put(n, catalog.MemberAlive) }
+
+// NotifyLeave records a member that left or failed. Which of the two memberlist does
+// not say here (Node.State is not set in events): the member's own word, an intent,
+// tells them apart, whichever comes first.
+func (d *delegate) NotifyLeave(n *memberlist.Node) {
+	if d.g.table.put(n, catalog.MemberFailed) == catalog.MemberFailed && n.Name != d.g.cfg.NodeName {
+		d.g.log.Warn("member failed", "node", n.Name, "addr", n.Address())
+		return
+	}
+	d.g.log.Info("member left", "node", n.Name, "addr", n.Address())
+}
+
+// NotifyConflict tells of two nodes with one name.
+func (d *delegate) NotifyConflict(existing, other *memberlist.Node) {
+	d.g.log.Error("two nodes claim one name: rename one of them", "node", existing.Name,
+		"addr", existing.Address(), "peer", other.Address())
+}
+
+// NotifyAlive asks whether a member may take part.
+func (d *delegate) NotifyAlive(n *memberlist.Node) error {
+	if n.Name == d.g.cfg.NodeName {
+		return nil
+	}
+	m, err := memberOf(n, catalog.MemberAlive)
+	if err != nil {
+		return fmt.Errorf("member %s: %w", n.Name, err)
+	}
+	return d.g.cfg.Admit(m)
+}
+
+// NotifyMerge refuses another cluster when one of its members is refused.
+func (d *delegate) NotifyMerge(peers []*memberlist.Node) error {
+	for _, n := range peers {
+		if n.State != memberlist.StateAlive {
+			continue
+		}
+		if err := d.NotifyAlive(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const (
+	msgLeave   = 1
+	maxMessage = 1024
+)
+
+// intent is word, spread by gossip, that a member which is not alive any more left
+// rather than failed: its own word, or that of an operator.
+type intent struct {
+	Name  string
+	Prune bool  `json:",omitempty"`
+	At    int64 // milliseconds, of who said it
+}
+
+func (g *Gossip) applyIntent(in intent) {
+	if g.table.apply(in) {
+		g.spread(in)
+	}
+}
+
+func (g *Gossip) spread(in intent) {
+	b, err := json.Marshal(in)
+	if err != nil {
+		return // strings and numbers always marshal
+	}
+	g.outgoing.QueueBroadcast(&broadcast{name: in.Name, msg: append([]byte{msgLeave}, b...)})
+}
+
+// broadcast is a message to spread; a later one of the same name replaces it.
+type broadcast struct {
+	name string
+	msg  []byte
+}
+
+// Invalidates implements memberlist.Broadcast.
+func (b *broadcast) Invalidates(other memberlist.Broadcast) bool {
+	o, ok := other.(*broadcast)
+	return ok && o.name == b.name
+}
+
+// Message implements memberlist.Broadcast.
+func (b *broadcast) Message() []byte { return b.msg }
+
+// Finished implements memberlist.Broadcast.
+func (b *broadcast) Finished() {}

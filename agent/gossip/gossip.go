@@ -1,0 +1,333 @@
+package gossip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// Config configures membership.
+type Config struct {
+	// NodeName is the name of this member, unique in the cluster. Required.
+	NodeName string
+	// NodeID is the UUID of the node; it travels as the tag "id".
+	NodeID string
+	// BindAddr and BindPort are where gossip listens, over TCP and UDP. Port 0 takes
+	// a free one. The address is required.
+	BindAddr string
+	BindPort int
+	// AdvertiseAddr and AdvertisePort are what others are told; empty: where it listens.
+	AdvertiseAddr string
+	AdvertisePort int
+	// Tags say what this member is: role, dc, build, port … Encoded, they fit 512 bytes.
+	Tags map[string]string
+	// Label separates clusters: packets of another label are dropped.
+	Label string
+	// SecretKeys encrypt gossip with AES (16, 24 or 32 bytes): the first encrypts, all
+	// decrypt. Empty: no encryption.
+	SecretKeys [][]byte
+	// AllowedNets, where given, are the networks from which members are accepted.
+	AllowedNets []net.IPNet
+	// Admit, where given, refuses members by returning an error. It must not block.
+	Admit func(m catalog.Member) error
+	// ReapAfter is how long members that failed or left are remembered. Default 72 hours.
+	ReapAfter time.Duration
+	Logger    *slog.Logger
+}
+
+const (
+	defaultReapAfter = 72 * time.Hour
+	housekeeping     = 30 * time.Second
+	leaveTimeout     = 5 * time.Second
+	updateTimeout    = 5 * time.Second
+)
+
+// Validate refuses a configuration that cannot work.
+func (c *Config) Validate() error {
+	switch {
+	case c.NodeName == "":
+		return fmt.Errorf("gossip: %w: no node name", catalog.ErrInvalid)
+	case len(c.NodeName) > 128:
+		return fmt.Errorf("gossip: %w: node name %q has %d bytes, at most 128 are allowed", catalog.ErrInvalid, c.NodeName, len(c.NodeName))
+	case net.ParseIP(c.BindAddr) == nil:
+		return fmt.Errorf("gossip: %w: bind address %q is no IP address", catalog.ErrInvalid, c.BindAddr)
+	case c.AdvertiseAddr != "" && net.ParseIP(c.AdvertiseAddr) == nil:
+		return fmt.Errorf("gossip: %w: advertise address %q is no IP address", catalog.ErrInvalid, c.AdvertiseAddr)
+	}
+	for _, k := range c.SecretKeys {
+		if err := memberlist.ValidateKey(k); err != nil {
+			return fmt.Errorf("gossip: %w: encryption key: %w", catalog.ErrInvalid, err)
+		}
+	}
+	_, err := encodeTags(c.tags())
+	return err
+}
+
+func (c *Config) tags() map[string]string {
+	out := make(map[string]string, len(c.Tags)+1)
+	for k, v := range c.Tags {
+		out[k] = v
+	}
+	if c.NodeID != "" {
+		out["id"] = c.NodeID
+	}
+	return out
+}
+
+// Gossip is this node's membership.
+type Gossip struct {
+	cfg      Config
+	log      *slog.Logger
+	list     *memberlist.Memberlist
+	table    *table
+	outgoing *memberlist.TransmitLimitedQueue
+
+	life   sync.Mutex // memberlist panics when it leaves after it was shut down
+	closed bool
+
+	mu   sync.Mutex
+	meta []byte
+	left bool
+}
+
+// New binds, and is a cluster of one until Join. Close it unless Run is called.
+func New(cfg Config) (*Gossip, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.ReapAfter <= 0 {
+		cfg.ReapAfter = defaultReapAfter
+	}
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	meta, err := encodeTags(cfg.tags())
+	if err != nil {
+		return nil, err
+	}
+	g := &Gossip{cfg: cfg, log: cfg.Logger, meta: meta, table: newTable(cfg.NodeName, cfg.Logger)}
+	g.outgoing = &memberlist.TransmitLimitedQueue{NumNodes: g.table.size, RetransmitMult: retransmitMult}
+	list, err := memberlist.Create(g.settings())
+	if err != nil {
+		return nil, fmt.Errorf("gossip: cannot listen on %s: %w", net.JoinHostPort(cfg.BindAddr, strconv.Itoa(cfg.BindPort)), err)
+	}
+	g.list = list
+	return g, nil
+}
+
+const retransmitMult = 8
+
+// settings are memberlist's for a LAN, changed so that a join is known to all in
+// seconds. Failure detection keeps its defaults: shorter ones take busy hosts for
+// dead.
+func (g *Gossip) settings() *memberlist.Config {
+	c := memberlist.DefaultLANConfig()
+	c.Name = g.cfg.NodeName
+	c.BindAddr, c.BindPort = g.cfg.BindAddr, g.cfg.BindPort
+	c.AdvertiseAddr = g.cfg.AdvertiseAddr
+	c.AdvertisePort = g.cfg.AdvertisePort
+	if c.AdvertisePort == 0 {
+		c.AdvertisePort = g.cfg.BindPort
+	}
+	c.Label = g.cfg.Label
+	c.RetransmitMult = retransmitMult
+	c.PushPullInterval = 15 * time.Second
+	c.GossipNodes = 4
+	c.SuspicionMult = 4
+	c.AwarenessMaxMultiplier = 8
+	c.ProbeTimeout = 500 * time.Millisecond
+	c.DeadNodeReclaimTime = 30 * time.Second
+	c.UDPBufferSize = 1400
+	c.HandoffQueueDepth = 4096
+	c.CIDRsAllowed = g.cfg.AllowedNets
+	if len(g.cfg.SecretKeys) > 0 {
+		// Keys were validated; the constructor refuses nothing else.
+		c.Keyring, _ = memberlist.NewKeyring(g.cfg.SecretKeys, g.cfg.SecretKeys[0])
+	}
+	c.LogOutput = nil
+	c.Logger = log.New(&logAdapter{log: g.log, seen: map[string]time.Time{}}, "", 0)
+	d := &delegate{g: g}
+	c.Delegate, c.Events, c.Conflict = d, d, d
+	if g.cfg.Admit != nil {
+		c.Alive, c.Merge = d, d
+	}
+	return c
+}
+
+// Run keeps membership until ctx ends: it forgets members that are long gone and
+// tries failed ones again, which heals partitions. It then stops without a word to
+// the others; Leave says goodbye.
+func (g *Gossip) Run(ctx context.Context) error {
+	defer g.Close()
+	var retries sync.WaitGroup
+	defer retries.Wait()
+	tick := time.NewTicker(housekeeping)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-tick.C:
+			g.table.reap(now.Add(-g.cfg.ReapAfter))
+			failed := g.table.with(catalog.MemberFailed)
+			if len(failed) == 0 || g.hasLeft() {
+				continue
+			}
+			m := failed[rand.N(len(failed))]
+			retries.Go(func() {
+				if _, err := g.list.Join([]string{addrOf(m)}); err == nil {
+					g.log.Info("failed member answers again", "node", m.Name)
+				}
+			})
+		}
+	}
+}
+
+// Close stops gossip without leaving.
+func (g *Gossip) Close() {
+	g.life.Lock()
+	defer g.life.Unlock()
+	if g.closed {
+		return
+	}
+	g.closed = true
+	if err := g.list.Shutdown(); err != nil {
+		g.log.Warn("gossip did not stop cleanly", "err", err)
+	}
+}
+
+// Addr is the address that other members are told, "host:port".
+func (g *Gossip) Addr() string { return g.list.LocalNode().Address() }
+
+// Members gives all members, this one first, the others by name. Members that
+// failed or left stay until they are reaped.
+func (g *Gossip) Members() []catalog.Member { return g.table.members() }
+
+// Changed has a value whenever the members changed since the last one was taken.
+// It is for one reader.
+func (g *Gossip) Changed() <-chan struct{} { return g.table.changed }
+
+// Join meets other members by their addresses, "host:port" or "host" with this
+// member's own port. It tells how many it reached; the error is of those that it did
+// not, and is nil when any was reached.
+func (g *Gossip) Join(ctx context.Context, addrs []string) (int, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, context.Cause(ctx)
+	}
+	targets := make([]string, 0, len(addrs))
+	for _, a := range addrs {
+		targets = append(targets, g.withPort(a))
+	}
+	type result struct {
+		n   int
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		n, err := g.list.Join(targets)
+		done <- result{n, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return 0, fmt.Errorf("gossip: joining %v: %w", addrs, context.Cause(ctx))
+	case r := <-done:
+		if r.n == 0 && r.err != nil {
+			return 0, fmt.Errorf("gossip: joining %v: %w", addrs, r.err)
+		}
+		if r.err != nil {
+			g.log.Warn("some members could not be joined", "err", r.err)
+		}
+		return r.n, nil
+	}
+}
+
+func (g *Gossip) withPort(addr string) string {
+	if _, _, err := net.SplitHostPort(addr); err == nil {
+		return addr
+	}
+	host := addr
+	if len(host) > 1 && host[0] == '[' && host[len(host)-1] == ']' {
+		host = host[1 : len(host)-1]
+	}
+	return net.JoinHostPort(host, strconv.Itoa(int(g.list.LocalNode().Port)))
+}
+
+// Leave tells the others that this member goes, so that they do not take it for
+// failed. Membership stops with Run.
+func (g *Gossip) Leave(ctx context.Context) error {
+	g.life.Lock()
+	defer g.life.Unlock()
+	if g.closed || g.hasLeft() {
+		return nil
+	}
+	g.mu.Lock()
+	g.left = true
+	g.mu.Unlock()
+	timeout := leaveTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		timeout = min(timeout, time.Until(deadline))
+	}
+	if timeout <= 0 {
+		return fmt.Errorf("gossip: leaving: %w", context.DeadlineExceeded)
+	}
+	g.spread(intent{Name: g.cfg.NodeName, At: time.Now().UnixMilli()})
+	if err := g.list.Leave(timeout); err != nil {
+		return fmt.Errorf("gossip: leaving: %w", err)
+	}
+	g.table.set(g.cfg.NodeName, catalog.MemberLeft)
+	return nil
+}
+
+func (g *Gossip) hasLeft() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.left
+}
+
+// ForceLeave makes all members take a failed one for one that left; prune makes
+// them forget it. One that is alive is refused: it would only come back.
+func (g *Gossip) ForceLeave(name string, prune bool) error {
+	m, ok := g.table.get(name)
+	switch {
+	case !ok:
+		return fmt.Errorf("member %s: %w", name, catalog.ErrNotFound)
+	case name == g.cfg.NodeName:
+		return fmt.Errorf("member %s: %w: it is this agent, which leaves by `weft leave`", name, catalog.ErrInvalid)
+	case m.Status == catalog.MemberAlive:
+		return fmt.Errorf("member %s: %w: it is alive; run `weft leave` there", name, catalog.ErrConflict)
+	}
+	g.applyIntent(intent{Name: name, Prune: prune, At: time.Now().UnixMilli()})
+	return nil
+}
+
+// SetTags replaces the tags of this member and tells the others.
+func (g *Gossip) SetTags(tags map[string]string) error {
+	next := g.cfg
+	next.Tags = tags
+	meta, err := encodeTags(next.tags())
+	if err != nil {
+		return err
+	}
+	g.mu.Lock()
+	g.meta = meta
+	g.mu.Unlock()
+	if err := g.list.UpdateNode(updateTimeout); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("gossip: tags are not known to all yet: %w", err)
+	}
+	return nil
+}
+
+func addrOf(m catalog.Member) string {
+	return net.JoinHostPort(m.Addr, strconv.Itoa(int(m.Port)))
+}

@@ -1,0 +1,67 @@
+package gossip
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+)
+
+// logAdapter turns memberlist's lines ("[WARN] memberlist: …") into records. A line
+// that was written within repeatAfter is not written again: a member that cannot be
+// reached is worth one line, not one a second.
+type logAdapter struct {
+	log *slog.Logger
+
+	mu   sync.Mutex
+	seen map[string]time.Time
+}
+
+const (
+	repeatAfter = 30 * time.Second
+	maxSeen     = 512
+)
+
+// Write implements io.Writer for log.Logger, which calls it once a line.
+func (a *logAdapter) Write(b []byte) (int, error) {
+	level, text := parseLine(string(b))
+	if !a.log.Enabled(context.Background(), level) || a.repeated(text) {
+		return len(b), nil
+	}
+	a.log.Log(context.Background(), level, "memberlist", "reason", text)
+	return len(b), nil
+}
+
+func parseLine(line string) (slog.Level, string) {
+	line = strings.TrimSpace(line)
+	level := slog.LevelInfo
+	if rest, ok := strings.CutPrefix(line, "["); ok {
+		if name, text, found := strings.Cut(rest, "]"); found {
+			line = strings.TrimSpace(text)
+			switch name {
+			case "DEBUG", "TRACE":
+				level = slog.LevelDebug
+			case "WARN":
+				level = slog.LevelWarn
+			case "ERR", "ERROR":
+				level = slog.LevelError
+			}
+		}
+	}
+	return level, strings.TrimPrefix(line, "memberlist: ")
+}
+
+func (a *logAdapter) repeated(text string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := time.Now()
+	if now.Sub(a.seen[text]) < repeatAfter {
+		return true
+	}
+	if len(a.seen) >= maxSeen {
+		clear(a.seen)
+	}
+	a.seen[text] = now
+	return false
+}

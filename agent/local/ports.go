@@ -1,0 +1,102 @@
+package local
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// sidecarPort finds a port for the sidecar id: the one that it has, else the lowest
+// of the range that nothing on this host is registered with.
+func (d *draft) sidecarPort(id, service string) (int, error) {
+	used := map[int]bool{}
+	for other, e := range d.services {
+		if other == id {
+			continue
+		}
+		used[e.svc.Port] = true
+		for _, p := range e.svc.Ports {
+			used[p.Port] = true
+		}
+		for i := range e.svc.Proxy.Upstreams {
+			used[e.svc.Proxy.Upstreams[i].LocalBindPort] = true
+		}
+	}
+	if old := d.services[id]; old != nil && old.svc.Port != 0 && !used[old.svc.Port] {
+		return old.svc.Port, nil
+	}
+	low, high := d.s.cfg.SidecarMinPort, d.s.cfg.SidecarMaxPort
+	for p := max(low, 1); p <= high; p++ {
+		if !used[p] {
+			return p, nil
+		}
+	}
+	return 0, refuse("service %s: no port is left for its sidecar, all of %d to %d are taken: widen ports.sidecar_min_port and ports.sidecar_max_port, or set sidecar_service.port", service, low, high)
+}
+
+// listener is a place where a proxy of this agent listens.
+type listener struct {
+	what string
+	host string // "": that of the node
+	port int
+	path string // of a Unix socket, in place of host and port
+}
+
+func (l listener) addr() string {
+	if l.path != "" {
+		return l.path
+	}
+	return net.JoinHostPort(l.host, strconv.Itoa(l.port))
+}
+
+func (l listener) clashes(o listener) bool {
+	if l.path != "" || o.path != "" {
+		return l.path == o.path
+	}
+	return l.port == o.port && (l.host == o.host || l.host == "" || o.host == "")
+}
+
+func listeners(svc *catalog.Service) []listener {
+	var out []listener
+	if svc.Port != 0 {
+		out = append(out, listener{what: "service " + svc.ID, host: svc.Address, port: svc.Port})
+	}
+	for i := range svc.Proxy.Upstreams {
+		u := &svc.Proxy.Upstreams[i]
+		l := listener{what: fmt.Sprintf("the upstream %s of service %s", u.DestinationName, svc.ID), path: u.LocalBindSocketPath}
+		if l.path == "" {
+			l.port, l.host = u.LocalBindPort, u.LocalBindAddress
+			if l.host == "" {
+				l.host = "127.0.0.1"
+			}
+		}
+		if l.path != "" || l.port != 0 {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// clash refuses a proxy of this agent that would listen where another one does.
+// Proxies that somebody else runs may live in a network namespace of their own.
+func (d *draft) clash(svc *catalog.Service) error {
+	if !RunsHere(svc) {
+		return nil
+	}
+	mine := listeners(svc)
+	for id, e := range d.services {
+		if id == svc.ID || !RunsHere(e.svc) {
+			continue
+		}
+		for _, theirs := range listeners(e.svc) {
+			for _, l := range mine {
+				if l.clashes(theirs) {
+					return refuse("%s cannot listen on %s: %s does, on %s", l.what, l.addr(), theirs.what, theirs.addr())
+				}
+			}
+		}
+	}
+	return nil
+}
