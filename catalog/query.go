@@ -88,6 +88,10 @@ type View struct {
 	encode  sync.Once
 	encoded []byte
 	encErr  error
+
+	diffMu   sync.Mutex
+	diffFrom uint64
+	diff     *Delta
 }
 
 // Encoded returns the encoding of the view, made by the first caller's encode

@@ -78,10 +78,22 @@ var (
 // Diff returns what turns old into v. It is nil where there is no such thing:
 // old is nil, not older, answers another query or is of another epoch, or a list
 // is not in the order that the store gives it. Then v itself has to be sent.
+//
+// The last delta made is kept, so that the readers one version behind share it:
+// the index of the old view says which one that was.
 func (v *View) Diff(old *View) *Delta {
 	if old == nil || old.Query != v.Query || old.Epoch != v.Epoch || old.Index >= v.Index {
 		return nil
 	}
+	v.diffMu.Lock()
+	defer v.diffMu.Unlock()
+	if v.diff == nil || v.diffFrom != old.Index {
+		v.diff, v.diffFrom = v.makeDiff(old), old.Index
+	}
+	return v.diff
+}
+
+func (v *View) makeDiff(old *View) *Delta {
 	d := &Delta{
 		Query: v.Query, From: old.Index, Index: v.Index, Epoch: v.Epoch,
 		Default: v.Default, CAConfig: v.CAConfig,

@@ -5,8 +5,9 @@ import (
 )
 
 // Apply changes the store by one command and returns its result, as the
-// command's documentation has it. index is that of the log entry and must grow
-// from call to call. A command that the state refuses, or whose type this version
+// command's documentation has it. index is that of the log entry; it must grow
+// from call to call, and be above 1, the index of what was never there (Raft's
+// first entry is no command). A command that the state refuses, or whose type this version
 // does not know, changes nothing but the index, and its error wraps a sentinel.
 //
 // The command must not be changed afterwards: the store keeps parts of it.
@@ -16,6 +17,9 @@ func (s *Store) Apply(index uint64, cmd catalog.Command) (any, error) {
 	st := s.state.Load()
 	w := newWriter(st.db, index)
 	defer func() { w.txn.Abort() }() // after Commit it does nothing
+	if index <= 1 {
+		return nil, catalog.Invalidf("log entry %d: commands begin at index 2", index)
+	}
 	if last := w.lastIndex(); index <= last {
 		return nil, catalog.Conflictf("log entry %d: the store is at %d already", index, last)
 	}
