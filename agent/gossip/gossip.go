@@ -9,7 +9,9 @@ import (
 	"math/rand/v2"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -119,6 +121,10 @@ func New(cfg Config) (*Gossip, error) {
 	g := &Gossip{cfg: cfg, log: cfg.Logger, meta: meta, table: newTable(cfg.NodeName, cfg.Logger)}
 	g.outgoing = &memberlist.TransmitLimitedQueue{NumNodes: g.table.size, RetransmitMult: retransmitMult}
 	list, err := memberlist.Create(g.settings())
+	if err != nil && strings.Contains(err.Error(), syscall.EADDRINUSE.Error()) {
+		// The library flattens its errors.
+		err = fmt.Errorf("%w: stop the process that has the port, or set ports.serf_lan", syscall.EADDRINUSE)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("gossip: cannot listen on %s: %w", net.JoinHostPort(cfg.BindAddr, strconv.Itoa(cfg.BindPort)), err)
 	}

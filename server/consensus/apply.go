@@ -1,0 +1,228 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/wire"
+)
+
+// enqueueTimeout bounds the wait for a place in Raft's queue where ctx has no deadline.
+const enqueueTimeout = 10 * time.Second
+
+var errNoLeader = fmt.Errorf("consensus: %w", catalog.ErrNoLeader)
+
+// Apply puts cmd into the log and returns the index of its entry and the result
+// of applying it here. An error of the store (a refused command) comes with the
+// index of the entry. ErrNoLeader means that nothing happened; ErrUnavailable, or
+// the error of ctx, that the outcome is not known: the command may yet be applied.
+func (n *Node) Apply(ctx context.Context, cmd catalog.Command) (index uint64, result any, err error) {
+	entry, err := wire.EncodeEntry(cmd)
+	if err != nil {
+		return 0, nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return 0, nil, context.Cause(ctx)
+	}
+	wait := enqueueTimeout
+	if at, ok := ctx.Deadline(); ok {
+		wait = max(time.Until(at), time.Millisecond)
+	}
+	start := time.Now()
+	// Filled by the time that await returns nil, and not looked at otherwise.
+	var f raft.ApplyFuture
+	if err := n.await(ctx, func() raft.Future { f = n.raft.Apply(entry, wait); return f }); err != nil {
+		return 0, nil, outcome("write", err)
+	}
+	n.metrics.applied(time.Since(start))
+	answer, ok := f.Response().(answer)
+	if !ok {
+		return f.Index(), nil, fmt.Errorf("consensus: entry %d was answered with %T", f.Index(), f.Response())
+	}
+	return f.Index(), answer.result, answer.err
+}
+
+// Barrier returns when everything that was committed before is in the store. It
+// costs a log entry: for reads there is ReadIndex.
+func (n *Node) Barrier(ctx context.Context) error {
+	if err := n.await(ctx, func() raft.Future { return n.raft.Barrier(enqueueTimeout) }); err != nil {
+		return outcome("barrier", err)
+	}
+	return nil
+}
+
+// await asks Raft and waits for its answer, for ctx, or for the end of the node:
+// Raft's futures know no context, and what is still queued when Raft ends is never
+// answered. Nothing new is asked once the node is closing, and Close gives what is
+// under way a moment, so that a goroutine is left behind only by a disk that hangs.
+func (n *Node) await(ctx context.Context, ask func() raft.Future) error {
+	if !n.pending.begin() {
+		return raft.ErrRaftShutdown
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer n.pending.end()
+		done <- ask().Error()
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("the outcome is not known: %w", context.Cause(ctx))
+	case <-n.ended:
+		return raft.ErrRaftShutdown
+	}
+}
+
+// pending counts the questions to Raft that wait for an answer.
+type pending struct {
+	mu     sync.Mutex
+	n      int
+	closed bool
+	idle   chan struct{} // made by close, closed when n is 0
+}
+
+func (p *pending) begin() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return false
+	}
+	p.n++
+	return true
+}
+
+func (p *pending) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.n--; p.n == 0 && p.closed {
+		close(p.idle)
+	}
+}
+
+// close refuses new questions; the channel is closed when none is left.
+func (p *pending) close() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed, p.idle = true, make(chan struct{})
+	if p.n == 0 {
+		close(p.idle)
+	}
+	return p.idle
+}
+
+func unavailable(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", fmt.Errorf(format, args...), catalog.ErrUnavailable)
+}
+
+// outcome says in our words what Raft's error means for a caller.
+func outcome(what string, err error) error {
+	switch {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		return errNoLeader
+	case errors.Is(err, raft.ErrEnqueueTimeout):
+		return unavailable("%s: the leader's queue is full, nothing was written", what)
+	case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrRaftShutdown), errors.Is(err, raft.ErrAbortedByRestore):
+		return unavailable("%s: the outcome is not known: %w", what, err)
+	default:
+		return fmt.Errorf("%s: %w", what, err)
+	}
+}
+
+// readRounds lets all readers that wait share one question to the followers.
+type readRounds struct {
+	mu      sync.Mutex
+	running bool
+	next    *readRound
+}
+
+// readRound answers those who asked before it began.
+type readRound struct {
+	done  chan struct{}
+	index uint64
+	err   error
+}
+
+// ReadIndex returns an index such that a store which has applied it shows every
+// write that was acknowledged, by whatever server, before ReadIndex was called. It
+// proves that this node leads while it runs; the error wraps ErrNoLeader when not.
+func (n *Node) ReadIndex(ctx context.Context) (uint64, error) {
+	n.reads.mu.Lock()
+	if n.reads.next == nil {
+		n.reads.next = &readRound{done: make(chan struct{})}
+	}
+	r := n.reads.next
+	if !n.reads.running {
+		n.reads.running = true
+		n.wg.Go(n.runReadRounds)
+	}
+	n.reads.mu.Unlock()
+	select {
+	case <-r.done:
+		return r.index, r.err
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	}
+}
+
+func (n *Node) runReadRounds() {
+	for {
+		n.reads.mu.Lock()
+		r := n.reads.next
+		n.reads.next = nil
+		n.reads.running = r != nil
+		n.reads.mu.Unlock()
+		if r == nil {
+			return
+		}
+		r.index, r.err = n.readIndex()
+		close(r.done)
+	}
+}
+
+// readIndex: every write of this term is acknowledged by this node, after its
+// store has applied it; those of earlier terms were applied before readyTerm was
+// set. So the store's index now is enough, if nobody else led until now: that is
+// what VerifyLeader asks, and that the term is still the same rules out that this
+// node lost and regained leadership in between.
+func (n *Node) readIndex() (uint64, error) {
+	term, err := n.waitReady()
+	if err != nil {
+		return 0, err
+	}
+	index := n.cfg.Store.Index()
+	if err := n.await(context.Background(), n.raft.VerifyLeader); err != nil {
+		return 0, errNoLeader
+	}
+	if n.raft.CurrentTerm() != term {
+		return 0, errNoLeader
+	}
+	return index, nil
+}
+
+// waitReady gives the term in which this node may serve reads. A node that was
+// just elected is waited for, as its barrier is on its way.
+func (n *Node) waitReady() (uint64, error) {
+	_, seen := n.leadership.Get()
+	for {
+		if term := n.readyTerm.Load(); term != 0 {
+			return term, nil
+		}
+		if n.raft.State() != raft.Leader {
+			return 0, errNoLeader
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), n.cfg.Timers.Election)
+		_, index, err := n.leadership.Next(ctx, seen)
+		cancel()
+		if err != nil {
+			return 0, errNoLeader
+		}
+		seen = index
+	}
+}

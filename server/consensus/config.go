@@ -1,0 +1,79 @@
+package consensus
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/store"
+)
+
+// Timers are the clocks of Raft. Zero fields take their defaults.
+type Timers struct {
+	Heartbeat time.Duration // 300 ms: silence after which a follower doubts its leader
+	Election  time.Duration // 300 ms: how long a candidate waits for votes
+	Lease     time.Duration // 300 ms: how long a leader leads without hearing from a majority
+	Snapshot  time.Duration // 30 s: how often the length of the log is looked at
+}
+
+func (t Timers) withDefaults() Timers {
+	or := func(d *time.Duration, def time.Duration) {
+		if *d == 0 {
+			*d = def
+		}
+	}
+	or(&t.Heartbeat, 300*time.Millisecond)
+	or(&t.Election, t.Heartbeat)
+	or(&t.Lease, t.Heartbeat)
+	or(&t.Snapshot, 30*time.Second)
+	return t
+}
+
+// Config configures a Node.
+type Config struct {
+	// NodeID is the identity of the server in the cluster: a UUID that it keeps.
+	NodeID string
+	// Addr is the server's address as peers know it, "ip:port".
+	Addr string
+	// DataDir holds the log and the backups. Empty: in memory.
+	DataDir string
+	// Bootstrap makes a node without a past the only voter of a new cluster. A
+	// node that has a past ignores it.
+	Bootstrap bool
+	// Store is fed with the committed commands.
+	Store *store.Store
+	// Transport carries Raft between servers. Nil: to this one only, in memory.
+	Transport raft.Transport
+	Timers    Timers
+	// OnFatal is called, once, when the log cannot be written any more. The
+	// process should end. Run returns the same error.
+	OnFatal func(error)
+
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer // nil: no metrics
+
+	wrapStore func(boltStore) boltStore // tests put a disk that fails here
+}
+
+func (c *Config) validate() error {
+	switch {
+	case c.NodeID == "":
+		return fmt.Errorf("consensus: %w: NodeID is empty", catalog.ErrInvalid)
+	case c.Addr == "":
+		return fmt.Errorf("consensus: %w: Addr is empty", catalog.ErrInvalid)
+	case c.Store == nil:
+		return fmt.Errorf("consensus: %w: no store", catalog.ErrInvalid)
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.OnFatal == nil {
+		c.OnFatal = func(error) {}
+	}
+	c.Timers = c.Timers.withDefaults()
+	return nil
+}

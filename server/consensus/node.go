@@ -1,0 +1,330 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// Settings of Raft that are not configuration.
+const (
+	maxAppendEntries  = 256
+	trailingLogs      = 10240
+	snapshotThreshold = 16384
+	snapshotsKept     = 2
+	logCacheEntries   = 512
+	notifyBuffer      = 16
+	// closeGrace is how long Close waits for writes that are under way.
+	closeGrace = time.Second
+)
+
+// Node is this server's part in Raft. All methods may be called from many goroutines.
+type Node struct {
+	cfg       Config
+	log       *slog.Logger
+	raft      *raft.Raft
+	transport raft.Transport
+	disk      *disk
+	metrics   *metrics
+
+	notify     chan bool
+	leadership catalog.Latest[Leadership]
+	// readyTerm is the term in which this node leads and has applied all that was
+	// committed in earlier ones; 0 when it does not lead.
+	readyTerm atomic.Uint64
+	reads     readRounds
+
+	pending  pending
+	closing  chan struct{} // no more work is begun
+	ended    chan struct{} // Raft answers no more
+	closed   sync.Once
+	closeErr error
+	wg       sync.WaitGroup
+}
+
+// Leadership says whether this node leads, ready to serve, and since which term.
+type Leadership struct {
+	Leading bool
+	Term    uint64
+}
+
+// New opens the log and starts Raft. Run ends it; a caller that never runs it
+// calls Close. Errors of the data directory name the file and what to do.
+func New(cfg Config) (*Node, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	m, err := newMetrics(cfg.Registerer)
+	if err != nil {
+		return nil, fmt.Errorf("consensus: %w", err)
+	}
+	n := &Node{
+		cfg: cfg, log: cfg.Logger, metrics: m,
+		notify: make(chan bool, notifyBuffer), closing: make(chan struct{}), ended: make(chan struct{}),
+	}
+	if n.disk, err = openDisk(cfg); err != nil {
+		return nil, err
+	}
+	n.transport = cfg.Transport
+	if n.transport == nil {
+		n.transport = loneTransport(raft.ServerAddress(cfg.Addr))
+	}
+	if err := n.start(); err != nil {
+		return nil, errors.Join(err, n.disk.Close(), closeTransport(n.transport))
+	}
+	n.wg.Go(n.followLeadership)
+	if err := n.checkPast(); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+// loneTransport reaches nobody but this node itself.
+func loneTransport(addr raft.ServerAddress) raft.Transport {
+	_, t := raft.NewInmemTransportWithTimeout(addr, 100*time.Millisecond)
+	t.Connect(addr, t)
+	return t
+}
+
+func closeTransport(t raft.Transport) error {
+	if c, ok := t.(raft.WithClose); ok {
+		return c.Close()
+	}
+	return nil
+}
+
+func (n *Node) raftConfig() *raft.Config {
+	c := raft.DefaultConfig()
+	c.LocalID = raft.ServerID(n.cfg.NodeID)
+	c.HeartbeatTimeout = n.cfg.Timers.Heartbeat
+	c.ElectionTimeout = n.cfg.Timers.Election
+	c.LeaderLeaseTimeout = n.cfg.Timers.Lease
+	c.SnapshotInterval = n.cfg.Timers.Snapshot
+	c.SnapshotThreshold = snapshotThreshold
+	c.TrailingLogs = trailingLogs
+	c.MaxAppendEntries = maxAppendEntries
+	c.BatchApplyCh = true
+	c.ShutdownOnRemove = false
+	c.NotifyCh = n.notify
+	c.Logger = newHclog(n.log)
+	return c
+}
+
+func (n *Node) start() (err error) {
+	defer func() {
+		// Raft panics when it cannot record its term; the reason is with the disk.
+		if failure := n.disk.failure(); failure != nil {
+			_ = recover()
+			err = failure
+		}
+	}()
+	conf := n.raftConfig()
+	past, err := raft.HasExistingState(n.disk.logs, n.disk.stable, n.disk.snapshots)
+	if err != nil {
+		return n.disk.explain("read", err)
+	}
+	if !past && n.cfg.Bootstrap {
+		first := raft.Configuration{Servers: []raft.Server{{
+			Suffrage: raft.Voter, ID: conf.LocalID, Address: n.transport.LocalAddr(),
+		}}}
+		if err := raft.BootstrapCluster(conf, n.disk.logs, n.disk.stable, n.disk.snapshots, n.transport, first); err != nil {
+			return n.disk.explain("start a new cluster in", err)
+		}
+	}
+	n.raft, err = raft.NewRaft(conf, &fsm{store: n.cfg.Store, log: n.log}, n.disk.logs, n.disk.stable, n.disk.snapshots, n.transport)
+	if err != nil {
+		return n.disk.explain("restore from", err)
+	}
+	n.disk.running.Store(true)
+	return nil
+}
+
+// checkPast looks at who votes. A node that is the only voter need not wait to
+// find out that nobody else leads.
+func (n *Node) checkPast() error {
+	servers, err := n.servers()
+	if err != nil || len(servers) != 1 {
+		return err
+	}
+	self := servers[0]
+	if self.ID != raft.ServerID(n.cfg.NodeID) {
+		return catalog.Conflictf("consensus: %s belongs to the server with node ID %s, this host's is %s; "+
+			"give the host its old node_id back, or start with an empty data directory", n.disk.dir, self.ID, n.cfg.NodeID)
+	}
+	if self.Suffrage != raft.Voter {
+		return nil
+	}
+	n.wg.Go(func() {
+		addr := n.transport.LocalAddr()
+		req := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
+			ProtocolVersion: raft.ProtocolVersionMax,
+			ID:              []byte(n.cfg.NodeID),
+			Addr:            n.transport.EncodePeer(raft.ServerID(n.cfg.NodeID), addr),
+		}}
+		if err := n.transport.TimeoutNow(self.ID, addr, req, &raft.TimeoutNowResponse{}); err != nil {
+			n.log.Debug("the election waits for its timeout", "err", err) // only slower
+		}
+	})
+	return nil
+}
+
+// Run serves until ctx ends, then hands leadership to another voter, if there is
+// one, and closes everything. It returns an error when the disk failed.
+func (n *Node) Run(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+	case <-n.disk.failed:
+		return errors.Join(n.disk.failure(), n.Close())
+	}
+	if servers, err := n.servers(); err == nil && len(servers) > 1 && n.raft.State() == raft.Leader {
+		if err := n.await(context.Background(), n.raft.LeadershipTransfer); err != nil {
+			n.log.Warn("leadership was not handed over; the others elect a leader when they miss this one", "err", err)
+		}
+	}
+	return n.Close()
+}
+
+// Close stops Raft and closes the log. It is safe to call more than once.
+func (n *Node) Close() error {
+	n.closed.Do(func() {
+		close(n.closing)
+		idle := n.pending.close()
+		select {
+		case <-idle:
+		case <-n.disk.failed:
+		case <-time.After(closeGrace):
+		}
+		err := n.raft.Shutdown().Error()
+		close(n.ended)
+		n.wg.Wait()
+		n.leadership.Close(errStopped)
+		n.closeErr = errors.Join(err, closeTransport(n.transport), n.disk.Close())
+	})
+	return n.closeErr
+}
+
+var errStopped = unavailable("consensus: stopped")
+
+// Leadership tells when this node begins and ceases to lead.
+func (n *Node) Leadership() catalog.Watch[Leadership] { return &n.leadership }
+
+// followLeadership drains what Raft says of leadership, which waits for it, and
+// publishes it once the node is ready to serve.
+func (n *Node) followLeadership() {
+	for {
+		select {
+		case leads := <-n.notify:
+			n.leadershipChanged(leads)
+		case <-n.closing:
+			n.readyTerm.Store(0)
+			return
+		}
+	}
+}
+
+func (n *Node) leadershipChanged(leads bool) {
+	term := n.raft.CurrentTerm()
+	if !leads {
+		n.readyTerm.Store(0)
+		n.metrics.leading.Set(0)
+		n.leadership.Publish(Leadership{Term: term})
+		n.log.Info("this server leads no more", "term", term)
+		return
+	}
+	// Everything committed in earlier terms must be in the store before the first read.
+	if err := n.await(context.Background(), func() raft.Future { return n.raft.Barrier(0) }); err != nil {
+		n.log.Info("leadership was lost again at once", "term", term, "err", err)
+		return
+	}
+	if err := n.keepAddress(); err != nil {
+		n.log.Warn("this server's address could not be updated", "err", err)
+	}
+	n.readyTerm.Store(term)
+	n.metrics.leading.Set(1)
+	n.leadership.Publish(Leadership{Leading: true, Term: term})
+	n.log.Info("this server leads", "term", term, "index", n.cfg.Store.Index())
+}
+
+// keepAddress corrects this node's own row after its address changed.
+func (n *Node) keepAddress() error {
+	servers, err := n.servers()
+	if err != nil {
+		return err
+	}
+	for _, s := range servers {
+		if s.ID == raft.ServerID(n.cfg.NodeID) && s.Address != n.transport.LocalAddr() {
+			return n.await(context.Background(), func() raft.Future {
+				return n.raft.AddVoter(s.ID, n.transport.LocalAddr(), 0, 0)
+			})
+		}
+	}
+	return nil
+}
+
+func (n *Node) servers() ([]raft.Server, error) {
+	f := n.raft.GetConfiguration()
+	if err := f.Error(); err != nil {
+		return nil, err
+	}
+	return f.Configuration().Servers, nil
+}
+
+// Leader returns the address of the leader and whether that is this node. The
+// error wraps catalog.ErrNoLeader when none is known.
+func (n *Node) Leader() (addr string, self bool, err error) {
+	a, id := n.raft.LeaderWithID()
+	if a == "" {
+		return "", false, errNoLeader
+	}
+	return string(a), id == raft.ServerID(n.cfg.NodeID), nil
+}
+
+// LastContact is the time since this node heard from the leader, 0 on the leader
+// itself and a negative value when it never has.
+func (n *Node) LastContact() time.Duration {
+	if n.raft.State() == raft.Leader {
+		return 0
+	}
+	at := n.raft.LastContact()
+	if at.IsZero() {
+		return -1
+	}
+	return time.Since(at)
+}
+
+// Peers gives the addresses of all servers in the configuration.
+func (n *Node) Peers() ([]string, error) {
+	servers, err := n.servers()
+	if err != nil {
+		return nil, unavailable("consensus: %w", err)
+	}
+	out := make([]string, 0, len(servers))
+	for _, s := range servers {
+		out = append(out, string(s.Address))
+	}
+	return out, nil
+}
+
+// Stats are Raft's counters, as Consul shows them.
+func (n *Node) Stats() map[string]string { return n.raft.Stats() }
+
+// Backup writes the state to the backups beside the log and truncates that. It is
+// done by itself as the log grows; this does it now.
+func (n *Node) Backup(ctx context.Context) error {
+	err := n.await(ctx, func() raft.Future { return n.raft.Snapshot() })
+	if errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		return nil
+	}
+	return err
+}
+
+var _ io.Closer = (*Node)(nil)

@@ -1,0 +1,200 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/store"
+)
+
+// directLog applies commands at once, as a log of one would.
+type directLog struct {
+	store *store.Store
+	fail  error
+	count int
+}
+
+func (l *directLog) Apply(_ context.Context, cmd catalog.Command) (uint64, any, error) {
+	if l.fail != nil {
+		return 0, nil, l.fail
+	}
+	if err := cmd.Validate(); err != nil {
+		return 0, nil, err
+	}
+	l.count++
+	index := max(2, l.store.Index()+1) // Raft keeps the first for itself
+	res, err := l.store.Apply(index, cmd)
+	return index, res, err
+}
+
+// field is a reconciler with a clock and members of its own.
+type field struct {
+	*reconciler
+	t    *testing.T
+	log  *directLog
+	list []catalog.Member
+	at   time.Time
+}
+
+func newField(t *testing.T) *field {
+	t.Helper()
+	s, err := store.New(store.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	f := &field{t: t, log: &directLog{store: s}, at: time.Unix(1e9, 0)}
+	f.reconciler = &reconciler{
+		store: s, raft: f.log, members: func() []catalog.Member { return f.list }, self: "s1", datacenter: "dc1",
+		now: func() time.Time { return f.at }, log: slog.New(slog.DiscardHandler),
+	}
+	f.begin()
+	return f
+}
+
+func (f *field) do() {
+	f.t.Helper()
+	if err := f.reconcile(f.t.Context()); err != nil {
+		f.t.Fatal(err)
+	}
+	before := f.log.count
+	if err := f.reconcile(f.t.Context()); err != nil {
+		f.t.Fatal(err)
+	}
+	if f.log.count != before {
+		f.t.Errorf("done twice, the second time wrote %d entries", f.log.count-before)
+	}
+}
+
+func (f *field) rows(node string) rows {
+	f.t.Helper()
+	r, err := f.read(node)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return r
+}
+
+func host(name, id string, status catalog.MemberStatus, server bool) catalog.Member {
+	m := catalog.Member{Name: name, ID: id, Addr: "10.0.0.1", Status: status, Tags: map[string]string{"role": "node", "build": "1.2.3"}}
+	if server {
+		m.Tags["role"], m.Tags["port"] = "consul", "8300"
+	}
+	return m
+}
+
+func TestReconcile(t *testing.T) {
+	f := newField(t)
+	f.list = []catalog.Member{host("s1", "id1", catalog.MemberAlive, true), host("a1", "id2", catalog.MemberAlive, false)}
+	f.do()
+	if r := f.rows("s1"); r.server == nil || r.server.Port != 8300 || r.check.Status != catalog.StatusPassing || r.node.Datacenter != "dc1" {
+		t.Errorf("%+v", r)
+	}
+	if r := f.rows("a1"); r.server != nil || r.check.Output != catalog.NodeCheckAlive || r.node.ID != "id2" {
+		t.Errorf("%+v", r)
+	}
+	// The agent's own statement of its node is not overwritten.
+	stated := &catalog.Node{ID: "id2", Node: "a1", Address: "10.9.9.9", Datacenter: "dc1", Meta: map[string]string{"k": "v"}}
+	if _, _, err := f.log.Apply(t.Context(), &catalog.SyncNode{State: catalog.NodeState{Node: stated}}); err != nil {
+		t.Fatal(err)
+	}
+	f.list[1].Status = catalog.MemberFailed
+	f.do()
+	if r := f.rows("a1"); r.check.Status != catalog.StatusCritical || r.check.Output != catalog.NodeCheckFailed || r.node.Address != "10.9.9.9" || r.node.Meta["k"] != "v" {
+		t.Errorf("%+v %+v", r.check, r.node)
+	}
+	f.at = f.at.Add(reapAfter - time.Second)
+	f.do()
+	f.list[1].Status = catalog.MemberAlive // back: the time starts anew
+	f.do()
+	f.list[1].Status = catalog.MemberFailed
+	f.do()
+	f.at = f.at.Add(reapAfter - time.Second)
+	f.do()
+	if f.rows("a1").node == nil {
+		t.Error("reaped too early")
+	}
+	f.at = f.at.Add(time.Second)
+	f.do()
+	if f.rows("a1").node != nil {
+		t.Error("not reaped")
+	}
+}
+
+func TestReconcileLeft(t *testing.T) {
+	f := newField(t)
+	f.list = []catalog.Member{host("s1", "id1", catalog.MemberAlive, true), host("a1", "id2", catalog.MemberAlive, true)}
+	f.do()
+	f.list[1].Tags["role"] = "node" // a server no more
+	f.do()
+	if r := f.rows("a1"); r.server != nil || r.check == nil {
+		t.Errorf("%+v", r)
+	}
+	f.list[0].Status, f.list[1].Status = catalog.MemberLeaving, catalog.MemberLeft
+	f.do()
+	if f.rows("a1").node != nil {
+		t.Error("left, and still there")
+	}
+	if f.rows("s1").node == nil {
+		t.Error("the leader removed itself")
+	}
+}
+
+// TestStrangers: hosts that gossip does not know are given time, and hosts that
+// never had an agent are left alone.
+func TestStrangers(t *testing.T) {
+	f := newField(t)
+	f.list = []catalog.Member{host("s1", "id1", catalog.MemberAlive, true), host("a1", "id2", catalog.MemberAlive, false)}
+	f.do()
+	if _, _, err := f.log.Apply(t.Context(), &catalog.Register{Node: &catalog.Node{Node: "external", Address: "10.0.0.9"}}); err != nil {
+		t.Fatal(err)
+	}
+	f.list = f.list[:1]
+	f.begin() // a new leader, that has not met a1 yet
+	f.do()
+	if r := f.rows("a1"); r.check.Status != catalog.StatusPassing {
+		t.Error("believed gone at once")
+	}
+	f.at = f.at.Add(settle)
+	f.do()
+	if r := f.rows("a1"); r.check.Status != catalog.StatusCritical {
+		t.Error("still believed alive")
+	}
+	f.at = f.at.Add(reapAfter)
+	f.do()
+	if f.rows("a1").node != nil || f.rows("external").node == nil {
+		t.Error("reaped the wrong one")
+	}
+}
+
+func TestReconcileOtherHost(t *testing.T) {
+	f := newField(t)
+	f.list = []catalog.Member{host("a1", "11111111-1111-4111-8111-111111111111", catalog.MemberAlive, false)}
+	f.do()
+	f.list[0].ID = "22222222-2222-4222-8222-222222222222"
+	f.do()
+	if r := f.rows("a1"); r.node.ID != f.list[0].ID || r.check.Status != catalog.StatusPassing {
+		t.Errorf("%+v %+v", r.node, r.check)
+	}
+}
+
+// TestReconcileGoesOn: one host that cannot be written does not keep the others.
+func TestReconcileGoesOn(t *testing.T) {
+	f := newField(t)
+	f.list = []catalog.Member{host("", "", catalog.MemberAlive, false), host("a1", "id2", catalog.MemberAlive, false)}
+	if err := f.reconcile(t.Context()); !errors.Is(err, catalog.ErrInvalid) {
+		t.Error(err)
+	}
+	if f.rows("a1").check == nil {
+		t.Error("stopped at the first")
+	}
+	f.log.fail = catalog.ErrNoLeader
+	f.list[1].Status = catalog.MemberFailed
+	if err := f.reconcile(t.Context()); !errors.Is(err, catalog.ErrNoLeader) {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,165 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/wire"
+)
+
+const defaultWait = 5 * time.Minute
+
+// Read implements wire.Servers.
+func (h *Handler) Read(ctx context.Context, req *wire.ReadRequest) (_ *wire.ReadReply, err error) {
+	defer h.metrics.count("Read", &err)
+	if err := req.Query.Validate(); err != nil {
+		return nil, err
+	}
+	if err := h.authorize(req.Token, needsOfQuery(req.Query)...); err != nil {
+		return nil, err
+	}
+	switch req.Consistency {
+	case wire.Stale:
+	case wire.Default, wire.Consistent:
+		if at, err := h.leader(); err != nil {
+			return nil, err
+		} else if at != nil {
+			return at.Read(ctx, req)
+		}
+		if _, err := h.readable(ctx); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, catalog.Invalidf("read %s: consistency %q is not known", req.Query, req.Consistency)
+	}
+	v, err := h.newer(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return &wire.ReadReply{View: v, Meta: h.meta()}, nil
+}
+
+// newer waits for a view newer than the request's, and gives the one there is when
+// the wait is over.
+func (h *Handler) newer(ctx context.Context, req *wire.ReadRequest) (*catalog.View, error) {
+	v, err := h.cfg.Store.Read(req.Query)
+	if err != nil || req.MinIndex == 0 || v.Index > req.MinIndex {
+		return v, err
+	}
+	done, err := h.wait()
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	wait := req.MaxWait
+	if wait <= 0 {
+		wait = defaultWait
+	}
+	waiting, cancel := context.WithTimeout(ctx, min(wait, h.cfg.Limits.MaxWait))
+	defer cancel()
+	next, _, err := h.cfg.Store.Watch(req.Query).Next(waiting, req.MinIndex)
+	switch {
+	case err == nil:
+		return next, nil
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case waiting.Err() != nil, errors.Is(err, catalog.ErrStale): // time is up, or a backup was restored
+		return h.cfg.Store.Read(req.Query)
+	default:
+		return nil, err
+	}
+}
+
+// Watch implements wire.Servers. It answers from the state of this server,
+// whoever leads; Meta says how good that is.
+func (h *Handler) Watch(ctx context.Context, req *wire.WatchRequest, send func(*wire.WatchEvent) error) (err error) {
+	defer h.metrics.count("Watch", &err)
+	if err := req.Query.Validate(); err != nil {
+		return err
+	}
+	if err := h.authorize(req.Token, needsOfQuery(req.Query)...); err != nil {
+		return err
+	}
+	done, err := h.wait()
+	if err != nil {
+		return err
+	}
+	defer done()
+	s := &stream{h: h, query: req.Query, send: send, epoch: h.cfg.Store.Epoch()}
+	if req.Epoch == s.epoch {
+		s.after = req.After
+	}
+	return s.run(ctx)
+}
+
+// stream is one watch under way.
+type stream struct {
+	h     *Handler
+	query catalog.Query
+	send  func(*wire.WatchEvent) error
+
+	epoch   string
+	after   uint64    // index of the view that the reader holds
+	current uint64    // what it was last told to know everything up to
+	meta    wire.Meta // as it was last told
+	spoke   bool
+}
+
+func (s *stream) run(ctx context.Context) error {
+	for {
+		err := s.follow(ctx, s.h.cfg.Store.Watch(s.query))
+		if !errors.Is(err, catalog.ErrStale) {
+			return err
+		}
+		// A backup was restored: the indexes that the reader has mean nothing now.
+		s.epoch, s.after, s.current = s.h.cfg.Store.Epoch(), 0, 0
+	}
+}
+
+// follow sends views and, in between, word that nothing changed. It ends with an
+// error always.
+func (s *stream) follow(ctx context.Context, w catalog.Watch[*catalog.View]) error {
+	for {
+		if err := s.progress(); err != nil {
+			return err
+		}
+		waiting, cancel := context.WithTimeout(ctx, s.h.cfg.Limits.Progress)
+		v, index, err := w.Next(waiting, s.after)
+		cancel()
+		switch {
+		case err == nil:
+			if err := s.sendView(v, index); err != nil {
+				return err
+			}
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case waiting.Err() == nil:
+			return err
+		}
+	}
+}
+
+func (s *stream) sendView(v *catalog.View, index uint64) error {
+	s.spoke, s.after, s.current, s.meta = true, index, index, s.h.meta()
+	if at, current, epoch, err := s.h.cfg.Store.Current(s.query); err == nil && at == index && epoch == v.Epoch {
+		s.current = current
+	}
+	return s.send(&wire.WatchEvent{View: v, Current: s.current, Epoch: v.Epoch, Meta: s.meta})
+}
+
+// progress tells the reader, when that is news, up to where it knows everything
+// and how good that is.
+func (s *stream) progress() error {
+	view, current, epoch, err := s.h.cfg.Store.Current(s.query)
+	if err != nil || epoch != s.epoch || view != s.after {
+		return err // there is something to send first
+	}
+	meta := s.h.meta()
+	if s.spoke && current == s.current && meta.KnownLeader == s.meta.KnownLeader && meta.KnownLeader {
+		return nil
+	}
+	s.spoke, s.current, s.meta = true, current, meta
+	return s.send(&wire.WatchEvent{Current: current, Epoch: epoch, Meta: meta})
+}
