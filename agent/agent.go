@@ -1,0 +1,195 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+
+	"github.com/weftmesh/weft/agent/httpapi"
+	"github.com/weftmesh/weft/agent/local"
+	"github.com/weftmesh/weft/agent/remote"
+	"github.com/weftmesh/weft/agent/sidecar"
+	"github.com/weftmesh/weft/connect"
+)
+
+// Agent is one host.
+type Agent struct {
+	cfg      Config
+	log      *slog.Logger
+	gossip   Gossip // may be nil
+	remote   *remote.Remote
+	local    *local.State
+	sidecars *sidecar.Manager
+	leaves   *sidecar.Leaves
+	api      *httpapi.Server
+
+	reloading sync.Mutex
+	leave     chan struct{} // closed when the host is to leave for good
+	leaveOnce sync.Once
+}
+
+// New validates cfg, reads what is on disk, takes the registrations of the
+// configuration files and binds the API's addresses. Run serves; Close is for an
+// Agent that is never run.
+func New(cfg Config) (*Agent, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{cfg: cfg, log: cfg.Logger, gossip: cfg.Gossip, leave: make(chan struct{})}
+	if err := a.build(); err != nil {
+		a.Close()
+		return nil, err
+	}
+	return a, nil
+}
+
+// build makes the components, each from those before it.
+func (a *Agent) build() error {
+	cfg := a.cfg
+	var err error
+	if a.remote, err = remote.New(remote.Config{
+		Dial: cfg.Dial, Credentials: cfg.Credentials, HoldTimeout: cfg.HoldTimeout,
+		Logger: cfg.Logger, Registerer: cfg.Registerer,
+	}); err != nil {
+		return err
+	}
+	if a.local, err = local.New(local.Config{
+		Node: cfg.node(cfg.Files.NodeMeta), DataDir: cfg.DataDir, Syncer: a.remote, Logger: cfg.Logger,
+		SidecarMinPort: cfg.SidecarMinPort, SidecarMaxPort: cfg.SidecarMaxPort,
+		CheckUpdateInterval: cfg.CheckUpdateInterval, AliasTarget: aliasTargets(a.remote.Watch),
+	}); err != nil {
+		return err
+	}
+	if err := a.applyFiles(context.Background(), cfg.Files); err != nil {
+		return err
+	}
+	if a.sidecars, err = sidecar.New(sidecar.Config{
+		Host: a.local.Watch(), Views: a.remote.Watch, Signer: sidecar.NewSigner(a.remote),
+		Listening: a.local.SetListening, Datacenter: cfg.Datacenter, DataDir: cfg.DataDir,
+		BindAddr: cfg.BindAddr, DrainTimeout: cfg.DrainTimeout, Logger: cfg.Logger, Metrics: connect.NewMetrics(cfg.Registerer),
+	}); err != nil {
+		return err
+	}
+	if a.leaves, err = sidecar.NewLeaves(sidecar.LeavesConfig{
+		Authority: a.remote, Views: a.remote.Watch, Datacenter: cfg.Datacenter, Logger: cfg.Logger,
+	}); err != nil {
+		return err
+	}
+	a.api, err = httpapi.New(a.httpConfig())
+	return err
+}
+
+func (a *Agent) httpConfig() httpapi.Config {
+	h := a.cfg.HTTP
+	h.Self.Datacenter, h.Self.NodeName, h.Self.NodeID, h.Self.Version = a.cfg.Datacenter, a.cfg.NodeName, a.cfg.NodeID, a.cfg.Version
+	h.Local, h.Servers, h.Proxies, h.Leaves = a.local, a.remote, a.sidecars, a.leaves
+	h.Control = control{a}
+	if a.gossip != nil {
+		h.Members = a.gossip
+	}
+	if h.Logger == nil {
+		h.Logger = a.cfg.Logger
+	}
+	if h.Registerer == nil {
+		h.Registerer = a.cfg.Registerer
+	}
+	return h
+}
+
+// Run serves until ctx ends, Leave is called, or a component fails, and then ends
+// the components in order. The error is that of the component that failed first.
+func (a *Agent) Run(ctx context.Context) error {
+	defer a.Close()
+	base := context.WithoutCancel(ctx)
+	failed := make(chan error, 8)
+	links := start(base, "remote", failed, a.remote.Run)
+	members := start(base, "gossip", failed, membership(a.gossip))
+	host := start(base, "local", failed, a.local.Run)
+	proxies := start(base, "sidecar", failed, a.sidecars.Run)
+	api := start(base, "http api", failed, a.api.Run)
+
+	var err error
+	leaving := a.cfg.LeaveOnStop
+	select {
+	case <-ctx.Done():
+	case <-a.leave:
+		leaving = true
+	case err = <-failed:
+	}
+	if err != nil {
+		a.log.Error("a component failed; the agent stops", "node", a.cfg.NodeName, "err", err)
+	} else {
+		a.log.Info("the agent stops", "node", a.cfg.NodeName)
+	}
+	end(api) // no more writes
+	if leaving {
+		sayGoodbye(base, a)
+	}
+	end(proxies) // no more connections; those that run may finish
+	end(host)
+	end(members)
+	end(links)
+	select {
+	case late := <-failed:
+		if err == nil && !errors.Is(late, context.Canceled) {
+			err = late
+		}
+	default:
+	}
+	return err
+}
+
+// Close releases what New bound. Run closes by itself.
+func (a *Agent) Close() {
+	if a.api != nil {
+		a.api.Close()
+	}
+	if a.remote != nil {
+		if err := a.remote.Close(); err != nil {
+			a.log.Warn("the connection to the servers did not close well", "err", err)
+		}
+	}
+}
+
+// HTTPAddrs are the addresses of the API, in the order of Config.HTTP.Addrs.
+func (a *Agent) HTTPAddrs() []net.Addr { return a.api.Addrs() }
+
+// Reload reads the configuration files again and applies what may change while
+// the agent runs. When they are not valid nothing changes.
+func (a *Agent) Reload(ctx context.Context) error {
+	a.reloading.Lock()
+	defer a.reloading.Unlock()
+	if a.cfg.Load == nil {
+		return nil // an agent without files has nothing to read again
+	}
+	f, err := a.cfg.Load(ctx)
+	if err != nil {
+		return fmt.Errorf("reload: %w", err)
+	}
+	if err := a.applyFiles(ctx, f); err != nil {
+		return fmt.Errorf("reload: %w", err)
+	}
+	if err := a.local.SetNode(a.cfg.node(f.NodeMeta)); err != nil {
+		return fmt.Errorf("reload: %w", err)
+	}
+	if f.LogLevel != nil && a.cfg.LogLevel != nil {
+		a.cfg.LogLevel.Set(*f.LogLevel)
+	}
+	a.log.Info("configuration reloaded", "node", a.cfg.NodeName)
+	return nil
+}
+
+// Leave takes this host out of the cluster and ends Run. It does not wait for that.
+func (a *Agent) Leave() { a.leaveOnce.Do(func() { close(a.leave) }) }
+
+func (a *Agent) applyFiles(ctx context.Context, f Files) error {
+	warnings, err := a.local.ApplyFiles(ctx, f.Services, f.Checks)
+	for _, w := range warnings {
+		a.log.Warn("a registration of the configuration files is odd", "reason", w)
+	}
+	return err
+}

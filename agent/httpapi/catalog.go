@@ -1,0 +1,234 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"sync"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/acl"
+)
+
+// catalogAPI reads the catalog.
+type catalogAPI struct {
+	cfg Config
+	q   *queries
+}
+
+func (a catalogAPI) routes() []Route {
+	read := func(path, summary string, of acl.Resource, name string, params []Param, f func(*call) (any, error)) Route {
+		return Route{
+			Method: http.MethodGet, Path: path, Summary: summary, Params: params, MaxBody: bodyNone,
+			Permission: Permission{acl.Read, of, name}, params: paramsDiscovery, effective: true, handle: f,
+		}
+	}
+	service := []Param{paramTag, paramMeta, paramFilter, paramNear, paramMerge}
+	datacenters := read("/v1/catalog/datacenters", "the datacenters, nearest first", "", "", nil, a.datacenters)
+	datacenters.params, datacenters.effective = paramsToken, false
+	return []Route{
+		datacenters,
+		read("/v1/catalog/nodes", "every node", acl.Node, "", []Param{paramMeta, paramFilter, paramNear}, a.nodes),
+		read("/v1/catalog/services", "the name of every service, with the tags of its instances", acl.Service, "", []Param{paramMeta, paramFilter}, a.services),
+		read("/v1/catalog/service/:service", "the instances of a service, healthy or not", acl.Service, "service", service, a.service(catalog.QueryService)),
+		read("/v1/catalog/connect/:service", "the instances that speak the mesh's mTLS for a service: sidecars and native ones", acl.Service, "service", service, a.service(catalog.QueryConnect)),
+		read("/v1/catalog/node/:node", "a node with its services by ID, null when there is no such node", acl.Node, "node", []Param{paramFilter}, a.node),
+		read("/v1/catalog/node-services/:node", "a node with a list of its services", acl.Node, "node", []Param{paramFilter, paramMerge}, a.nodeServices),
+	}
+}
+
+func (a catalogAPI) datacenters(*call) (any, error) {
+	return []string{a.cfg.Self.Datacenter}, nil
+}
+
+func (a catalogAPI) nodes(c *call) (any, error) {
+	f, err := newFilter[nodeView](c.opts.filter)
+	if err != nil {
+		return nil, err
+	}
+	v, err := a.q.read(c, catalog.Query{Kind: catalog.QueryNodes})
+	if err != nil {
+		return nil, err
+	}
+	return a.q.share(c, v, func() (any, error) {
+		nodes := keep(v.Nodes, func(n *catalog.Node) bool { return nodeHasMeta(n, c.query["node-meta"]) })
+		return f.slice(viewNodes(nodes, a.cfg.Self.Datacenter))
+	})
+}
+
+func (a catalogAPI) services(c *call) (any, error) {
+	f, err := newFilter[serviceNodeView](c.opts.filter)
+	if err != nil {
+		return nil, err
+	}
+	v, err := a.q.read(c, catalog.Query{Kind: catalog.QueryServices})
+	if err != nil {
+		return nil, err
+	}
+	meta := c.query["node-meta"]
+	if c.opts.filter == "" && len(meta) == 0 {
+		return a.q.share(c, v, func() (any, error) { return viewServiceNames(v.Services), nil })
+	}
+	instances, err := a.instancesOn(c, v.Services, meta)
+	if err != nil {
+		return nil, err
+	}
+	selected, err := f.slice(viewServiceNodes(instances, a.cfg.Self.Datacenter))
+	if err != nil {
+		return nil, err
+	}
+	return tagsByService(selected), nil
+}
+
+func viewServiceNames(in []*catalog.ServiceSummary) map[string][]string {
+	out := make(map[string][]string, len(in))
+	for _, s := range in {
+		out[s.Name] = notNil(s.Tags)
+	}
+	return out
+}
+
+func tagsByService(in []serviceNodeView) map[string][]string {
+	out := map[string][]string{}
+	for _, s := range in {
+		tags := append(notNil(out[s.ServiceName]), s.ServiceTags...)
+		slices.Sort(tags)
+		out[s.ServiceName] = slices.Compact(tags)
+	}
+	return out
+}
+
+// instancesOn gives every instance on the nodes that have the metadata.
+func (a catalogAPI) instancesOn(c *call, services []*catalog.ServiceSummary, meta []string) ([]*catalog.Instance, error) {
+	nodes, err := a.q.peek(c, catalog.Query{Kind: catalog.QueryNodes})
+	if err != nil {
+		return nil, err
+	}
+	wanted := map[string]bool{}
+	for _, n := range nodes.Nodes {
+		if nodeHasMeta(n, meta) {
+			wanted[n.Node] = true
+		}
+	}
+	names := []string{}
+	for _, s := range services {
+		if len(s.Nodes) == 0 || slices.ContainsFunc(s.Nodes, func(n string) bool { return wanted[n] }) {
+			names = append(names, s.Name)
+		}
+	}
+	views, err := a.readAll(c, names)
+	if err != nil {
+		return nil, err
+	}
+	var out []*catalog.Instance
+	for _, v := range views {
+		out = append(out, keep(v.Instances, func(i *catalog.Instance) bool { return i.Node != nil && wanted[i.Node.Node] })...)
+	}
+	return out, nil
+}
+
+// parallelReads bounds the reads that one request makes at the same time.
+const parallelReads = 8
+
+// readAll reads the instances of many services, a few at a time.
+func (a catalogAPI) readAll(c *call, names []string) ([]*catalog.View, error) {
+	ctx, cancel := context.WithCancelCause(c.ctx())
+	defer cancel(nil)
+	each := *c
+	each.r = c.r.WithContext(ctx)
+	out := make([]*catalog.View, len(names))
+	slots := make(chan struct{}, parallelReads)
+	var wg sync.WaitGroup
+	for i, name := range names {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			v, err := a.q.peek(&each, catalog.Query{Kind: catalog.QueryService, Name: name})
+			if err != nil {
+				cancel(err)
+				return
+			}
+			out[i] = v
+		})
+	}
+	wg.Wait()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return out, nil
+}
+
+func (a catalogAPI) service(kind catalog.QueryKind) func(*call) (any, error) {
+	return func(c *call) (any, error) {
+		name, err := c.need("service name")
+		if err != nil {
+			return nil, err
+		}
+		f, err := newFilter[serviceNodeView](c.opts.filter)
+		if err != nil {
+			return nil, err
+		}
+		v, err := a.q.read(c, catalog.Query{Kind: kind, Name: name})
+		if err != nil {
+			return nil, err
+		}
+		return a.q.share(c, v, func() (any, error) {
+			instances := withNodeMeta(withTags(v.Instances, c.query["tag"]), c.query["node-meta"])
+			return f.slice(viewServiceNodes(instances, a.cfg.Self.Datacenter))
+		})
+	}
+}
+
+// readNode gives a node and the selected of its services; nil when there is none.
+func (a catalogAPI) readNode(c *call) (*nodeView, []*serviceView, error) {
+	name, err := c.need("node name")
+	if err != nil {
+		return nil, nil, err
+	}
+	f, err := newFilter[*serviceView](c.opts.filter)
+	if err != nil {
+		return nil, nil, err
+	}
+	v, err := a.q.read(c, catalog.Query{Kind: catalog.QueryNode, Name: name})
+	if err != nil || len(v.Nodes) == 0 {
+		return nil, nil, err
+	}
+	services := make([]*serviceView, 0, len(v.Instances))
+	for _, i := range v.Instances {
+		if i.Service != nil {
+			services = append(services, viewService(i.Service))
+		}
+	}
+	services, err = f.slice(services)
+	node := viewNode(v.Nodes[0], a.cfg.Self.Datacenter)
+	return &node, services, err
+}
+
+func (a catalogAPI) node(c *call) (any, error) {
+	node, services, err := a.readNode(c)
+	if err != nil {
+		return nil, err
+	}
+	if node == nil {
+		return null{}, nil
+	}
+	byID := make(map[string]*serviceView, len(services))
+	for _, s := range services {
+		byID[s.ID] = s
+	}
+	return struct {
+		Node     *nodeView
+		Services map[string]*serviceView
+	}{node, byID}, nil
+}
+
+func (a catalogAPI) nodeServices(c *call) (any, error) {
+	node, services, err := a.readNode(c)
+	if err != nil {
+		return nil, err
+	}
+	return struct {
+		Node     *nodeView
+		Services []*serviceView
+	}{node, services}, nil
+}

@@ -1,0 +1,233 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/weftmesh/weft/catalog/acl"
+)
+
+// Config configures a Server. Local and Servers are required; routes whose
+// component is nil answer that this agent does not offer them.
+type Config struct {
+	// Addrs are the addresses to listen on: "host:port", or "unix:///path" for a
+	// Unix socket. None: the API is served through Handler only.
+	Addrs []string
+	// UnixMode is the mode of Unix sockets. Default 0600.
+	UnixMode os.FileMode
+	// AllowedHosts are names by which clients may call this agent, beside IP
+	// addresses, names without a dot, names under Domain, and the host's own name.
+	AllowedHosts []string
+	// Domain is the DNS domain of the mesh. Default "consul".
+	Domain string
+	// BlockEndpoints are prefixes of paths that are refused to everybody.
+	BlockEndpoints []string
+	// AllowWriteFrom are the networks that may change things. Empty: all. Unix
+	// sockets, which have modes, always may.
+	AllowWriteFrom []netip.Prefix
+	// ResponseHeaders are added to every answer; they may replace the API's own.
+	ResponseHeaders map[string]string
+
+	// Dev indents every answer, as `-dev` does.
+	Dev bool
+	// Self describes this agent.
+	Self Self
+
+	Local     Local
+	Servers   Servers
+	Members   Members
+	Proxies   Proxies
+	Leaves    Leaves
+	Control   Control
+	Monitor   Monitor
+	Authorize Authorizer // nil: ACLs are off, everybody may do everything
+
+	// DefaultQueryTime and MaxQueryTime are the wait of a blocking query that names
+	// none, and the longest that is granted. Default 5 and 10 minutes.
+	DefaultQueryTime time.Duration
+	MaxQueryTime     time.Duration
+	// DiscoveryMaxStale makes catalog and health reads stale by default, as long
+	// as the answering server heard from the leader this recently. 0: off.
+	DiscoveryMaxStale time.Duration
+
+	// MaxConnsPerClient bounds the connections of one IP address. Default 200;
+	// negative: no bound.
+	MaxConnsPerClient int
+	// MaxHeaderBytes bounds the request line and headers. Default 64 KiB.
+	MaxHeaderBytes int
+	// ShutdownGrace is how long running requests may finish at the end. Default 5 s.
+	ShutdownGrace time.Duration
+
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer // nil: no metrics of the API itself
+	Gatherer   prometheus.Gatherer   // what /v1/agent/metrics shows
+}
+
+// Self describes the agent to those who ask.
+type Self struct {
+	Datacenter        string
+	PrimaryDatacenter string // default: Datacenter
+	NodeName          string
+	NodeID            string
+	Server            bool
+	Version           string
+	Revision          string
+	BuildDate         time.Time
+	GRPCPort          int // shown only; nothing is served on it
+	GRPCTLSPort       int
+	// Debug gives the effective configuration with secrets removed; may be nil.
+	Debug func() map[string]any
+	// Stats gives counters of this agent by section; may be nil.
+	Stats func() map[string]map[string]string
+}
+
+const (
+	defaultQueryTime  = 5 * time.Minute
+	maxQueryTime      = 10 * time.Minute
+	readHeaderTimeout = 10 * time.Second
+	idleTimeout       = 2 * time.Minute
+)
+
+func (c Config) withDefaults() (Config, error) {
+	switch {
+	case c.Local == nil:
+		return c, errors.New("http api: Local is not set")
+	case c.Servers == nil:
+		return c, errors.New("http api: Servers is not set")
+	case c.Self.NodeName == "":
+		return c, errors.New("http api: the node has no name")
+	case c.DefaultQueryTime < 0 || c.MaxQueryTime < 0 || c.DiscoveryMaxStale < 0:
+		return c, errors.New("http api: query times must not be negative")
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Gatherer == nil {
+		c.Gatherer = prometheus.NewRegistry()
+	}
+	if c.Authorize == nil {
+		c.Authorize = func(string) (acl.Authorizer, error) { return acl.AllowAll(), nil }
+	}
+	if c.UnixMode == 0 {
+		c.UnixMode = 0o600
+	}
+	setDefault(&c.Domain, "consul")
+	setDefault(&c.Self.Datacenter, "dc1")
+	setDefault(&c.Self.PrimaryDatacenter, c.Self.Datacenter)
+	setDefault(&c.DefaultQueryTime, defaultQueryTime)
+	setDefault(&c.MaxQueryTime, maxQueryTime)
+	setDefault(&c.MaxConnsPerClient, 200)
+	setDefault(&c.MaxHeaderBytes, 64<<10)
+	setDefault(&c.ShutdownGrace, 5*time.Second)
+	return c, nil
+}
+
+func setDefault[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}
+
+// Server serves the HTTP API of an agent.
+type Server struct {
+	cfg       Config
+	handler   http.Handler
+	listeners []net.Listener
+	closeOnce sync.Once
+}
+
+// New validates cfg and binds its addresses. Run serves them.
+func New(cfg Config) (*Server, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	m, err := newMetrics(cfg.Registerer)
+	if err != nil {
+		return nil, fmt.Errorf("http api: %w", err)
+	}
+	s := &Server{cfg: cfg}
+	s.handler = newHandler(cfg, m)
+	for _, addr := range cfg.Addrs {
+		l, err := listen(addr, cfg.UnixMode)
+		if err != nil {
+			s.Close()
+			return nil, fmt.Errorf("http api: %w", err)
+		}
+		s.listeners = append(s.listeners, limitPerClient(l, cfg.MaxConnsPerClient))
+	}
+	return s, nil
+}
+
+// Handler serves the API without a listener, for tests.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// Addrs are the addresses bound, in the order of Config.Addrs.
+func (s *Server) Addrs() []net.Addr {
+	out := make([]net.Addr, len(s.listeners))
+	for i, l := range s.listeners {
+		out[i] = l.Addr()
+	}
+	return out
+}
+
+// Close releases the addresses of a Server that is never run; Run does so itself.
+func (s *Server) Close() {
+	s.closeOnce.Do(func() {
+		for _, l := range s.listeners {
+			_ = l.Close() // closing a listener twice is no failure worth telling
+		}
+	})
+}
+
+// Run serves until ctx ends: then no connection is accepted, blocked queries are
+// answered, and after the grace what is left is cut off.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.Close()
+	requests, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(errShuttingDown)
+	srv := &http.Server{
+		Handler:           s.handler,
+		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    s.cfg.MaxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
+		BaseContext:       func(net.Listener) context.Context { return requests },
+		ConnContext:       connContext,
+	}
+	failed := make(chan error, len(s.listeners))
+	var serving sync.WaitGroup
+	for _, l := range s.listeners {
+		serving.Go(func() {
+			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("http api: %s: %w", l.Addr(), err)
+			}
+		})
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	cancel(errShuttingDown)
+	grace, stop := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.ShutdownGrace)
+	defer stop()
+	if srv.Shutdown(grace) != nil {
+		_ = srv.Close() // the grace is over; errors of cut connections say nothing
+	}
+	serving.Wait()
+	return err
+}
+
+var errShuttingDown = errors.New("the agent is shutting down")

@@ -1,0 +1,158 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// listen binds "host:port" or "unix:///path".
+func listen(addr string, mode os.FileMode) (net.Listener, error) {
+	path, isUnix := strings.CutPrefix(addr, "unix://")
+	if !isUnix {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			if errors.Is(err, syscall.EADDRINUSE) {
+				return nil, fmt.Errorf("listen on %s: the address is in use by another process; stop it or set another port: %w", addr, err)
+			}
+			return nil, fmt.Errorf("listen on %s: %w", addr, err)
+		}
+		return l, nil
+	}
+	if err := removeStaleSocket(path); err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", addr, err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", addr, err)
+	}
+	if err := os.Chmod(path, mode.Perm()); err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on %s: %w", addr, err), l.Close())
+	}
+	return l, nil
+}
+
+// removeStaleSocket removes a socket that nobody answers on. Anything else at the
+// path stays, and binding fails.
+func removeStaleSocket(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode()&fs.ModeSocket == 0 {
+		return fmt.Errorf("%s exists and is no socket", path)
+	}
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		_ = c.Close()
+		return fmt.Errorf("another process serves %s", path)
+	}
+	return os.Remove(path)
+}
+
+type connKey struct{}
+
+// connContext lets handlers know the connection of a request, for the checks that
+// do not apply to Unix sockets.
+func connContext(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, c.LocalAddr().Network())
+}
+
+func overUnixSocket(ctx context.Context) bool {
+	network, _ := ctx.Value(connKey{}).(string)
+	return network == "unix"
+}
+
+const tooManyConnsText = "This address has too many open connections to the agent: see limits.http_max_conns_per_client"
+
+// tooManyConns is sent, before any request is read, to a client over its limit.
+var tooManyConns = fmt.Sprintf("HTTP/1.1 429 Too Many Requests\r\nContent-Type: text/plain\r\n"+
+	"Connection: close\r\nContent-Length: %d\r\n\r\n%s", len(tooManyConnsText), tooManyConnsText)
+
+// clientLimit is a listener that bounds the connections of each IP address.
+type clientLimit struct {
+	net.Listener
+	limit int
+	mu    sync.Mutex
+	open  map[netip.Addr]int
+}
+
+func limitPerClient(l net.Listener, limit int) net.Listener {
+	if limit < 0 || l.Addr().Network() == "unix" {
+		return l
+	}
+	return &clientLimit{Listener: l, limit: limit, open: map[netip.Addr]int{}}
+}
+
+// Accept implements net.Listener.
+func (l *clientLimit) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		client := clientAddr(c.RemoteAddr())
+		if l.take(client) {
+			return &countedConn{Conn: c, release: sync.OnceFunc(func() { l.give(client) })}, nil
+		}
+		refuse(c)
+	}
+}
+
+func refuse(c net.Conn) {
+	// The reply fits any socket buffer; a peer that reads nothing cannot hold us up.
+	_ = c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+	_, _ = c.Write([]byte(tooManyConns))
+	_ = c.Close()
+}
+
+func (l *clientLimit) take(client netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open[client] >= l.limit {
+		return false
+	}
+	l.open[client]++
+	return true
+}
+
+func (l *clientLimit) give(client netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open[client]--; l.open[client] <= 0 {
+		delete(l.open, client)
+	}
+}
+
+// clientAddr is the key of a client: its address, an IPv4-mapped one as IPv4.
+func clientAddr(a net.Addr) netip.Addr {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.Addr{}
+	}
+	ip, _ := netip.AddrFromSlice(t.IP)
+	return ip.Unmap()
+}
+
+// countedConn gives its place back when it is closed.
+type countedConn struct {
+	net.Conn
+	release func()
+}
+
+// Close implements net.Conn.
+func (c *countedConn) Close() error {
+	c.release()
+	return c.Conn.Close()
+}

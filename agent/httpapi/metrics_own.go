@@ -1,0 +1,36 @@
+package httpapi
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are those of the API itself. Labels come from closed sets: routes, not
+// paths, and known methods.
+type metrics struct {
+	requests *prometheus.HistogramVec
+}
+
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	m := &metrics{requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "weft_http_request_seconds",
+		Help:    "Time to answer a request to the HTTP API, waiting of blocking queries included.",
+		Buckets: []float64{.001, .005, .025, .1, .5, 2.5, 30, 330},
+	}, []string{"path", "method", "code"})}
+	if reg == nil {
+		return m, nil
+	}
+	return m, reg.Register(m.requests)
+}
+
+func (m *metrics) observe(path, method string, status int, d time.Duration) {
+	switch method {
+	case http.MethodGet, http.MethodPut, http.MethodPost, http.MethodDelete, http.MethodOptions, http.MethodHead, http.MethodPatch:
+	default:
+		method = "other"
+	}
+	m.requests.WithLabelValues(path, method, strconv.Itoa(status/100)+"xx").Observe(d.Seconds())
+}

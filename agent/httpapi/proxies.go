@@ -1,0 +1,66 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/acl"
+	"github.com/weftmesh/weft/connect"
+)
+
+// proxiesAPI shows the proxies of this agent, and feeds those that run outside it.
+type proxiesAPI struct{ cfg Config }
+
+func (a proxiesAPI) routes() []Route {
+	return []Route{
+		{
+			Method: http.MethodGet, Path: "/v1/agent/connect/proxies",
+			Summary:    "the state of every proxy that this agent runs: listeners, certificates, connections, what it enforces",
+			Permission: Permission{acl.Read, acl.Agent, ""}, MaxBody: bodyNone, params: paramsToken, local: true, handle: a.status,
+		},
+		{
+			Method: http.MethodGet, Path: "/v1/agent/connect/proxy/:id",
+			Summary:    "what a proxy that runs outside the agent enforces: certificates trusted, intentions, upstreams; waits for the next with index",
+			Permission: Permission{acl.Write, acl.Service, "id"}, MaxBody: bodyNone, params: paramsBlockLocal, local: true, handle: a.snapshot,
+		},
+	}
+}
+
+func (a proxiesAPI) status(*call) (any, error) {
+	if a.cfg.Proxies == nil {
+		return []connect.Status{}, nil
+	}
+	return notNil(a.cfg.Proxies.Status()), nil
+}
+
+func (a proxiesAPI) snapshot(c *call) (any, error) {
+	if c.tail == "" {
+		return nil, badRequest("Missing proxy ID")
+	}
+	if a.cfg.Proxies == nil {
+		return nil, errNotOffered("proxies")
+	}
+	watch := a.cfg.Proxies.Snapshot(c.tail)
+	wait := c.opts.wait
+	if c.opts.index == 0 {
+		wait = readTimeout
+	}
+	ctx, cancel := context.WithTimeout(c.ctx(), wait)
+	defer cancel()
+	snap, index, err := watch.Next(ctx, c.opts.index)
+	if c.opts.index > 0 && errors.Is(err, context.DeadlineExceeded) && c.ctx().Err() == nil {
+		now, stop := context.WithTimeout(c.ctx(), readTimeout)
+		defer stop()
+		snap, index, err = watch.Next(now, 0)
+	}
+	if errors.Is(err, catalog.ErrNotFound) {
+		return nil, notFound("unknown proxy ID: " + c.tail)
+	}
+	if err != nil {
+		return nil, err
+	}
+	setIndex(c.w.Header(), index)
+	return snap, nil
+}

@@ -1,0 +1,154 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/wire"
+)
+
+// queries reads from the servers with the consistency and waiting that a request
+// asks for, and says in headers what it got.
+type queries struct {
+	servers    Servers
+	datacenter string
+	dev        bool
+	seen       *recently
+	answers    *answers
+}
+
+func newQueries(cfg Config) *queries {
+	return &queries{servers: cfg.Servers, datacenter: cfg.Self.Datacenter, dev: cfg.Dev, seen: newRecently(4096), answers: newAnswers()}
+}
+
+// readTimeout bounds a read beyond the time that it may wait: elections included.
+const readTimeout = 20 * time.Second
+
+// read answers a query for a request and sets the headers that tell how good the
+// answer is. With index it blocks.
+func (q *queries) read(c *call, query catalog.Query) (*catalog.View, error) {
+	rep, err := q.get(c, query, c.opts.index)
+	if err != nil {
+		return nil, err
+	}
+	c.setMeta(rep)
+	if c.opts.cached {
+		c.setCached(q.seen.hit(query))
+	}
+	return rep.View, nil
+}
+
+// share lets all who wait for v with the same parameters have one answer.
+func (q *queries) share(c *call, v *catalog.View, build func() (any, error)) (any, error) {
+	return q.answers.shared(c, v, q.dev || c.query.Has("pretty"), build)
+}
+
+// peek answers a query for a request without waiting and without headers.
+func (q *queries) peek(c *call, query catalog.Query) (*catalog.View, error) {
+	rep, err := q.get(c, query, 0)
+	if err != nil {
+		return nil, err
+	}
+	return rep.View, nil
+}
+
+func (q *queries) get(c *call, query catalog.Query, after uint64) (*wire.ReadReply, error) {
+	req := &wire.ReadRequest{Token: c.token, Query: query, Consistency: c.opts.consistency, MinIndex: after}
+	timeout := readTimeout
+	if after > 0 {
+		req.MaxWait = c.opts.wait
+		timeout += c.opts.wait
+	}
+	if c.opts.cached && req.Consistency == wire.Default {
+		req.Consistency = wire.Stale // which falls back to what the agent knows
+	}
+	ctx, cancel := context.WithTimeout(c.ctx(), timeout)
+	defer cancel()
+	rep, err := q.servers.Read(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if c.opts.maxStale > 0 && req.Consistency == wire.Stale && rep.Meta.LastContact > c.opts.maxStale {
+		req.Consistency = wire.Default
+		if rep, err = q.servers.Read(ctx, req); err != nil {
+			return nil, err
+		}
+	}
+	if rep.View == nil {
+		return nil, catalog.ErrUnavailable
+	}
+	return rep, nil
+}
+
+// setMeta sets the headers of a read.
+func (c *call) setMeta(rep *wire.ReadReply) {
+	h := c.w.Header()
+	h.Set("X-Consul-Index", strconv.FormatUint(max(rep.View.Index, 1), 10))
+	h.Set("X-Consul-LastContact", strconv.FormatInt(rep.Meta.LastContact.Milliseconds(), 10))
+	known, backend := rep.Meta.KnownLeader, "blocking-query"
+	if c.route.streaming && (c.opts.index > 0 || c.opts.cached) {
+		// Consul answers these from its streaming backend, which knows of no leader.
+		known, backend = false, "streaming"
+	}
+	h.Set("X-Consul-KnownLeader", strconv.FormatBool(known))
+	h.Set("X-Consul-Query-Backend", backend)
+	if c.route.effective {
+		h.Set("X-Consul-Effective-Consistency", c.effectiveConsistency())
+	}
+}
+
+func (c *call) effectiveConsistency() string {
+	switch c.opts.consistency {
+	case wire.Stale:
+		return "stale"
+	case wire.Consistent:
+		return "consistent"
+	default:
+		return "leader"
+	}
+}
+
+// setCached says whether an answer was asked for before, so that this agent had it.
+func (c *call) setCached(hit bool) {
+	h := c.w.Header()
+	if !hit {
+		h.Set("X-Cache", "MISS")
+		return
+	}
+	h.Set("X-Cache", "HIT")
+	h.Set("Age", "0") // views are kept current, never aged
+}
+
+// setIndex sets the index alone, for answers of this agent's own.
+func setIndex(h http.Header, index uint64) {
+	h.Set("X-Consul-Index", strconv.FormatUint(max(index, 1), 10))
+}
+
+// recently remembers which questions were asked, bounded: when full, it forgets all.
+type recently struct {
+	mu    sync.Mutex
+	limit int
+	asked map[any]struct{}
+}
+
+func newRecently(limit int) *recently {
+	return &recently{limit: limit, asked: map[any]struct{}{}}
+}
+
+// hit tells whether key, which must be comparable, was asked before.
+func (r *recently) hit(key any) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.asked[key]; ok {
+		return true
+	}
+	if len(r.asked) >= r.limit {
+		clear(r.asked)
+	}
+	r.asked[key] = struct{}{}
+	return false
+}

@@ -1,0 +1,68 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// Config configures a Remote. Zero fields take the defaults beside them.
+type Config struct {
+	// Dial opens a connection that speaks gRPC to a server. It is called again
+	// after a connection is lost, and may then reach another server.
+	Dial func(ctx context.Context) (net.Conn, error)
+	// Credentials secure the connection. Nil is plaintext, which is only for a
+	// server in this process.
+	Credentials credentials.TransportCredentials
+	// HoldTimeout is for how long a call is tried again while there is no leader
+	// or no server: 7 s, about two elections.
+	HoldTimeout time.Duration
+	// CallTimeout bounds one try of a call: 10 s.
+	CallTimeout time.Duration
+	// Linger is for how long a view that nobody waits for is kept current: 30 s.
+	Linger time.Duration
+	// MaxViews bounds the queries that are materialised at the same time: 8192.
+	MaxViews int
+	// MaxBackoff bounds the pause between tries of a broken stream: 10 s.
+	MaxBackoff time.Duration
+
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer // nil: no metrics
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Dial == nil {
+		return c, errors.New("remote: Dial is not set: there is no way to a server")
+	}
+	if c.MaxViews < 0 || c.HoldTimeout < 0 || c.CallTimeout < 0 || c.Linger < 0 || c.MaxBackoff < 0 {
+		return c, fmt.Errorf("remote: limits must not be negative")
+	}
+	if c.Credentials == nil {
+		c.Credentials = insecure.NewCredentials()
+	}
+	c.HoldTimeout = orDefault(c.HoldTimeout, 7*time.Second)
+	c.CallTimeout = orDefault(c.CallTimeout, 10*time.Second)
+	c.Linger = orDefault(c.Linger, 30*time.Second)
+	c.MaxBackoff = orDefault(c.MaxBackoff, 10*time.Second)
+	if c.MaxViews == 0 {
+		c.MaxViews = 8192
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c, nil
+}
+
+func orDefault(d, def time.Duration) time.Duration {
+	if d == 0 {
+		return def
+	}
+	return d
+}

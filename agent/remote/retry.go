@@ -1,0 +1,100 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// retryRule says after which failures a call may be made again.
+type retryRule int
+
+const (
+	retryNone     retryRule = iota
+	retryNoLeader           // the servers said that they did nothing
+	retryAny                // the call is idempotent
+)
+
+func (r retryRule) again(err error) bool {
+	switch {
+	case errors.Is(err, catalog.ErrNoLeader):
+		return r != retryNone
+	case errors.Is(err, catalog.ErrUnavailable):
+		return r == retryAny
+	default:
+		return false
+	}
+}
+
+// retry makes a call, and makes it again as rule allows until the hold time is
+// over: long enough for the servers to elect a leader.
+func retry[T any](ctx context.Context, r *Remote, call string, rule retryRule, do func(context.Context) (T, error)) (T, error) {
+	pause := newBackoff(50*time.Millisecond, time.Second)
+	end := time.Now().Add(r.cfg.HoldTimeout)
+	for {
+		v, err := once(ctx, r, call, r.cfg.CallTimeout, do)
+		if err == nil || !rule.again(err) {
+			return v, err
+		}
+		wait := pause.next()
+		if time.Now().Add(wait).After(end) {
+			return v, err
+		}
+		if !sleep(ctx, wait) {
+			return v, err
+		}
+		r.metrics.retries.WithLabelValues(call).Inc()
+	}
+}
+
+// once makes one try of a call under its own deadline. A try that got no answer
+// is ErrUnavailable; a caller who went away gets its own cause.
+func once[T any](ctx context.Context, r *Remote, call string, timeout time.Duration, do func(context.Context) (T, error)) (T, error) {
+	try, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	r.metrics.calls.WithLabelValues(call).Inc()
+	v, err := do(try)
+	if err == nil {
+		return v, nil
+	}
+	r.metrics.failed.WithLabelValues(call).Inc()
+	var zero T
+	switch {
+	case ctx.Err() != nil:
+		return zero, context.Cause(ctx)
+	case try.Err() != nil:
+		return zero, fmt.Errorf("%s: no answer in %s: %w", call, timeout, catalog.ErrUnavailable)
+	default:
+		return zero, err
+	}
+}
+
+// backoff yields pauses that double up to a limit, each with jitter of half its
+// length, so that what broke together does not come back together.
+type backoff struct{ step, limit time.Duration }
+
+func newBackoff(first, limit time.Duration) *backoff {
+	return &backoff{step: min(first, limit), limit: limit}
+}
+
+func (b *backoff) next() time.Duration {
+	d := b.step
+	b.step = min(b.step*2, b.limit)
+	return d/2 + rand.N(d/2+1)
+}
+
+// sleep waits for d, and reports false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

@@ -1,0 +1,159 @@
+package sidecar
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect"
+)
+
+const (
+	snapshotName = "snapshot.json"
+	keyName      = "leaf.pem"
+	// maxSnapshot bounds what is read back.
+	maxSnapshot = 64 << 20
+	// formatVersion is that of snapshot.json; other versions are not read.
+	formatVersion = 1
+)
+
+func proxiesDir(dataDir string) string { return filepath.Join(dataDir, "proxies") }
+
+// proxyDir is the directory of one proxy. IDs are free text, so they are escaped,
+// and replaced by a digest where they are too long for a file name.
+func proxyDir(dataDir, id string) string {
+	name := url.PathEscape(id)
+	if len(name) > 200 || name == "." || name == ".." {
+		sum := sha256.Sum256([]byte(id))
+		name = "id-" + hex.EncodeToString(sum[:])
+	}
+	return filepath.Join(proxiesDir(dataDir), name)
+}
+
+// snapshotFile is the last snapshot of a proxy, on disk.
+type snapshotFile struct {
+	dir   string
+	path  string
+	index uint64 // of the snapshot loaded
+}
+
+type snapshotDoc struct {
+	Version  int
+	Proxy    string
+	Snapshot *connect.Snapshot
+}
+
+func newSnapshotFile(dataDir, id string) *snapshotFile {
+	dir := proxyDir(dataDir, id)
+	return &snapshotFile{dir: dir, path: filepath.Join(dir, snapshotName)}
+}
+
+// load reads the snapshot, nil when there is none.
+func (f *snapshotFile) load() (*connect.Snapshot, error) {
+	info, err := os.Stat(f.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxSnapshot {
+		return nil, fmt.Errorf("%d bytes, at most %d are read: %w", info.Size(), maxSnapshot, catalog.ErrTooLarge)
+	}
+	b, err := os.ReadFile(f.path)
+	if err != nil {
+		return nil, err
+	}
+	var doc snapshotDoc
+	if err := json.Unmarshal(b, &doc); err != nil {
+		return nil, err
+	}
+	if doc.Version != formatVersion || doc.Snapshot == nil {
+		return nil, fmt.Errorf("format version %d, want %d", doc.Version, formatVersion)
+	}
+	f.index = doc.Snapshot.Index
+	return doc.Snapshot, nil
+}
+
+// save replaces the file in one step: after a crash there is the old one or the new one.
+func (f *snapshotFile) save(id string, snap *connect.Snapshot) error {
+	b, err := json.Marshal(snapshotDoc{Version: formatVersion, Proxy: id, Snapshot: snap})
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(f.dir, 0o700); err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(f.dir, snapshotName+".*.tmp") // made with mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(tmp.Name()) }() // fails after the rename, as it should
+	_, err = tmp.Write(b)
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if err := errors.Join(err, tmp.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp.Name(), f.path)
+}
+
+// keep writes each snapshot that src gives, until ctx ends and the last one is
+// written. It is apart from the making of snapshots, so that a slow disk never
+// holds back a deny.
+func (f *snapshotFile) keep(ctx context.Context, id string, src *catalog.Latest[*connect.Snapshot], log *slog.Logger) {
+	var after uint64
+	failed := false
+	for {
+		snap, index, err := src.Next(ctx, after)
+		if err != nil {
+			if snap, index = src.Get(); index <= after {
+				return
+			}
+		}
+		after = index
+		err = f.save(id, snap)
+		if err != nil && !failed {
+			log.Error("the snapshot of a proxy cannot be kept; a restart without servers would lose its policy", "file", f.path, "err", err)
+		}
+		failed = err != nil
+	}
+}
+
+// remove forgets the proxy: its key, its certificate and its snapshot.
+func (f *snapshotFile) remove() error { return os.RemoveAll(f.dir) }
+
+// sweep removes what is on disk of proxies that are not registered any more, for
+// example because their configuration file went while the agent was down.
+func sweep(dataDir string, registered map[string]*catalog.Service, log *slog.Logger) {
+	if dataDir == "" {
+		return
+	}
+	keep := map[string]bool{}
+	for id := range registered {
+		keep[filepath.Base(proxyDir(dataDir, id))] = true
+	}
+	entries, err := os.ReadDir(proxiesDir(dataDir))
+	if err != nil {
+		log.Warn("files of proxies cannot be listed", "file", proxiesDir(dataDir), "err", err)
+		return
+	}
+	for _, e := range entries {
+		if keep[e.Name()] {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(proxiesDir(dataDir), e.Name())); err != nil {
+			log.Warn("files of a deregistered proxy stay", "file", e.Name(), "err", err)
+		}
+	}
+}

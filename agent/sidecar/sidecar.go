@@ -1,0 +1,233 @@
+package sidecar
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/weftmesh/weft/agent/local"
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect"
+)
+
+// Config configures a Manager.
+type Config struct {
+	// Host watches what is registered on this host. Required.
+	Host catalog.Watch[*local.Host]
+	// Views watches what the servers know. Required.
+	Views func(q catalog.Query) catalog.Watch[*catalog.View]
+	// Signer gives the signer of a service's certificates. Required.
+	Signer func(service catalog.Name) connect.Signer
+	// Listening is told whether a proxy takes connections, and why not. It may be nil.
+	Listening func(proxyID string, listening bool, output string)
+
+	Datacenter string // required
+	// DataDir keeps, for each proxy, its key, its certificate and the last snapshot.
+	// Empty: in memory only.
+	DataDir string
+	// BindAddr is where inbound listeners are bound whose registration names no
+	// address: 0.0.0.0.
+	BindAddr string
+	// DrainTimeout is how long running connections may finish where a registration does
+	// not say: 5 s.
+	DrainTimeout time.Duration
+	// Grace is how long a new proxy waits for the first answer about its upstreams
+	// before it starts without: 1 s.
+	Grace time.Duration
+	// MaxRetry bounds the pause before a proxy that failed is started again: 30 s.
+	MaxRetry time.Duration
+
+	Logger  *slog.Logger
+	Metrics *connect.Metrics // shared by all proxies; nil: none
+
+	// start makes a proxy; tests replace it.
+	start func(connect.ProxyConfig) (proxy, error)
+}
+
+// proxy is what the manager needs of a connect.Proxy.
+type proxy interface {
+	Run(ctx context.Context, src catalog.Watch[*connect.Snapshot]) error
+	Status() connect.Status
+}
+
+func (c Config) withDefaults() (Config, error) {
+	switch {
+	case c.Host == nil || c.Views == nil || c.Signer == nil:
+		return c, errors.New("sidecar: Host, Views and Signer must all be set")
+	case c.Datacenter == "":
+		return c, errors.New("sidecar: the datacenter has no name")
+	}
+	c.BindAddr = cmp.Or(c.BindAddr, "0.0.0.0")
+	c.Grace = cmp.Or(c.Grace, time.Second)
+	c.MaxRetry = cmp.Or(c.MaxRetry, 30*time.Second)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Listening == nil {
+		c.Listening = func(string, bool, string) {}
+	}
+	if c.start == nil {
+		c.start = func(pc connect.ProxyConfig) (proxy, error) { return connect.NewProxy(pc) }
+	}
+	if c.DataDir != "" {
+		if err := os.MkdirAll(proxiesDir(c.DataDir), 0o700); err != nil {
+			return c, fmt.Errorf("sidecar: %w", err)
+		}
+	}
+	return c, nil
+}
+
+// Manager runs the proxies of a host.
+type Manager struct {
+	cfg Config
+
+	mu      sync.Mutex
+	running map[string]*sidecar      // by proxy ID
+	ending  map[string]chan struct{} // closed when the last proxy of that ID has drained
+	wg      sync.WaitGroup
+}
+
+// New validates cfg and makes the directory of the proxies.
+func New(cfg Config) (*Manager, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	return &Manager{cfg: cfg, running: map[string]*sidecar{}, ending: map[string]chan struct{}{}}, nil
+}
+
+// Run keeps the proxies in step with the host until ctx ends, then drains all of
+// them and returns. What they enforce stays on disk.
+func (m *Manager) Run(ctx context.Context) error {
+	var after uint64
+	for {
+		host, index, err := m.cfg.Host.Next(ctx, after)
+		if err != nil {
+			m.stopAll()
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("sidecar: %w", err)
+		}
+		if after == 0 {
+			sweep(m.cfg.DataDir, wanted(host), m.cfg.Logger)
+		}
+		after = index
+		m.reconcile(ctx, host)
+	}
+}
+
+// wanted lists the proxies that a host asks for.
+func wanted(h *local.Host) map[string]*catalog.Service {
+	out := map[string]*catalog.Service{}
+	for id, s := range h.Services {
+		if s.Kind == catalog.KindConnectProxy && s.Proxy.DestinationServiceName != "" {
+			out[id] = s
+		}
+	}
+	return out
+}
+
+func (m *Manager) reconcile(ctx context.Context, host *local.Host) {
+	want := wanted(host)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, s := range m.running {
+		if reg, ok := want[id]; !ok || !s.canBecome(reg) {
+			m.stop(s, !ok)
+		}
+	}
+	for id, reg := range want {
+		if s := m.running[id]; s != nil {
+			s.setProxy(reg)
+			continue
+		}
+		s := newSidecar(m.cfg, reg)
+		m.running[id] = s
+		before, done := m.ending[id], make(chan struct{})
+		m.ending[id] = done
+		// Proxies end by being stopped, so that they can drain: their context does
+		// not end with that of Run.
+		sctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+		s.cancel = cancel
+		m.wg.Go(func() {
+			defer m.ended(id, done)
+			if before != nil {
+				<-before // its ports and files
+			}
+			s.run(sctx)
+		})
+	}
+}
+
+// errStopped is why the context of a proxy ends; errDeregistered also removes
+// what is on disk.
+var (
+	errStopped      = errors.New("the agent is stopping")
+	errDeregistered = errors.New("the proxy was deregistered")
+)
+
+// stop begins the end of s; m.mu is held.
+func (m *Manager) stop(s *sidecar, gone bool) {
+	delete(m.running, s.id)
+	why := errStopped
+	if gone {
+		why = errDeregistered
+	}
+	s.cancel(why)
+}
+
+func (m *Manager) ended(id string, done chan struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	close(done)
+	if m.ending[id] == done {
+		delete(m.ending, id)
+	}
+}
+
+func (m *Manager) stopAll() {
+	m.mu.Lock()
+	for _, s := range m.running {
+		m.stop(s, false)
+	}
+	m.mu.Unlock()
+	m.wg.Wait()
+}
+
+// Status shows every proxy of this host that the agent runs, sorted by ID.
+func (m *Manager) Status() []connect.Status {
+	m.mu.Lock()
+	list := make([]*sidecar, 0, len(m.running))
+	for _, s := range m.running {
+		if !s.external {
+			list = append(list, s)
+		}
+	}
+	m.mu.Unlock()
+	out := make([]connect.Status, 0, len(list))
+	for _, s := range list {
+		out = append(out, s.status())
+	}
+	slices.SortFunc(out, func(a, b connect.Status) int { return cmp.Compare(a.Proxy, b.Proxy) })
+	return out
+}
+
+// Snapshot watches what a proxy of this host is to enforce, wherever it runs. The
+// watch fails with ErrNotFound when no such proxy is registered, or no longer.
+func (m *Manager) Snapshot(proxyID string) catalog.Watch[*connect.Snapshot] {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.running[proxyID]; s != nil {
+		return &s.out
+	}
+	none := &catalog.Latest[*connect.Snapshot]{}
+	none.Close(fmt.Errorf("proxy %s: %w", proxyID, catalog.ErrNotFound))
+	return none
+}

@@ -1,0 +1,481 @@
+package sidecar
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/weftmesh/weft/agent/local"
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fakeViews are the servers' answers, set by the test.
+type fakeViews struct {
+	mu   sync.Mutex
+	by   map[catalog.Query]*catalog.Latest[*catalog.View]
+	next uint64
+}
+
+func (f *fakeViews) latest(q catalog.Query) *catalog.Latest[*catalog.View] {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.by == nil {
+		f.by = map[catalog.Query]*catalog.Latest[*catalog.View]{}
+	}
+	if f.by[q] == nil {
+		f.by[q] = &catalog.Latest[*catalog.View]{}
+	}
+	return f.by[q]
+}
+
+func (f *fakeViews) Watch(q catalog.Query) catalog.Watch[*catalog.View] { return f.latest(q) }
+
+func (f *fakeViews) set(v *catalog.View) {
+	l := f.latest(v.Query)
+	f.mu.Lock()
+	f.next++
+	v.Index = f.next
+	f.mu.Unlock()
+	l.Set(v.Index, v)
+}
+
+func (f *fakeViews) setRoots(pems ...string) {
+	v := &catalog.View{Query: catalog.Query{Kind: catalog.QueryRoots}, CAConfig: &catalog.CAConfig{ClusterID: "11111111-2222-3333-4444-555555555555"}}
+	for i, p := range pems {
+		v.Roots = append(v.Roots, &catalog.Root{RootCert: p, Active: i == len(pems)-1})
+	}
+	f.set(v)
+}
+
+func (f *fakeViews) setIntentions(dest string, list ...*catalog.Intention) {
+	f.set(&catalog.View{Query: catalog.Query{Kind: catalog.QueryIntentionsDest, Name: dest}, Intentions: list, Default: catalog.ActionDeny})
+}
+
+func (f *fakeViews) setInstances(name string, addrs ...string) {
+	v := &catalog.View{Query: catalog.Query{Kind: catalog.QueryConnect, Name: name}}
+	for _, a := range addrs {
+		v.Instances = append(v.Instances, &catalog.Instance{Node: &catalog.Node{Node: "n1"},
+			Service: &catalog.Service{ID: a, Service: name, Address: a, Port: 1}})
+	}
+	f.set(v)
+}
+
+// fakeProxy records the snapshots that it is given.
+type fakeProxy struct {
+	cfg     connect.ProxyConfig
+	fail    error
+	drain   time.Duration
+	mu      sync.Mutex
+	snaps   []*connect.Snapshot
+	running bool
+}
+
+func (p *fakeProxy) Run(ctx context.Context, src catalog.Watch[*connect.Snapshot]) error {
+	if p.fail != nil {
+		return p.fail
+	}
+	p.mu.Lock()
+	p.running = true
+	p.mu.Unlock()
+	var after uint64
+	for {
+		snap, i, err := src.Next(ctx, after)
+		if err != nil {
+			time.Sleep(p.drain)
+			p.mu.Lock()
+			p.running = false
+			p.mu.Unlock()
+			return nil
+		}
+		after = i
+		p.mu.Lock()
+		p.snaps = append(p.snaps, snap)
+		p.mu.Unlock()
+	}
+}
+
+func (p *fakeProxy) last() *connect.Snapshot {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.snaps) == 0 {
+		return nil
+	}
+	return p.snaps[len(p.snaps)-1]
+}
+
+func (p *fakeProxy) Status() connect.Status {
+	st := connect.Status{Proxy: p.cfg.ID}
+	if s := p.last(); s != nil {
+		st.Applied, st.Ready = s.Index, true
+		st.Inbound = &connect.ListenerStatus{Addr: s.Inbound, Listening: true}
+	}
+	return st
+}
+
+type rig struct {
+	host    catalog.Latest[*local.Host]
+	views   fakeViews
+	logs    bytes.Buffer
+	logMu   sync.Mutex
+	m       *Manager
+	mu      sync.Mutex
+	proxies []*fakeProxy
+	fail    error
+	listens map[string]string
+	stop    func()
+}
+
+func (r *rig) Write(b []byte) (int, error) {
+	r.logMu.Lock()
+	defer r.logMu.Unlock()
+	return r.logs.Write(b)
+}
+
+func (r *rig) logged() string {
+	r.logMu.Lock()
+	defer r.logMu.Unlock()
+	return r.logs.String()
+}
+
+func (r *rig) setHost(services ...*catalog.Service) {
+	h := &local.Host{Services: map[string]*catalog.Service{}}
+	for _, s := range services {
+		h.Services[s.ID] = s
+	}
+	r.host.Publish(h)
+}
+
+func (r *rig) proxy(i int) *fakeProxy {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if i >= len(r.proxies) {
+		return nil
+	}
+	return r.proxies[i]
+}
+
+func newRig(t *testing.T, dataDir string, change ...func(*Config)) *rig {
+	t.Helper()
+	r := &rig{listens: map[string]string{}}
+	cfg := Config{
+		Host: &r.host, Views: r.views.Watch, Datacenter: "dc1", DataDir: dataDir,
+		Signer: NewSigner(nil), Logger: slog.New(slog.NewTextHandler(r, nil)),
+		Listening: func(id string, on bool, out string) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.listens[id] = out
+		},
+		start: func(pc connect.ProxyConfig) (proxy, error) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			p := &fakeProxy{cfg: pc, fail: r.fail}
+			r.proxies = append(r.proxies, p)
+			return p, nil
+		},
+	}
+	for _, c := range change {
+		c(&cfg)
+	}
+	m, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.m = m
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- m.Run(ctx) }()
+	r.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+	t.Cleanup(r.stop)
+	return r
+}
+
+func withUpstream(name string) func(*catalog.Service) {
+	return func(s *catalog.Service) {
+		s.Proxy.Upstreams = append(s.Proxy.Upstreams, catalog.Upstream{DestinationName: name, LocalBindPort: 9000 + len(s.Proxy.Upstreams)})
+	}
+}
+
+func TestProxyFollowsHostAndServers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "")
+		r.setHost(sidecarService(withUpstream("db")), &catalog.Service{ID: "web", Service: "web"})
+		synctest.Wait()
+		p := r.proxy(0)
+		if p == nil || p.last() != nil {
+			t.Fatal("a proxy must run, and have no policy before a server said one")
+		}
+		r.views.setRoots("R1")
+		r.views.setIntentions("web")
+		synctest.Wait()
+		if p.last() != nil {
+			t.Fatal("the first snapshot did not wait for the upstream")
+		}
+		if len(r.listens) != 0 {
+			t.Errorf("a proxy that starts was reported: %v; a check that passes would flap", r.listens)
+		}
+		r.views.setInstances("db", "10.0.0.1")
+		synctest.Wait()
+		if s := p.last(); s == nil || s.Index != 1 || len(s.Upstreams) != 1 || len(s.Upstreams[0].Instances) != 1 || s.Default != catalog.ActionDeny {
+			t.Fatalf("first snapshot: %+v", s)
+		}
+		time.Sleep(2 * watchOften)
+		r.mu.Lock()
+		said := r.listens["web-sidecar-proxy"]
+		r.mu.Unlock()
+		if !strings.Contains(said, "listens on 0.0.0.0:21000") {
+			t.Errorf("listening was reported as %q", said)
+		}
+
+		r.views.setIntentions("web", &catalog.Intention{SourceName: "a", DestinationName: "web", Action: catalog.ActionAllow})
+		synctest.Wait()
+		if s := p.last(); s.Index != 2 || len(s.Intentions) != 1 {
+			t.Fatalf("after the intention: %+v", s)
+		}
+		r.views.setInstances("db", "10.0.0.1") // the same again
+		synctest.Wait()
+		if s := p.last(); s.Index != 2 {
+			t.Errorf("an answer that says nothing new made snapshot %d", s.Index)
+		}
+		r.views.setInstances("db")
+		r.views.set(&catalog.View{Query: catalog.Query{Kind: catalog.QueryRoots}}) // a server without authority
+		synctest.Wait()
+		if s := p.last(); s.Index != 3 || len(s.Roots) != 1 {
+			t.Errorf("after the last instance went: %+v", s)
+		}
+		if strings.Contains(r.logged(), "no healthy instance") {
+			t.Error("the empty upstream was named before it had time to start")
+		}
+		time.Sleep(time.Minute)
+		if n := strings.Count(r.logged(), "no healthy instance of an upstream"); n != 1 {
+			t.Errorf("the empty upstream was named %d times:\n%s", n, r.logged())
+		}
+
+		r.setHost(sidecarService(withUpstream("cache"), withUpstream("db")))
+		synctest.Wait()
+		if s := p.last(); len(s.Upstreams) != 2 || r.proxy(1) != nil {
+			t.Errorf("a changed registration: %+v", s)
+		}
+		watch := r.m.Snapshot("web-sidecar-proxy")
+		r.setHost()
+		synctest.Wait()
+		if p.running || len(r.m.Status()) != 0 {
+			t.Error("a deregistered proxy runs on")
+		}
+		if _, _, err := watch.Next(t.Context(), 99); !errors.Is(err, catalog.ErrNotFound) {
+			t.Errorf("its watch: %v", err)
+		}
+		r.stop()
+	})
+}
+
+func TestUpstreamNobodyAnswersForDoesNotHoldTheProxyBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "")
+		r.setHost(sidecarService(withUpstream("db")))
+		r.views.setRoots("R1")
+		r.views.setIntentions("web")
+		synctest.Wait()
+		time.Sleep(2 * time.Second)
+		if s := r.proxy(0).last(); s == nil || len(s.Upstreams) != 1 {
+			t.Fatalf("after the grace: %+v", s)
+		}
+		r.stop()
+	})
+}
+
+// TestP14LastPolicySurvivesARestartWithoutServers: what was known is enforced
+// again, under the settings that are registered now.
+func TestP14LastPolicySurvivesARestartWithoutServers(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dir)
+		r.setHost(sidecarService(withUpstream("db")))
+		r.views.setRoots("R1")
+		r.views.setIntentions("web", &catalog.Intention{SourceName: "a", DestinationName: "web", Action: catalog.ActionAllow})
+		r.views.setInstances("db", "10.0.0.1")
+		synctest.Wait()
+		r.stop()
+	})
+	file := filepath.Join(dir, "proxies", "web-sidecar-proxy", "snapshot.json")
+	info, err := os.Stat(file)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Fatalf("snapshot on disk: %v, %v", info, err)
+	}
+	orphan := filepath.Join(dir, "proxies", "gone")
+	if err := os.Mkdir(orphan, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dir)
+		r.setHost(sidecarService(withUpstream("db"), func(s *catalog.Service) { s.Port = 21007 }))
+		synctest.Wait()
+		s := r.proxy(0).last()
+		if s == nil || len(s.Intentions) != 1 || len(s.Roots) != 1 || len(s.Upstreams[0].Instances) != 1 || s.Inbound != "0.0.0.0:21007" {
+			t.Fatalf("without servers: %+v", s)
+		}
+		if s.Index != 2 {
+			t.Errorf("the index is %d: it must go on from 1", s.Index)
+		}
+		if p := r.proxy(0).cfg; p.KeyFile != filepath.Join(dir, "proxies", "web-sidecar-proxy", keyName) {
+			t.Errorf("key file %q", p.KeyFile)
+		}
+		r.views.setIntentions("web") // the servers are back, and the intention is gone
+		synctest.Wait()
+		if s = r.proxy(0).last(); len(s.Intentions) != 0 {
+			t.Errorf("with servers: %+v", s)
+		}
+		r.setHost()
+		synctest.Wait()
+		r.stop()
+	})
+	if _, err := os.Stat(orphan); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("files of a proxy that is not registered any more stay: %v", err)
+	}
+	if _, err := os.Stat(filepath.Dir(file)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("files of a deregistered proxy stay: %v", err)
+	}
+}
+
+func TestUnreadableSnapshotFailsClosed(t *testing.T) {
+	dir := t.TempDir()
+	at := filepath.Join(dir, "proxies", "web-sidecar-proxy")
+	if err := os.MkdirAll(at, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"cut off":          `{"Version":1,"Snapshot":{"Ser`,
+		"another version":  `{"Version":99,"Snapshot":{"Service":"web"}}`,
+		"another identity": `{"Version":1,"Snapshot":{"Service":"db","Datacenter":"dc1","TrustDomain":"t","Roots":["R"],"Default":"allow"}}`,
+		"no roots":         `{"Version":1,"Snapshot":{"Service":"web","Datacenter":"dc1","TrustDomain":"t","Default":"allow"}}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := os.WriteFile(filepath.Join(at, snapshotName), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, dir)
+				r.setHost(sidecarService())
+				time.Sleep(5 * time.Second)
+				if s := r.proxy(0).last(); s != nil {
+					t.Errorf("got a policy: %+v", s)
+				}
+				r.stop()
+			})
+		})
+	}
+}
+
+func TestFailedProxyIsStartedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "")
+		r.mu.Lock()
+		r.fail = errors.New("no file descriptors left")
+		r.mu.Unlock()
+		r.setHost(sidecarService())
+		r.views.setRoots("R1")
+		r.views.setIntentions("web")
+		time.Sleep(3 * time.Second)
+		if st := r.m.Status(); len(st) != 1 || st[0].Ready || !strings.Contains(st[0].Problem, "no file descriptors left") || st[0].Proxy != "web-sidecar-proxy" {
+			t.Errorf("status: %+v", st)
+		}
+		r.mu.Lock()
+		if said := r.listens["web-sidecar-proxy"]; !strings.Contains(said, "no file descriptors left") {
+			t.Errorf("listening was reported as %q", said)
+		}
+		r.fail = nil
+		tries := len(r.proxies)
+		r.mu.Unlock()
+		if tries < 3 || tries > 6 {
+			t.Errorf("%d tries in 3 s: there is no back-off", tries)
+		}
+		time.Sleep(time.Minute)
+		if st := r.m.Status(); len(st) != 1 || !st[0].Ready || st[0].Problem != "" {
+			t.Errorf("status afterwards: %+v", st)
+		}
+		r.stop()
+	})
+}
+
+func TestExternalProxyIsFedAndNotRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "")
+		r.setHost(sidecarService(func(s *catalog.Service) { s.Proxy.Config = map[string]any{"external": true} }))
+		r.views.setRoots("R1")
+		r.views.setIntentions("web")
+		synctest.Wait()
+		snap, _, err := r.m.Snapshot("web-sidecar-proxy").Next(t.Context(), 0)
+		if err != nil || snap.Service != "web" {
+			t.Fatalf("%+v, %v", snap, err)
+		}
+		if r.proxy(0) != nil || len(r.m.Status()) != 0 {
+			t.Error("an external proxy was started")
+		}
+		if _, _, err := r.m.Snapshot("nope").Next(t.Context(), 0); !errors.Is(err, catalog.ErrNotFound) {
+			t.Errorf("an unknown proxy: %v", err)
+		}
+		r.setHost(sidecarService()) // now the agent is to run it
+		synctest.Wait()
+		if p := r.proxy(0); p == nil || p.last() == nil {
+			t.Error("the proxy was not taken over")
+		}
+		r.stop()
+	})
+}
+
+// TestSameIDWaitsForTheDrain: ports and files have one owner at a time.
+func TestSameIDWaitsForTheDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, t.TempDir())
+		r.setHost(sidecarService())
+		r.views.setRoots("R1")
+		r.views.setIntentions("web")
+		synctest.Wait()
+		old := r.proxy(0)
+		old.drain = 4 * time.Second
+		r.setHost()
+		r.setHost(sidecarService(func(s *catalog.Service) { s.Proxy.DestinationServiceName = "api" }))
+		r.views.setIntentions("api")
+		time.Sleep(3 * time.Second)
+		if r.proxy(1) != nil {
+			t.Fatal("two proxies of one ID at the same time")
+		}
+		time.Sleep(2 * time.Second)
+		if p := r.proxy(1); p == nil || p.last() == nil || p.last().Service != "api" {
+			t.Fatal("the new proxy does not run")
+		}
+		r.stop()
+	})
+}
+
+func TestConfigIsValidated(t *testing.T) {
+	if _, err := New(Config{}); err == nil {
+		t.Error("a manager of nothing was made")
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var v fakeViews
+	_, err := New(Config{Host: &catalog.Latest[*local.Host]{}, Views: v.Watch, Signer: NewSigner(nil), Datacenter: "dc1", DataDir: file})
+	if err == nil || !strings.Contains(err.Error(), file) {
+		t.Errorf("a file as data directory: %v", err)
+	}
+}
