@@ -1,0 +1,149 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+// weft is the pair of proxies in one agent: web's upstream listener and db's
+// inbound listener, with mutual TLS between them.
+type weft struct{ binary string }
+
+func (*weft) name() string { return "weft" }
+
+func (w *weft) start(ctx context.Context, backend string) (*instance, error) {
+	m, err := startMesh(ctx, w.binary)
+	if err != nil {
+		return nil, err
+	}
+	upstream, err := m.pair(ctx, backend)
+	if err == nil {
+		err = m.put(ctx, "/v1/connect/intentions/exact?source=web&destination=db", map[string]any{"Action": "allow"})
+	}
+	if err == nil {
+		err = waitFor(ctx, upstream)
+	}
+	if err != nil {
+		m.stop()
+		return nil, err
+	}
+	return &instance{addr: upstream, pids: []int{m.cmd.Process.Pid}, stop: m.stop}, nil
+}
+
+// agentProcess is a running `weft agent -dev` on free ports.
+type agentProcess struct {
+	cmd     *exec.Cmd
+	http    string
+	serving time.Duration // from exec to a leader that answers
+}
+
+func startMesh(ctx context.Context, binary string) (*agentProcess, error) {
+	port := func() int {
+		_, p, _ := net.SplitHostPort(freeAddr())
+		n, _ := strconv.Atoi(p)
+		return n
+	}
+	httpPort := port()
+	conf := fmt.Sprintf(`ports { http = %d, serf_lan = %d, server = %d, dns = -1 }`, httpPort, port(), port())
+	cmd := exec.CommandContext(ctx, binary, "agent", "-dev", "-hcl", conf, "-log-level", "warn") //nolint:gosec // the binary under test
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	begin := time.Now()
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	a := &agentProcess{cmd: cmd, http: "http://127.0.0.1:" + strconv.Itoa(httpPort)}
+	for {
+		var leader string
+		if err := a.get(ctx, "/v1/status/leader", &leader); err == nil && leader != "" {
+			a.serving = time.Since(begin)
+			return a, nil
+		}
+		if time.Since(begin) > 20*time.Second {
+			a.stop()
+			return nil, fmt.Errorf("the agent did not serve within 20 s")
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+func (a *agentProcess) stop() {
+	_ = a.cmd.Process.Signal(syscall.SIGTERM)
+	_ = a.cmd.Wait()
+}
+
+// pair registers db, which is the backend, and web, which dials it; it returns
+// the address of web's upstream listener.
+func (a *agentProcess) pair(ctx context.Context, backend string) (string, error) {
+	host, p, err := net.SplitHostPort(backend)
+	if err != nil {
+		return "", err
+	}
+	port, err := strconv.Atoi(p)
+	if err != nil {
+		return "", err
+	}
+	upstream := freeAddr()
+	_, up, _ := net.SplitHostPort(upstream)
+	upPort, _ := strconv.Atoi(up)
+	db := map[string]any{
+		"Name": "db", "Address": host, "Port": port,
+		"Connect": map[string]any{"SidecarService": map[string]any{}},
+	}
+	web := map[string]any{
+		"Name": "web", "Port": 1,
+		"Connect": map[string]any{"SidecarService": map[string]any{"Proxy": map[string]any{
+			"Upstreams": []any{map[string]any{"DestinationName": "db", "LocalBindPort": upPort}},
+		}}},
+	}
+	for _, s := range []any{db, web} {
+		if err := a.put(ctx, "/v1/agent/service/register", s); err != nil {
+			return "", err
+		}
+	}
+	return upstream, nil
+}
+
+func (a *agentProcess) put(ctx context.Context, path string, body any) error {
+	b, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	return a.do(ctx, http.MethodPut, path, b, nil)
+}
+
+func (a *agentProcess) get(ctx context.Context, path string, out any) error {
+	return a.do(ctx, http.MethodGet, path, nil, out)
+}
+
+func (a *agentProcess) do(ctx context.Context, method, path string, body []byte, out any) error {
+	req, err := http.NewRequestWithContext(ctx, method, a.http+path, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, bytes.TrimSpace(b))
+	}
+	if out != nil {
+		return json.Unmarshal(b, out)
+	}
+	return nil
+}

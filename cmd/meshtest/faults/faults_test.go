@@ -1,0 +1,443 @@
+//go:build faults
+
+// Package faults_test does to real processes what hosts do: it kills, freezes and
+// starves them, and floods their ports. `make test-faults` runs it, in a short
+// form of some minutes; a test that holds a published promise carries its number.
+package faults_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/weftmesh/weft/cmd/meshtest/proc"
+)
+
+// TestP01KillNine kills the agent and its server in the middle of writes: every
+// acknowledged registration and intention is there after the restart.
+func TestP01KillNine(t *testing.T) {
+	t.Parallel()
+	a := proc.Start(t, "-server", "-bootstrap-expect=1", "-bind", "127.0.0.1", "-data-dir", t.TempDir())
+	rng := rand.New(rand.NewPCG(1, 1))
+	var mu sync.Mutex
+	intentions, services := map[string]bool{}, map[string]bool{}
+	const kills = 8
+	for round := range kills {
+		stop := make(chan struct{})
+		var wg sync.WaitGroup
+		for w := range 4 {
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				for i := 0; ; i++ {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					name := fmt.Sprintf("s-%d-%d-%d", round, w, i)
+					if w%2 == 0 {
+						if _, err := a.Client.Connect().IntentionUpsert(&api.Intention{SourceName: name, DestinationName: "db", Action: api.IntentionActionAllow}, nil); err == nil {
+							mu.Lock()
+							intentions[name] = true
+							mu.Unlock()
+						}
+					} else if err := a.Client.Agent().ServiceRegister(&api.AgentServiceRegistration{Name: name, Port: 1}); err == nil {
+						mu.Lock()
+						services[name] = true
+						mu.Unlock()
+					}
+				}
+			}()
+		}
+		pause(200 + time.Duration(rng.IntN(400)))
+		a.Kill()
+		close(stop)
+		wg.Wait()
+		a.Exec()
+	}
+	got, _, err := a.Client.Connect().Intentions(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range got {
+		delete(intentions, i.SourceName)
+	}
+	if len(intentions) > 0 {
+		t.Errorf("%d acknowledged intentions are lost after %d kills", len(intentions), kills)
+	}
+	proc.Eventually(t, 20*time.Second, "every acknowledged registration is in the catalog", func() error {
+		names, _, err := a.Client.Catalog().Services(nil)
+		if err != nil {
+			return err
+		}
+		lost := 0
+		for s := range services {
+			if _, ok := names[s]; !ok {
+				lost++
+			}
+		}
+		if lost > 0 {
+			return fmt.Errorf("%d of %d are missing", lost, len(services))
+		}
+		return nil
+	})
+	t.Logf("%d kills, %d intentions and %d services acknowledged, none lost", kills, len(got), len(services))
+}
+
+// pause lets load run for so many milliseconds.
+func pause(ms time.Duration) { time.Sleep(ms * time.Millisecond) }
+
+// echo answers every byte with itself and counts the connections it holds.
+type echo struct {
+	ln   net.Listener
+	open atomic.Int64
+}
+
+func startEcho(t *testing.T) *echo {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &echo{ln: ln}
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			e.open.Add(1)
+			go func() {
+				defer e.open.Add(-1)
+				defer c.Close()
+				_, _ = io.Copy(c, c)
+			}()
+		}
+	}()
+	return e
+}
+
+func (e *echo) port() int { return e.ln.Addr().(*net.TCPAddr).Port }
+
+func register(t *testing.T, a *proc.Agent, s *api.AgentServiceRegistration) {
+	t.Helper()
+	if err := a.Client.Agent().ServiceRegister(s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func sidecar(name string, port int, upstreams ...api.Upstream) *api.AgentServiceRegistration {
+	return &api.AgentServiceRegistration{Name: name, Port: port, Connect: &api.AgentServiceConnect{
+		SidecarService: &api.AgentServiceRegistration{Proxy: &api.AgentServiceConnectProxyConfig{Upstreams: upstreams}},
+	}}
+}
+
+func intend(t *testing.T, a *proc.Agent, src, dst string, action api.IntentionAction) {
+	t.Helper()
+	if _, err := a.Client.Connect().IntentionUpsert(&api.Intention{SourceName: src, DestinationName: dst, Action: action}, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func ping(c net.Conn) error {
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	defer c.SetDeadline(time.Time{})
+	if _, err := c.Write([]byte("ping")); err != nil {
+		return err
+	}
+	b := make([]byte, 4)
+	if _, err := io.ReadFull(c, b); err != nil {
+		return err
+	}
+	if string(b) != "ping" {
+		return fmt.Errorf("echo said %q", b)
+	}
+	return nil
+}
+
+// through dials until one exchange gets through.
+func through(t *testing.T, addr string) net.Conn {
+	t.Helper()
+	var conn net.Conn
+	proc.Eventually(t, 15*time.Second, "a connection through "+addr, func() error {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			return err
+		}
+		if err := ping(c); err != nil {
+			c.Close()
+			return err
+		}
+		conn = c
+		return nil
+	})
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// TestP16DenyEndsLiveConnections holds hundreds of connections over twenty pairs,
+// denies half of the pairs, and times every close; none of the others may end.
+func TestP16DenyEndsLiveConnections(t *testing.T) {
+	t.Parallel()
+	const pairs, each = 20, 20
+	a := proc.StartAgent(t)
+	e := startEcho(t)
+	register(t, a, sidecar("db", e.port()))
+	ports := proc.FreePorts(t, pairs)
+	type held struct {
+		pair int
+		conn net.Conn
+	}
+	var all []held
+	for i, p := range ports {
+		name := "web" + strconv.Itoa(i)
+		register(t, a, sidecar(name, 1, api.Upstream{DestinationName: "db", LocalBindPort: p}))
+		intend(t, a, name, "db", api.IntentionActionAllow)
+	}
+	for i, p := range ports {
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(p))
+		for range each {
+			all = append(all, held{i, through(t, addr)})
+		}
+	}
+	denied := make([]time.Time, pairs)
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	closed := map[int][]time.Time{}
+	for _, h := range all {
+		if h.pair%2 == 1 {
+			continue
+		}
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			_ = h.conn.SetReadDeadline(time.Now().Add(30 * time.Second))
+			_, err := h.conn.Read(make([]byte, 1))
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("a denied connection of pair %d was not closed", h.pair)
+			}
+			mu.Lock()
+			closed[h.pair] = append(closed[h.pair], time.Now())
+			mu.Unlock()
+		}()
+	}
+	for i := 0; i < pairs; i += 2 {
+		intend(t, a, "web"+strconv.Itoa(i), "db", api.IntentionActionDeny)
+		denied[i] = time.Now()
+	}
+	wg.Wait()
+	var worst time.Duration
+	for pair, times := range closed {
+		for _, at := range times {
+			worst = max(worst, at.Sub(denied[pair]))
+		}
+	}
+	if worst > 5*time.Second {
+		t.Errorf("the last denied connection closed %s after the API answered", worst)
+	}
+	for _, h := range all {
+		if h.pair%2 == 1 {
+			if err := ping(h.conn); err != nil {
+				t.Fatalf("an allowed connection of pair %d was hurt: %v", h.pair, err)
+			}
+		}
+	}
+	t.Logf("%d connections, half denied; the last closed %s after the API answered; 0 wrong closes", len(all), worst.Round(time.Millisecond))
+}
+
+// TestP08FullDisk fills the disk under the agent: it says so, keeps proxying, and
+// is well again after space came back.
+func TestP08FullDisk(t *testing.T) {
+	proc.NeedRoot(t, "to mount a small file system")
+	mkfs, mount := proc.Need(t, "mkfs.ext4", "/sbin", "/usr/sbin"), proc.Need(t, "mount")
+	dir := t.TempDir()
+	image, mnt := filepath.Join(dir, "disk"), filepath.Join(dir, "mnt")
+	must(t, os.WriteFile(image, nil, 0o600))
+	must(t, os.Truncate(image, 96<<20))
+	must(t, os.Mkdir(mnt, 0o700))
+	command(t, mkfs, "-q", "-m0", image)
+	command(t, mount, "-o", "loop", image, mnt)
+	t.Cleanup(func() { _ = exec.Command("umount", "-l", mnt).Run() })
+
+	a := proc.Start(t, "-server", "-bootstrap-expect=1", "-bind", "127.0.0.1", "-data-dir", filepath.Join(mnt, "data"))
+	e := startEcho(t)
+	up := proc.FreePorts(t, 1)[0]
+	register(t, a, sidecar("db", e.port()))
+	register(t, a, sidecar("web", 1, api.Upstream{DestinationName: "db", LocalBindPort: up}))
+	intend(t, a, "web", "db", api.IntentionActionAllow)
+	conn := through(t, net.JoinHostPort("127.0.0.1", strconv.Itoa(up)))
+
+	fill := filepath.Join(mnt, "fill")
+	f, err := os.Create(fill)
+	must(t, err)
+	_, err = io.Copy(f, zeros{})
+	f.Close()
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("filling the disk ended with %v", err)
+	}
+	// Writes now fail or the process stops by itself; what must not happen is an
+	// acknowledged write that is lost, or a cut connection while the process lives.
+	acked := map[string]bool{}
+	for i := range 50 {
+		name := "full" + strconv.Itoa(i)
+		if _, err := a.Client.Connect().IntentionUpsert(&api.Intention{SourceName: name, DestinationName: "db", Action: api.IntentionActionAllow}, nil); err == nil {
+			acked[name] = true
+		}
+	}
+	if a.Running() {
+		if err := ping(conn); err != nil {
+			t.Errorf("the full disk cut a running connection: %v", err)
+		}
+	} else if !strings.Contains(a.Log(), "no space left") {
+		t.Errorf("the process ended without saying that the disk is full")
+	}
+	must(t, os.Remove(fill))
+	if a.Running() {
+		a.Kill()
+	}
+	a.Exec()
+	got, _, err := a.Client.Connect().Intentions(nil)
+	must(t, err)
+	for _, i := range got {
+		delete(acked, i.SourceName)
+	}
+	if len(acked) > 0 {
+		t.Errorf("%d writes that were acknowledged on the full disk are lost", len(acked))
+	}
+	through(t, net.JoinHostPort("127.0.0.1", strconv.Itoa(up)))
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func command(t *testing.T, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", name, err, out)
+	}
+}
+
+// TestP09DamagedDataDirectory flips and cuts bytes of what the agent keeps on
+// disk: it starts, or it refuses with a message that names the file; it never panics.
+func TestP09DamagedDataDirectory(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	args := []string{"-server", "-bootstrap-expect=1", "-bind", "127.0.0.1", "-data-dir", dir}
+	a := proc.Start(t, args...)
+	register(t, a, sidecar("db", 1))
+	intend(t, a, "web", "db", api.IntentionActionAllow)
+	if code := a.Stop(); code != 0 {
+		t.Fatalf("SIGTERM: exit code %d", code)
+	}
+	var files []string
+	must(t, filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			files = append(files, p)
+		}
+		return err
+	}))
+	rng := rand.New(rand.NewPCG(9, 9))
+	for _, f := range files {
+		whole, err := os.ReadFile(f)
+		must(t, err)
+		damaged := map[string][]byte{"cut": whole[:len(whole)/2], "empty": {}}
+		if len(whole) > 0 {
+			flipped := bytes.Clone(whole)
+			for range 1 + len(flipped)/4096 {
+				flipped[rng.IntN(len(flipped))] ^= 0xff
+			}
+			damaged["flipped"] = flipped
+		}
+		for how, b := range damaged {
+			must(t, os.WriteFile(f, b, 0o600))
+			out, served := a.TryExec(6 * time.Second)
+			if strings.Contains(out, "panic:") || strings.Contains(out, "goroutine ") || strings.Contains(out, "fatal error") {
+				t.Errorf("%s %s: the agent panicked:\n%s", filepath.Base(f), how, out)
+			}
+			if !served && !strings.Contains(out, dir) {
+				t.Errorf("%s %s: the agent refused to start without naming a file below %s:\n%s", filepath.Base(f), how, dir, out)
+			}
+			t.Logf("%s %s: served %v", strings.TrimPrefix(f, dir), how, served)
+			must(t, os.WriteFile(f, whole, 0o600))
+		}
+	}
+}
+
+// TestP25SilentClients opens many connections that say nothing to every port a
+// stranger can reach; another client is served meanwhile, and all of them are gone soon.
+func TestP25SilentClients(t *testing.T) {
+	t.Parallel()
+	a := proc.StartAgent(t)
+	e := startEcho(t)
+	up := proc.FreePorts(t, 1)[0]
+	register(t, a, sidecar("db", e.port()))
+	register(t, a, sidecar("web", 1, api.Upstream{DestinationName: "db", LocalBindPort: up}))
+	intend(t, a, "web", "db", api.IntentionActionAllow)
+	upstream := net.JoinHostPort("127.0.0.1", strconv.Itoa(up))
+	through(t, upstream)
+	svc, _, err := a.Client.Agent().Service("db-sidecar-proxy", nil)
+	must(t, err)
+	inbound := net.JoinHostPort("127.0.0.1", strconv.Itoa(svc.Port))
+
+	var silent []net.Conn
+	for _, addr := range []string{inbound, a.HTTP} {
+		for i := range 150 {
+			c, err := net.Dial("tcp", addr)
+			if err != nil {
+				break // refused at the door is an answer too
+			}
+			if i%2 == 0 {
+				_, _ = c.Write([]byte("\x16\x03\x01"))
+			}
+			silent = append(silent, c)
+			defer c.Close()
+		}
+	}
+	for range 20 {
+		through(t, upstream)
+	}
+	if _, err := a.Client.Agent().Self(); err != nil {
+		t.Errorf("the HTTP API does not answer beside silent clients: %v", err)
+	}
+	var left atomic.Int64
+	var wg sync.WaitGroup
+	for _, c := range silent {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			_ = c.SetReadDeadline(time.Now().Add(30 * time.Second))
+			if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+				left.Add(1)
+			}
+		}()
+	}
+	wg.Wait()
+	if n := left.Load(); n > 0 {
+		t.Errorf("%d of %d silent connections are still open after 30 s", n, len(silent))
+	}
+}

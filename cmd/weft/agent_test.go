@@ -1,0 +1,395 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// patience bounds every wait for a process; it is far above what any should take.
+const patience = 30 * time.Second
+
+// runningAgent is `weft agent` as a process of its own.
+type runningAgent struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	addr string // of the HTTP API
+
+	mu    sync.Mutex
+	log   []string
+	news  chan struct{}
+	ended chan struct{}
+	err   error
+}
+
+// startAgent runs the agent on free ports of loopback and waits until it is ready.
+func startAgent(t *testing.T, args ...string) *runningAgent {
+	t.Helper()
+	a := launchAgent(t, args...)
+	for _, line := range []string{`"service":"http"`, `"msg":"ready"`} {
+		got := a.await(line)
+		var fields struct{ Msg, Addr string }
+		if err := json.Unmarshal([]byte(got), &fields); err != nil {
+			t.Fatalf("log line %q: %v", got, err)
+		}
+		if fields.Addr != "" {
+			a.addr = fields.Addr
+		}
+	}
+	return a
+}
+
+func launchAgent(t *testing.T, args ...string) *runningAgent {
+	t.Helper()
+	// A few sidecar ports that no other test on this machine takes.
+	first := min(freePort(t), 65535-8)
+	ports := fmt.Sprintf("ports { http = 0 serf_lan = 0 sidecar_min_port = %d sidecar_max_port = %d }", first, first+8)
+	all := append([]string{"agent", "-dev", "-log-json", "-node", "host1", "-hcl", ports}, args...)
+	a := &runningAgent{t: t, cmd: program(t, all...), news: make(chan struct{}), ended: make(chan struct{})}
+	out, err := a.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.cmd.Stderr = a.cmd.Stdout
+	if err := a.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go a.follow(out)
+	t.Cleanup(func() {
+		_ = a.cmd.Process.Kill() // it may have ended
+		<-a.ended
+		if t.Failed() {
+			t.Logf("agent:\n%s", a.text())
+		}
+	})
+	return a
+}
+
+func (a *runningAgent) follow(out io.Reader) {
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		a.mu.Lock()
+		a.log = append(a.log, lines.Text())
+		close(a.news)
+		a.news = make(chan struct{})
+		a.mu.Unlock()
+	}
+	a.err = a.cmd.Wait()
+	close(a.ended)
+}
+
+func (a *runningAgent) text() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return strings.Join(a.log, "\n")
+}
+
+// await gives the first line that holds all parts.
+func (a *runningAgent) await(parts ...string) string {
+	a.t.Helper()
+	deadline := time.After(patience)
+	for {
+		a.mu.Lock()
+		lines, news := a.log, a.news
+		a.mu.Unlock()
+		for _, l := range lines {
+			found := true
+			for _, p := range parts {
+				found = found && strings.Contains(l, p)
+			}
+			if found {
+				return l
+			}
+		}
+		select {
+		case <-news:
+		case <-a.ended:
+			a.t.Fatalf("the agent ended (%v) and never said %q", a.err, parts)
+		case <-deadline:
+			a.t.Fatalf("the agent never said %q", parts)
+		}
+	}
+}
+
+// stop sends sig and gives the exit code.
+func (a *runningAgent) stop(sig os.Signal) int {
+	a.t.Helper()
+	if err := a.cmd.Process.Signal(sig); err != nil {
+		a.t.Fatal(err)
+	}
+	return a.exit()
+}
+
+func (a *runningAgent) exit() int {
+	a.t.Helper()
+	select {
+	case <-a.ended:
+	case <-time.After(patience):
+		a.t.Fatal("the agent did not end")
+	}
+	var exit *exec.ExitError
+	if errors.As(a.err, &exit) {
+		return exit.ExitCode()
+	}
+	return exitOK
+}
+
+// weft runs a command against the agent and demands success.
+func (a *runningAgent) weft(args ...string) string {
+	a.t.Helper()
+	code, out, errs := call(map[string]string{"WEFT_HTTP_ADDR": a.addr}, args...)
+	if code != exitOK {
+		a.t.Fatalf("weft %s: exit code %d: %s%s", strings.Join(args, " "), code, out, errs)
+	}
+	return out
+}
+
+// eventually repeats a command until its output holds want.
+func (a *runningAgent) eventually(want string, args ...string) {
+	a.t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		code, out, errs := call(map[string]string{"WEFT_HTTP_ADDR": a.addr}, args...)
+		if strings.Contains(out, want) {
+			return
+		}
+		if time.Now().After(deadline) {
+			a.t.Fatalf("weft %s: exit code %d, no %q in:\n%s%s", strings.Join(args, " "), code, want, out, errs)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func TestAgentServes(t *testing.T) {
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "agent.hcl")
+	writeFile(t, conf, "datacenter = \"test\"\nservice { name = \"filed\" port = 1 }\n")
+	a := startAgent(t, "-config-file", conf, "-pid-file", filepath.Join(dir, "pid"))
+
+	if b, err := os.ReadFile(filepath.Join(dir, "pid")); err != nil || string(b) != fmt.Sprint(a.cmd.Process.Pid) {
+		t.Errorf("pid file: %q, %v", b, err)
+	}
+	if got := a.weft("members"); !strings.Contains(got, "host1") || !strings.Contains(got, "alive") || !strings.Contains(got, "test") {
+		t.Errorf("members:\n%s", got)
+	}
+	if got := a.weft("catalog", "datacenters"); got != "test\n" {
+		t.Errorf("datacenters: %q", got)
+	}
+	a.eventually("filed", "catalog", "services")
+	a.weft("info")
+
+	web := filepath.Join(dir, "web.json")
+	writeFile(t, web, `{"service":{"name":"web","port":80,"check":{"ttl":"1h","status":"passing"},"connect":{"sidecar_service":{}}}}`)
+	a.weft("services", "register", web)
+	a.eventually("web-sidecar-proxy", "catalog", "services")
+	a.eventually("host1", "catalog", "nodes", "-service=web")
+
+	if code, out, errs := call(map[string]string{"WEFT_HTTP_ADDR": a.addr}, "intention", "check", "web", "filed"); code != exitFailure || out != "Denied\n" {
+		t.Errorf("check before: %d %q %q", code, out, errs)
+	}
+	a.weft("intention", "create", "web", "filed")
+	if got := a.weft("intention", "check", "web", "filed"); got != "Allowed\n" {
+		t.Errorf("check after: %q", got)
+	}
+	if got := a.weft("intention", "match", "filed"); got != "web => filed (allow)\n" {
+		t.Errorf("match: %q", got)
+	}
+	if got := a.weft("config", "read", "-kind", "service-intentions", "-name", "filed"); !strings.Contains(got, `"web"`) {
+		t.Errorf("config read: %s", got)
+	}
+	a.weft("intention", "delete", "web", "filed")
+	if got := a.weft("connect", "ca", "get-config"); !strings.Contains(got, `"consul"`) {
+		t.Errorf("CA: %s", got)
+	}
+	a.eventually("web-sidecar-proxy (ready", "connect", "status")
+
+	writeFile(t, conf, "datacenter = \"test\"\nservice { name = \"refiled\" port = 1 }\n")
+	if err := a.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	a.await("configuration reloaded")
+	a.eventually("refiled", "catalog", "services")
+	writeFile(t, conf, "datacentre = \"test\"\n")
+	if code, _, errs := call(map[string]string{"WEFT_HTTP_ADDR": a.addr}, "reload"); code != exitFailure || !strings.Contains(errs, "agent.hcl:1: datacentre: unknown key") {
+		t.Errorf("reload of a bad file: %d %q", code, errs)
+	}
+	if code := a.stop(syscall.SIGTERM); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "pid")); !os.IsNotExist(err) {
+		t.Errorf("the pid file stays: %v", err)
+	}
+}
+
+func TestDataSurvivesARestart(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	a := startAgent(t, "-data-dir", dir)
+	a.weft("intention", "create", "web", "db")
+	a.weft("services", "register", "-name=db", "-port=5432")
+	id := a.weft("catalog", "nodes", "-detailed", "-format=json")
+	a.eventually("db", "catalog", "services")
+	if code := a.stop(os.Interrupt); code != exitOK {
+		t.Fatalf("exit code %d", code)
+	}
+	a = startAgent(t, "-data-dir", dir)
+	if got := a.weft("intention", "check", "web", "db"); got != "Allowed\n" {
+		t.Errorf("check: %q", got)
+	}
+	a.eventually("db", "catalog", "services")
+	var before, after []struct{ ID string }
+	if err := errors.Join(json.Unmarshal([]byte(id), &before), json.Unmarshal([]byte(a.weft("catalog", "nodes", "-format=json")), &after)); err != nil {
+		t.Fatal(err)
+	}
+	if len(before) != 1 || len(after) != 1 || before[0] != after[0] {
+		t.Errorf("node IDs: %v, then %v", before, after)
+	}
+	// A second agent on the same data must not start.
+	b := launchAgent(t, "-data-dir", dir)
+	if code := b.exit(); code != exitDataDir {
+		t.Errorf("two agents on one data directory: exit code %d\n%s", code, b.text())
+	}
+	if code := a.stop(syscall.SIGTERM); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+func TestLeaveEndsTheAgent(t *testing.T) {
+	a := startAgent(t)
+	if got := a.weft("leave"); got != "Graceful leave complete\n" {
+		t.Errorf("leave: %q", got)
+	}
+	if code := a.exit(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+func TestPortInUse(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	port := l.Addr().(*net.TCPAddr).Port
+	for _, key := range []string{"http", "serf_lan"} {
+		cmd := program(t, "agent", "-dev", "-hcl", "ports { http = 0 serf_lan = 0 }", "-hcl", fmt.Sprintf("ports { %s = %d }", key, port))
+		out, err := cmd.CombinedOutput()
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != exitPortInUse || !strings.Contains(string(out), fmt.Sprint(port)) {
+			t.Errorf("%s: %v\n%s", key, err, out)
+		}
+	}
+}
+
+func TestMonitorFollowsTheLog(t *testing.T) {
+	a := startAgent(t)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := program(t, "monitor", "-http-addr", a.addr, "-log-level=debug", "-log-json")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() }) // it may have ended
+	lines := bufio.NewScanner(out)
+	for lines.Scan() && !strings.Contains(lines.Text(), "http request") {
+		a.weft("catalog", "datacenters")
+	}
+	if !strings.Contains(lines.Text(), `"level":"DEBUG"`) {
+		t.Errorf("monitor showed %q", lines.Text())
+	}
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, out) // until it ends
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("monitor ended with %v", err)
+	}
+}
+
+// The first signal waits for connections that run, the second does not.
+func TestSecondSignal(t *testing.T) {
+	a := startAgent(t, "-hcl", `performance { leave_drain_time = "1h" }`)
+	app, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer app.Close()
+	go func() {
+		for {
+			c, err := app.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, "hello") // the reader says when it is missing
+			defer c.Close()
+		}
+	}()
+	upstream := freePort(t)
+	file := filepath.Join(t.TempDir(), "services.hcl")
+	writeFile(t, file, fmt.Sprintf(`
+		service { name = "db" port = %d connect { sidecar_service {} } }
+		service { name = "web" port = 1 connect { sidecar_service { proxy { upstreams { destination_name = "db" local_bind_port = %d } } } } }`,
+		app.Addr().(*net.TCPAddr).Port, upstream))
+	a.weft("services", "register", file)
+	a.weft("intention", "create", "web", "db")
+	conn := greeted(t, fmt.Sprintf("127.0.0.1:%d", upstream))
+	defer conn.Close()
+
+	if err := a.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	a.await("ends gracefully")
+	select {
+	case <-a.ended:
+		t.Fatal("the agent cut a running connection")
+	case <-time.After(100 * time.Millisecond):
+	}
+	if code := a.stop(syscall.SIGTERM); code != exitForced {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// greeted dials addr until somebody says hello there.
+func greeted(t *testing.T, addr string) net.Conn {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		c, err := net.Dial("tcp", addr)
+		if err == nil {
+			b := make([]byte, 5)
+			if _, err = io.ReadFull(c, b); err == nil && string(b) == "hello" {
+				return c
+			}
+			c.Close()
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("nobody says hello at %s: %v", addr, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}

@@ -1,0 +1,196 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/weftmesh/weft/agent"
+	"github.com/weftmesh/weft/agent/gossip"
+	"github.com/weftmesh/weft/agent/httpapi"
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/cmd/weft/config"
+	"github.com/weftmesh/weft/server"
+)
+
+// host is everything that runs on one host: gossip, a server, and the agent that
+// uses them.
+type host struct {
+	cfg    *config.Config
+	begin  time.Time // of the process
+	nodeID string
+	logs   *logs
+	log    *slog.Logger
+	gossip *gossip.Gossip
+	server *server.Server
+	agent  *agent.Agent
+}
+
+// newHost validates and binds everything, in the order in which the parts need
+// each other. load reads the configuration again.
+func newHost(cfg *config.Config, l *logs, load func() (*config.Config, error), begin time.Time) (h *host, err error) {
+	h = &host{cfg: cfg, begin: begin, logs: l, log: l.logger()}
+	defer func() {
+		if err != nil {
+			h.close()
+		}
+	}()
+	if err := prepareDataDir(cfg.DataDir); err != nil {
+		return h, err
+	}
+	if h.nodeID, err = agent.NodeID(cfg.DataDir, cfg.NodeID); err != nil {
+		return h, withCode(exitDataDir, err)
+	}
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if h.gossip, err = gossip.New(h.gossipConfig()); err != nil {
+		return h, startError(cfg, err)
+	}
+	if h.server, err = server.New(h.serverConfig(reg)); err != nil {
+		return h, startError(cfg, err)
+	}
+	if h.agent, err = agent.New(h.agentConfig(reg, load)); err != nil {
+		return h, startError(cfg, err)
+	}
+	return h, nil
+}
+
+// close releases what newHost bound, when it is never run.
+func (h *host) close() {
+	if h.agent != nil {
+		h.agent.Close()
+	}
+	if h.server != nil {
+		if err := h.server.Close(); err != nil {
+			h.log.Warn("the server did not close well", "err", err)
+		}
+	}
+	if h.gossip != nil {
+		h.gossip.Close()
+	}
+}
+
+func (h *host) gossipConfig() gossip.Config {
+	c := h.cfg
+	b := buildInfo()
+	tags := map[string]string{
+		"role": "consul", "dc": c.Datacenter, "build": b.Version, "port": strconv.Itoa(c.Ports.Server),
+		"vsn": "2", "vsn_min": "2", "vsn_max": "3", "raft_vsn": "3", "segment": "", "acls": "0", "ft_fs": "1", "ft_si": "1",
+	}
+	// Clients of Consul read these; -1 is off and is not told.
+	for tag, port := range map[string]int{
+		"grpc_port": c.Ports.GRPC, "grpc_tls_port": c.Ports.GRPCTLS, "wan_join_port": c.Ports.SerfWAN,
+	} {
+		if port > 0 {
+			tags[tag] = strconv.Itoa(port)
+		}
+	}
+	return gossip.Config{
+		NodeName: c.NodeName, NodeID: h.nodeID,
+		BindAddr: c.BindAddr, BindPort: c.Ports.SerfLAN, AdvertiseAddr: c.AdvertiseAddr,
+		Tags: tags, Label: c.Datacenter, Logger: h.log,
+	}
+}
+
+func (h *host) serverConfig(reg prometheus.Registerer) server.Config {
+	c := h.cfg
+	return server.Config{
+		NodeName: c.NodeName, NodeID: h.nodeID, Datacenter: c.Datacenter,
+		Addr:    joinAddr(c.AdvertiseAddr, c.Ports.Server),
+		DataDir: c.DataDir, Dev: c.DataDir == "", Bootstrap: c.Bootstrap,
+		DefaultIntention: catalog.Action(c.DefaultIntentionPolicy),
+		CA:               catalog.CAConfig{Provider: c.Connect.CAProvider, Config: c.Connect.CAConfig},
+		Membership:       h.gossip, Version: buildInfo().Version, Logger: h.log, Registerer: reg,
+	}
+}
+
+func (h *host) agentConfig(reg *prometheus.Registry, load func() (*config.Config, error)) agent.Config {
+	c := h.cfg
+	return agent.Config{
+		NodeName: c.NodeName, NodeID: h.nodeID, Datacenter: c.Datacenter,
+		Advertise: c.AdvertiseAddr, BindAddr: c.BindAddr, NodeMeta: c.NodeMeta,
+		Version: buildInfo().Version, DataDir: c.DataDir, Dial: h.server.Dial,
+		Gossip: h.gossip, HTTP: h.httpConfig(reg), Files: filesOf(c),
+		Load:         h.reload(load),
+		DrainTimeout: c.LeaveDrainTime, SidecarMinPort: c.Ports.SidecarMinPort, SidecarMaxPort: c.Ports.SidecarMaxPort,
+		CheckUpdateInterval: c.CheckUpdateInterval,
+		Logger:              h.log, LogLevel: h.logs.level, Registerer: reg,
+	}
+}
+
+func (h *host) httpConfig(reg *prometheus.Registry) httpapi.Config {
+	c, b := h.cfg, buildInfo()
+	var addrs []string
+	for _, l := range c.HTTP() {
+		addrs = append(addrs, l.String())
+	}
+	return httpapi.Config{
+		Addrs: addrs, UnixMode: c.UnixMode(), Domain: c.Domain, Dev: c.Dev,
+		Self: httpapi.Self{
+			Server: c.Server, Revision: b.Revision, BuildDate: b.BuildDate,
+			GRPCPort: c.Ports.GRPC, GRPCTLSPort: c.Ports.GRPCTLS, Debug: c.Effective,
+		},
+		Monitor: h.logs.tap, DefaultQueryTime: c.DefaultQueryTime, MaxQueryTime: c.MaxQueryTime,
+		DiscoveryMaxStale: c.DiscoveryMaxStale, MaxConnsPerClient: cmp.Or(c.HTTPMaxConnsClient, -1),
+		MaxHeaderBytes: c.MaxHeaderBytes, ResponseHeaders: c.ResponseHeaders, Gatherer: reg,
+	}
+}
+
+// filesOf is the part of the configuration that a reload may change.
+func filesOf(c *config.Config) agent.Files {
+	f := agent.Files{Services: c.Services, Checks: c.Checks, NodeMeta: c.NodeMeta}
+	if level, err := parseLevel(c.LogLevel); err == nil {
+		f.LogLevel = &level
+	}
+	return f
+}
+
+func (h *host) reload(load func() (*config.Config, error)) func(context.Context) (agent.Files, error) {
+	return func(context.Context) (agent.Files, error) {
+		c, err := load()
+		if err != nil {
+			return agent.Files{}, err
+		}
+		for _, w := range c.Warnings {
+			h.log.Warn(w)
+		}
+		if err := h.logs.reopen(); err != nil {
+			return agent.Files{}, err
+		}
+		return filesOf(c), nil
+	}
+}
+
+// greet says what is started, and what of its configuration has no effect.
+func greet(cfg *config.Config, l *logs) {
+	log, b := l.logger(), buildInfo()
+	dir := cfg.DataDir
+	if dir == "" {
+		dir = "none, all is kept in memory"
+	}
+	log.Info("weft agent starts", "version", b.Version, "node", cfg.NodeName,
+		"datacenter", cfg.Datacenter, "server", cfg.Server, "data_dir", dir, "file", strings.Join(cfg.Files, " "))
+	for _, w := range cfg.Warnings {
+		log.Warn(w)
+	}
+	for _, l := range cfg.HTTP() {
+		if l.Network == "tcp" && !loopbackAddr(l.Addr) {
+			log.Warn("the HTTP API can be reached from other hosts, and ACLs are off: anyone there can change everything",
+				"addr", l.Addr, "hint", "set client_addr to 127.0.0.1")
+		}
+	}
+}
+
+// banner says where the host listens.
+func (h *host) banner() {
+	h.log.Info("listening", "service", "gossip", "addr", h.gossip.Addr())
+	for _, a := range h.agent.HTTPAddrs() {
+		h.log.Info("listening", "service", "http", "addr", a.String())
+	}
+}

@@ -1,0 +1,122 @@
+package config
+
+import (
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// Config is what the sources say together, defaults filled in. The tag of a field
+// names its key.
+type Config struct {
+	// Dev is set by the flag -dev alone.
+	Dev bool
+
+	Server          bool              `key:"server"`
+	Bootstrap       bool              `key:"bootstrap"`
+	BootstrapExpect int               `key:"bootstrap_expect"`
+	Datacenter      string            `key:"datacenter"`
+	NodeName        string            `key:"node_name"`
+	NodeID          string            `key:"node_id"`
+	NodeMeta        map[string]string `key:"node_meta"`
+	DataDir         string            `key:"data_dir"`
+	Domain          string            `key:"domain"`
+
+	BindAddr      string `key:"bind_addr"`
+	AdvertiseAddr string `key:"advertise_addr"`
+	ClientAddr    string `key:"client_addr"`
+	Addresses     Addresses
+	Ports         Ports
+
+	DefaultIntentionPolicy string `key:"default_intention_policy"`
+	Connect                Connect
+
+	Services      []*catalog.ServiceRegistration
+	Checks        []*catalog.CheckDefinition
+	ConfigEntries []catalog.ConfigEntry
+
+	CheckUpdateInterval time.Duration `key:"check_update_interval"`
+
+	LogLevel string `key:"log_level"`
+	LogJSON  bool   `key:"log_json"`
+	LogFile  string `key:"log_file"`
+
+	DefaultQueryTime   time.Duration     `key:"default_query_time"`
+	MaxQueryTime       time.Duration     `key:"max_query_time"`
+	DiscoveryMaxStale  time.Duration     `key:"discovery_max_stale"`
+	HTTPMaxConnsClient int               `key:"limits.http_max_conns_per_client"`
+	MaxHeaderBytes     int               `key:"http_config.max_header_bytes"`
+	ResponseHeaders    map[string]string `key:"http_config.response_headers"`
+	SocketMode         string            `key:"unix_sockets.mode"`
+	PIDFile            string            `key:"pid_file"`
+	// LeaveOnTerminate and SkipLeaveOnInterrupt are nil until Load resolves their
+	// defaults, which depend on Server.
+	LeaveOnTerminate     *bool         `key:"leave_on_terminate"`
+	SkipLeaveOnInterrupt *bool         `key:"skip_leave_on_interrupt"`
+	LeaveDrainTime       time.Duration `key:"performance.leave_drain_time"`
+
+	// Warnings are said once, when the agent starts or is validated.
+	Warnings []string
+	// Files are the files that were read, in order.
+	Files []string
+
+	where map[string]Pos
+}
+
+// Addresses of listeners that differ from client_addr.
+type Addresses struct {
+	HTTP string `key:"addresses.http"`
+}
+
+// Ports of listeners; -1 is off.
+type Ports struct {
+	HTTP           int `key:"ports.http"`
+	SerfLAN        int `key:"ports.serf_lan"`
+	SerfWAN        int `key:"ports.serf_wan"` // only shown
+	Server         int `key:"ports.server"`
+	SidecarMinPort int `key:"ports.sidecar_min_port"`
+	SidecarMaxPort int `key:"ports.sidecar_max_port"`
+	// GRPC and GRPCTLS are shown to those who ask; nothing is served on them.
+	GRPC    int `key:"ports.grpc"`
+	GRPCTLS int `key:"ports.grpc_tls"`
+}
+
+// Connect configures the mesh.
+type Connect struct {
+	Enabled    bool           `key:"connect.enabled"`
+	CAProvider string         `key:"connect.ca_provider"`
+	CAConfig   map[string]any `key:"connect.ca_config"`
+}
+
+// Default is the configuration of no source at all.
+func Default() *Config {
+	return &Config{
+		Datacenter: "dc1",
+		Domain:     "consul",
+		BindAddr:   "0.0.0.0",
+		ClientAddr: "127.0.0.1",
+		Ports: Ports{
+			HTTP: 8500, SerfLAN: 8301, SerfWAN: 8302, Server: 8300,
+			SidecarMinPort: 21000, SidecarMaxPort: 21255, GRPC: -1, GRPCTLS: -1,
+		},
+		DefaultIntentionPolicy: string(catalog.ActionDeny),
+		Connect:                Connect{Enabled: true, CAProvider: "consul"},
+		CheckUpdateInterval:    5 * time.Minute,
+		LogLevel:               "info",
+		DefaultQueryTime:       5 * time.Minute,
+		MaxQueryTime:           10 * time.Minute,
+		HTTPMaxConnsClient:     200,
+		MaxHeaderBytes:         64 << 10,
+		SocketMode:             "0600",
+		LeaveDrainTime:         5 * time.Second,
+		where:                  map[string]Pos{},
+	}
+}
+
+// Where is the place that set key last; the zero Pos is the default.
+func (c *Config) Where(key string) Pos { return c.where[key] }
+
+// problem is a mistake in the value of key, wherever it was set.
+func (c *Config) problem(key, format string, args ...any) error {
+	return errorAt(c.where[key], key, format, args...)
+}

@@ -1,0 +1,270 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// dev sets what -dev means; any source may still change it.
+func (c *Config) dev() {
+	c.Dev = true
+	c.Server = true
+	c.Bootstrap = true
+	c.BindAddr = "127.0.0.1"
+	c.ClientAddr = "127.0.0.1"
+}
+
+// finish resolves defaults that depend on other keys or on the host.
+func (c *Config) finish(hostname func() (string, error)) error {
+	if hostname == nil {
+		hostname = os.Hostname
+	}
+	if c.NodeName == "" {
+		name, err := hostname()
+		if err != nil || name == "" {
+			return c.problem("node_name", "must be set: this host does not know its own name")
+		}
+		c.NodeName = name
+	}
+	c.Datacenter = strings.ToLower(c.Datacenter)
+	c.Domain = strings.TrimSuffix(c.Domain, ".")
+	c.DefaultIntentionPolicy = cmp.Or(strings.ToLower(c.DefaultIntentionPolicy), string(catalog.ActionDeny))
+	c.LogLevel = strings.ToLower(c.LogLevel)
+	if c.LeaveOnTerminate == nil {
+		leave := !c.Server
+		c.LeaveOnTerminate = &leave
+	}
+	if c.SkipLeaveOnInterrupt == nil {
+		skip := c.Server
+		c.SkipLeaveOnInterrupt = &skip
+	}
+	if c.BootstrapExpect == 1 {
+		c.Bootstrap = true
+	}
+	if c.DataDir != "" {
+		abs, err := filepath.Abs(c.DataDir)
+		if err != nil {
+			return c.problem("data_dir", "%v", err)
+		}
+		c.DataDir = abs
+	}
+	if !c.Connect.Enabled {
+		c.Warnings = append(c.Warnings, fmt.Sprintf("%s: connect.enabled is ignored: the mesh is always on", c.where["connect.enabled"]))
+		c.Connect.Enabled = true
+	}
+	return c.resolveAddresses()
+}
+
+// validate refuses what no component could run with. Each component checks its
+// own part again.
+func (c *Config) validate() error {
+	for _, check := range []func() error{
+		c.validateNode, c.validateServer, c.validatePorts, c.validateMesh, c.validateRest,
+	} {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var (
+	datacenterName = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
+	uuid           = regexp.MustCompile(`^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$`)
+	dnsName        = regexp.MustCompile(`^[A-Za-z0-9-]+$`)
+)
+
+// Bounds of node metadata, as in Consul.
+const (
+	maxMeta      = 64
+	maxMetaKey   = 128
+	maxMetaValue = 512
+	metaReserved = "consul-"
+	maxNodeName  = 255
+)
+
+func (c *Config) validateNode() error {
+	if !datacenterName.MatchString(c.Datacenter) {
+		return c.problem("datacenter", "%q is not a name: use at most 64 letters, digits, - and _", c.Datacenter)
+	}
+	if len(c.NodeName) > maxNodeName || !utf8.ValidString(c.NodeName) || strings.ContainsAny(c.NodeName, "/\\\x00\r\n") {
+		return c.problem("node_name", "%.64q is not a name: use at most %d bytes, without slashes and line breaks", c.NodeName, maxNodeName)
+	}
+	if !dnsName.MatchString(c.NodeName) {
+		c.Warnings = append(c.Warnings, fmt.Sprintf("node_name %q cannot be looked up in DNS: use letters, digits and -", c.NodeName))
+	}
+	if c.NodeID != "" && !uuid.MatchString(c.NodeID) {
+		return c.problem("node_id", "%q is not a UUID", c.NodeID)
+	}
+	c.NodeID = strings.ToLower(c.NodeID)
+	if len(c.NodeMeta) > maxMeta {
+		return c.problem("node_meta", "has %d keys, at most %d are allowed", len(c.NodeMeta), maxMeta)
+	}
+	for k, v := range c.NodeMeta {
+		switch {
+		case k == "" || len(k) > maxMetaKey:
+			return c.problem("node_meta", "the key %.140q must have 1 to %d bytes", k, maxMetaKey)
+		case strings.HasPrefix(k, metaReserved):
+			return c.problem("node_meta", "the key %q is reserved: keys may not begin with %q", k, metaReserved)
+		case len(v) > maxMetaValue:
+			return c.problem("node_meta", "the value of %q has %d bytes, at most %d are allowed", k, len(v), maxMetaValue)
+		}
+	}
+	return nil
+}
+
+func (c *Config) validateServer() error {
+	if c.BootstrapExpect < 0 {
+		return c.problem("bootstrap_expect", "must not be below 0")
+	}
+	if c.BootstrapExpect > 1 {
+		return c.problem("bootstrap_expect", "is %d, but this version runs one server: set it to 1", c.BootstrapExpect)
+	}
+	if !c.Server {
+		if c.BootstrapExpect > 0 || (c.Bootstrap && !c.Dev) {
+			return c.problem(cmp.Or(c.setOf("bootstrap_expect", "bootstrap"), "bootstrap"), "needs server = true")
+		}
+		return c.problem("server", "must be true: this version runs the agent beside a server in one process (or use -dev)")
+	}
+	if !c.Bootstrap {
+		return c.problem("bootstrap_expect", "must be 1: this version runs one server")
+	}
+	if c.DataDir == "" && !c.Dev {
+		return c.problem("data_dir", "must be set (or use -dev, which keeps everything in memory)")
+	}
+	return nil
+}
+
+// setOf is the first of the keys that some source set.
+func (c *Config) setOf(keys ...string) string {
+	for _, k := range keys {
+		if _, ok := c.where[k]; ok {
+			return k
+		}
+	}
+	return ""
+}
+
+func (c *Config) validatePorts() error {
+	ports := []struct {
+		key  string
+		port int
+		off  bool // may be switched off
+	}{
+		{"ports.http", c.Ports.HTTP, true},
+		{"ports.serf_lan", c.Ports.SerfLAN, false},
+		{"ports.server", c.Ports.Server, false},
+		{"ports.sidecar_min_port", c.Ports.SidecarMinPort, false},
+		{"ports.sidecar_max_port", c.Ports.SidecarMaxPort, false},
+	}
+	seen := map[int]string{}
+	for i, p := range ports {
+		if p.port < 0 && p.off {
+			continue
+		}
+		if p.port < 0 || p.port > 65535 {
+			return c.problem(p.key, "%d is not a port", p.port)
+		}
+		if i >= 3 || p.port == 0 {
+			continue // a range, or any free port
+		}
+		if other, taken := seen[p.port]; taken {
+			return c.problem(p.key, "%d is also the port of %s", p.port, other)
+		}
+		seen[p.port] = p.key
+	}
+	if c.Ports.SidecarMinPort == 0 || c.Ports.SidecarMaxPort == 0 {
+		return c.problem(cmp.Or(c.setOf("ports.sidecar_min_port"), "ports.sidecar_max_port"), "0 is not a port")
+	}
+	if c.Ports.SidecarMinPort > c.Ports.SidecarMaxPort {
+		return c.problem("ports.sidecar_min_port", "%d is above ports.sidecar_max_port, %d", c.Ports.SidecarMinPort, c.Ports.SidecarMaxPort)
+	}
+	return nil
+}
+
+func (c *Config) validateMesh() error {
+	switch catalog.Action(c.DefaultIntentionPolicy) {
+	case catalog.ActionAllow, catalog.ActionDeny:
+	default:
+		return c.problem("default_intention_policy", "%q is neither \"allow\" nor \"deny\"", c.DefaultIntentionPolicy)
+	}
+	if c.Connect.CAProvider != "consul" {
+		return c.problem("connect.ca_provider", "%q is not supported: \"consul\", the built-in authority, is the only one so far", c.Connect.CAProvider)
+	}
+	return nil
+}
+
+// Levels are the log levels.
+func Levels() []string { return []string{"trace", "debug", "info", "warn", "error"} }
+
+func (c *Config) validateRest() error {
+	switch c.LogLevel {
+	case "trace", "debug", "info", "warn", "error":
+	case "warning":
+		c.LogLevel = "warn"
+	case "err":
+		c.LogLevel = "error"
+	default:
+		return c.problem("log_level", "%q is none of %s", c.LogLevel, strings.Join(Levels(), ", "))
+	}
+	if _, err := c.socketMode(); err != nil {
+		return err
+	}
+	if c.HTTPMaxConnsClient < 0 {
+		return c.problem("limits.http_max_conns_per_client", "must not be below 0")
+	}
+	if c.MaxHeaderBytes < 4<<10 || c.MaxHeaderBytes > 16<<20 {
+		return c.problem("http_config.max_header_bytes", "%d is not between 4 KiB and 16 MiB", c.MaxHeaderBytes)
+	}
+	if c.MaxQueryTime <= 0 {
+		return c.problem("max_query_time", "must be above zero")
+	}
+	if c.DefaultQueryTime <= 0 || c.DefaultQueryTime > c.MaxQueryTime {
+		return c.problem("default_query_time", "%s must be above zero and at most max_query_time, %s", c.DefaultQueryTime, c.MaxQueryTime)
+	}
+	for name := range c.ResponseHeaders {
+		if !headerName.MatchString(name) {
+			return c.problem("http_config.response_headers", "%q is not the name of a header", name)
+		}
+	}
+	for name, v := range c.ResponseHeaders {
+		if strings.ContainsAny(v, "\r\n\x00") {
+			return c.problem("http_config.response_headers", "the value of %q contains a line break", name)
+		}
+	}
+	return nil
+}
+
+var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+
+func (c *Config) socketMode() (os.FileMode, error) {
+	mode, err := strconv.ParseUint(c.SocketMode, 8, 32)
+	if err != nil || mode > 0o777 {
+		return 0, c.problem("unix_sockets.mode", "%q is not a mode such as \"0660\"", c.SocketMode)
+	}
+	return os.FileMode(mode), nil
+}
+
+// UnixMode is the mode of Unix sockets.
+func (c *Config) UnixMode() os.FileMode {
+	mode, err := c.socketMode()
+	if err != nil {
+		return 0o600
+	}
+	return mode
+}
+
+// Loopback tells whether addr can be reached from this host only.
+func Loopback(addr string) bool {
+	ip, err := netip.ParseAddr(addr)
+	return err == nil && ip.Unmap().IsLoopback()
+}

@@ -1,0 +1,229 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+	"github.com/urfave/cli/v2"
+
+	"github.com/weftmesh/weft/cmd/weft/config"
+	"github.com/weftmesh/weft/connect"
+)
+
+func connectCommand(s streams) *cli.Command {
+	return group("connect", "Look after the mesh: certificate authority and proxies", "",
+		group("ca", "Look after the certificate authority", "", caGetConfig(s), caSetConfig(s)),
+		connectProxy(s),
+		connectStatus(s),
+	)
+}
+
+func caGetConfig(s streams) *cli.Command {
+	return spec{
+		name: "get-config", usage: "Show the configuration of the certificate authority", flags: clientFlags(),
+		action: withClient(s, func(c *cli.Context, cl *client) error {
+			cfg, _, err := cl.Connect().CAGetConfig(cl.read(c.Context))
+			if err != nil {
+				return err
+			}
+			return printJSON(c.App.Writer, cfg)
+		}),
+	}.build()
+}
+
+func caSetConfig(s streams) *cli.Command {
+	return spec{
+		name: "set-config", usage: "Change the configuration of the certificate authority",
+		about:    "A change of the key makes a new root: the old one signs it, and both are trusted until every\ncertificate has been renewed.",
+		examples: []string{"weft connect ca set-config -config-file ca.json"},
+		flags: clientFlags(
+			&cli.StringFlag{Name: "config-file", Usage: "The configuration, in JSON or HCL, with Provider and Config."},
+			&cli.BoolFlag{Name: "force-without-cross-signing", Usage: "Change the root even where the old one cannot sign the new one."},
+		),
+		action: withClient(s, func(c *cli.Context, cl *client) error {
+			path := c.String("config-file")
+			if path == "" {
+				return usagef(c, "-config-file is needed")
+			}
+			cfg, err := caConfigFile(path, c.App.Reader)
+			if err != nil {
+				return err
+			}
+			cfg.ForceWithoutCrossSigning = cfg.ForceWithoutCrossSigning || c.Bool("force-without-cross-signing")
+			if _, err := cl.Connect().CASetConfig(cfg, cl.write(c.Context)); err != nil {
+				return err
+			}
+			fmt.Fprintln(c.App.Writer, "Configuration updated!")
+			return nil
+		}),
+	}.build()
+}
+
+func caConfigFile(path string, stdin io.Reader) (*api.CAConfig, error) {
+	b, err := readInput(path, stdin)
+	if err != nil {
+		return nil, err
+	}
+	m, err := config.Map(path, b)
+	if err != nil {
+		return nil, err
+	}
+	cfg := &api.CAConfig{Config: map[string]any{}}
+	for key, v := range m {
+		ok := true
+		switch foldKey(key) {
+		case "provider":
+			cfg.Provider, ok = v.(string)
+		case "config":
+			cfg.Config, ok = v.(map[string]any)
+		case "forcewithoutcrosssigning":
+			cfg.ForceWithoutCrossSigning, ok = v.(bool)
+		case "createindex", "modifyindex", "state": // as get-config shows them
+		default:
+			return nil, fmt.Errorf("%s: %s: unknown key; there are Provider, Config and ForceWithoutCrossSigning", path, key)
+		}
+		if !ok {
+			return nil, fmt.Errorf("%s: %s has the wrong type", path, key)
+		}
+	}
+	if cfg.Provider == "" {
+		return nil, fmt.Errorf("%s: Provider is missing; the built-in one is \"consul\"", path)
+	}
+	return cfg, nil
+}
+
+func connectStatus(s streams) *cli.Command {
+	return spec{
+		name: "status", usage: "Show the proxies that the agent runs", args: "[PROXY-ID]", max: 1,
+		about: "Shows the listeners, the certificate, the connections, the upstreams and the last errors of\neach proxy. Exits with 1 when one is not ready.",
+		flags: clientFlags(formatFlag()),
+		action: withClient(s, func(c *cli.Context, cl *client) error {
+			var all []connect.Status
+			if _, err := cl.call(c.Context, http.MethodGet, "/v1/agent/connect/proxies", nil, nil, &all); err != nil {
+				return err
+			}
+			if id := c.Args().First(); id != "" {
+				one, err := pickProxy(all, id)
+				if err != nil {
+					return err
+				}
+				all = one
+			}
+			if err := formatted(c, all, func() error { return showProxies(c.App.Writer, all) }); err != nil {
+				return err
+			}
+			for _, st := range all {
+				if !st.Ready {
+					return &exitError{code: exitFailure, quiet: true}
+				}
+			}
+			return nil
+		}),
+	}.build()
+}
+
+func pickProxy(all []connect.Status, id string) ([]connect.Status, error) {
+	for _, st := range all {
+		if st.Proxy == id || st.Service == id {
+			return []connect.Status{st}, nil
+		}
+	}
+	return nil, fmt.Errorf("the agent runs no proxy %q", id)
+}
+
+func showProxies(w io.Writer, all []connect.Status) error {
+	if len(all) == 0 {
+		fmt.Fprintln(w, "The agent runs no proxies.")
+		return nil
+	}
+	for i, st := range all {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		if err := showProxy(w, st); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func showProxy(w io.Writer, st connect.Status) error {
+	state := "ready"
+	if !st.Ready {
+		state = "not ready: " + st.Problem
+	}
+	fmt.Fprintf(w, "%s (%s, policy %d)\n", st.Proxy, state, st.Applied)
+	var lines [][2]string
+	if cert := st.Certificate; cert != nil {
+		until := fmt.Sprintf("until %s (%s left), serial %s", cert.NotAfter.Local().Format(time.DateTime),
+			time.Until(cert.NotAfter).Round(time.Minute), cert.Serial)
+		lines = append(lines, [2]string{"  Identity", cert.URI}, [2]string{"  Certificate", until}, [2]string{"  Renewal failed", cert.Error})
+	}
+	if in := st.Inbound; in != nil {
+		lines = append(lines, [2]string{"  Inbound", listening(in) + " for the application at " + in.Local})
+	}
+	if err := facts(w, lines...); err != nil {
+		return err
+	}
+	return showTraffic(w, st)
+}
+
+func showTraffic(w io.Writer, st connect.Status) error {
+	for _, u := range st.Upstreams {
+		at := "dialed from code only"
+		if u.Listener != nil {
+			at = listening(u.Listener)
+		}
+		fmt.Fprintf(w, "  Upstream %s: %s, %d instances\n", u.Name, at, len(u.Instances))
+		var rows [][]string
+		for _, in := range u.Instances {
+			rows = append(rows, []string{"    " + in.ID, in.Addr, in.Status, fmt.Sprintf("%d open", in.Active), in.Error})
+		}
+		if err := table(w, rows...); err != nil {
+			return err
+		}
+	}
+	if len(st.Peers) > 0 {
+		rows := [][]string{{"  Connections", "From", "To", "Open", "Bytes in", "Bytes out"}}
+		for _, p := range st.Peers {
+			rows = append(rows, []string{
+				"  " + p.Direction, p.Source, p.Destination, strconv.Itoa(p.Open),
+				strconv.FormatInt(p.BytesIn, 10), strconv.FormatInt(p.BytesOut, 10),
+			})
+		}
+		if err := table(w, rows...); err != nil {
+			return err
+		}
+	}
+	for _, e := range st.Errors {
+		line := fmt.Sprintf("  %s %s", e.Time.Local().Format(time.TimeOnly), e.Reason)
+		if e.Source != "" || e.Destination != "" {
+			line += fmt.Sprintf(" %s => %s", e.Source, e.Destination)
+		}
+		for _, part := range []string{e.Rule, e.Error, e.Hint} {
+			if part != "" {
+				line += ", " + part
+			}
+		}
+		fmt.Fprintln(w, line)
+	}
+	return nil
+}
+
+func listening(l *connect.ListenerStatus) string {
+	if l.Listening {
+		return l.Addr
+	}
+	return l.Addr + " (not listening: " + l.Error + ")"
+}
+
+func joinAddr(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
+
+// foldKey makes ForceWithoutCrossSigning and force_without_cross_signing one key.
+func foldKey(key string) string { return strings.ToLower(strings.ReplaceAll(key, "_", "")) }

@@ -1,0 +1,89 @@
+package demo
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+)
+
+// style prints for terminals and for files.
+type style struct{ on bool }
+
+func (s style) wrap(code, text string) string {
+	if !s.on {
+		return text
+	}
+	return "\x1b[" + code + "m" + text + "\x1b[0m"
+}
+
+func (s style) title(t string) string { return s.wrap("1", t) }
+func (s style) dim(t string) string   { return s.wrap("2", t) }
+func (s style) good(t string) string  { return s.wrap("32", t) }
+func (s style) bad(t string) string   { return s.wrap("31", t) }
+
+func (s *show) printf(format string, args ...any) { fmt.Fprintf(s.out, format, args...) }
+
+// begin prints the line that explains a step.
+func (s *show) begin(text string) {
+	s.step++
+	s.printf("\n%s\n", s.style.title(fmt.Sprintf("%d  %s", s.step, text)))
+}
+
+func (s *show) fact(name, value string) {
+	s.printf("   %s %s\n", s.style.dim(fmt.Sprintf("%-16s", name)), strings.TrimRight(value, "\n"))
+}
+
+func (s *show) more(format string, args ...any) {
+	s.printf("   %-16s %s\n", "", fmt.Sprintf(format, args...))
+}
+
+// command runs a weft command as the reader would, prints it with its output, and
+// insists on its exit code.
+func (s *show) command(ctx context.Context, wantExit int, args ...string) error {
+	s.printf("   %s\n", s.style.good("$ weft "+strings.Join(args, " ")))
+	cmd := exec.CommandContext(ctx, s.bin, args...)
+	cmd.Env = append(os.Environ(), "WEFT_HTTP_ADDR="+s.agent.http, "WEFT_HTTP_TOKEN=", "CONSUL_HTTP_ADDR=", "CONSUL_HTTP_TOKEN=")
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	for _, l := range strings.Split(strings.TrimRight(out.String(), "\n"), "\n") {
+		s.printf("   %s\n", l)
+	}
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return err
+	}
+	if got := cmd.ProcessState.ExitCode(); got != wantExit {
+		return fmt.Errorf("weft %s: exit code %d, expected %d", strings.Join(args, " "), got, wantExit)
+	}
+	return nil
+}
+
+// fields picks some key=value pairs from a log line.
+func fields(line string, keys ...string) string {
+	var out []string
+	for _, k := range keys {
+		i := strings.Index(line, " "+k+"=")
+		if i < 0 {
+			continue
+		}
+		v := line[i+len(k)+2:]
+		if q, err := strconv.QuotedPrefix(v); err == nil {
+			v = q
+		} else if sp := strings.IndexByte(v, ' '); sp >= 0 {
+			v = v[:sp]
+		}
+		out = append(out, k+"="+v)
+	}
+	return strings.Join(out, " ")
+}
+
+func describe(cs *tls.ConnectionState) string {
+	return fmt.Sprintf("%s, %s, key exchange %s", tls.VersionName(cs.Version), tls.CipherSuiteName(cs.CipherSuite), cs.CurveID)
+}

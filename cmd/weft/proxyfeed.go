@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"encoding/pem"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect"
+	"github.com/weftmesh/weft/connect/identity"
+)
+
+// How a standalone proxy keeps in touch with its agent.
+const (
+	requestTimeout = 15 * time.Second
+	feedWait       = 5 * time.Minute
+	heartbeatEvery = 10 * time.Second
+	heartbeatTTL   = 30 * time.Second
+	// heartbeatGone is when the agent forgets a proxy that was killed.
+	heartbeatGone = time.Minute
+)
+
+func heartbeatID(proxy string) string { return proxy + ":process" }
+
+// httpSource is a watch over the snapshots that an agent makes for a proxy. Its
+// indexes are its own: the agent's begin anew when it restarts.
+type httpSource struct {
+	client *client
+	proxy  string
+
+	mu     sync.Mutex
+	last   *connect.Snapshot
+	index  uint64 // ours
+	remote uint64 // the agent's
+}
+
+var _ catalog.Watch[*connect.Snapshot] = (*httpSource)(nil)
+
+// Next implements catalog.Watch.
+func (s *httpSource) Next(ctx context.Context, after uint64) (*connect.Snapshot, uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.index <= after {
+		snap := new(connect.Snapshot)
+		params := url.Values{"index": {strconv.FormatUint(s.remote, 10)}, "wait": {feedWait.String()}}
+		head, err := s.client.call(ctx, http.MethodGet, "/v1/agent/connect/proxy/"+s.proxy, params, nil, snap)
+		if err != nil {
+			s.remote = 0 // whatever comes next is news
+			return nil, 0, s.client.explain(err)
+		}
+		index, err := strconv.ParseUint(head.Get("X-Consul-Index"), 10, 64)
+		if err != nil || index == 0 {
+			index = snap.Index
+		}
+		if index == s.remote {
+			continue // the wait is over and nothing changed
+		}
+		s.remote, s.last = index, snap
+		s.index++
+	}
+	return s.last, s.index, nil
+}
+
+// httpSigner passes certificate requests to an agent.
+type httpSigner struct {
+	client  *client
+	service catalog.Name
+}
+
+var _ connect.Signer = (*httpSigner)(nil)
+
+// Sign implements connect.Signer.
+func (s *httpSigner) Sign(ctx context.Context, csr []byte) (identity.Chain, error) {
+	ctx, cancel := proxyContext(ctx)
+	defer cancel()
+	body := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr})
+	var answer struct{ CertPEM string }
+	_, err := s.client.call(ctx, http.MethodPut, "/v1/agent/connect/ca/sign/"+s.service, nil, body, &answer)
+	if err != nil {
+		return identity.Chain{}, s.client.explain(err)
+	}
+	if answer.CertPEM == "" {
+		return identity.Chain{}, errNoCertificate
+	}
+	return identity.ParseChain([]byte(answer.CertPEM))
+}
+
+// heartbeat keeps the registration of a proxy alive, and makes it again when the
+// agent has forgotten it.
+type heartbeat struct {
+	client       *client
+	registration *api.AgentServiceRegistration
+	log          *slog.Logger
+}
+
+func (h *heartbeat) register(ctx context.Context) error {
+	ctx, cancel := proxyContext(ctx)
+	defer cancel()
+	return h.client.Agent().ServiceRegisterOpts(h.registration, api.ServiceRegisterOpts{}.WithContext(ctx))
+}
+
+// run beats until ctx ends and deregisters then.
+func (h *heartbeat) run(ctx context.Context) {
+	tick := time.NewTicker(heartbeatEvery)
+	defer tick.Stop()
+	failing := false
+	for {
+		select {
+		case <-ctx.Done():
+			h.deregister(context.WithoutCancel(ctx))
+			return
+		case <-tick.C:
+		}
+		err := h.beat(ctx)
+		if err != nil && !failing && ctx.Err() == nil {
+			h.log.Warn("the agent does not answer; the last policy stays in force", "id", h.registration.ID, "err", err)
+		}
+		failing = err != nil
+	}
+}
+
+func (h *heartbeat) beat(ctx context.Context) error {
+	ctx, cancel := proxyContext(ctx)
+	defer cancel()
+	opt := (&api.QueryOptions{}).WithContext(ctx)
+	err := h.client.Agent().UpdateTTLOpts(heartbeatID(h.registration.ID), "", api.HealthPassing, opt)
+	if notFound(err) {
+		err = h.register(ctx)
+	}
+	return h.client.explain(err)
+}
+
+func (h *heartbeat) deregister(ctx context.Context) {
+	ctx, cancel := proxyContext(ctx)
+	defer cancel()
+	if err := h.client.Agent().ServiceDeregisterOpts(h.registration.ID, (&api.QueryOptions{}).WithContext(ctx)); err != nil {
+		h.log.Warn("the proxy stays registered", "id", h.registration.ID, "err", h.client.explain(err))
+	}
+}

@@ -1,0 +1,225 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/cmd/weft/config"
+)
+
+// runAgent is `weft agent` from its options to its end.
+func runAgent(ctx context.Context, opt config.Options, s streams) error {
+	begin := time.Now()
+	load := func() (*config.Config, error) { return config.Load(opt) }
+	cfg, err := load()
+	if err != nil {
+		return err
+	}
+	l, err := newLogs(cfg, s.out)
+	if err != nil {
+		return withCode(exitConfig, err)
+	}
+	defer l.close()
+	// Signals are taken before anything is bound, so that none ends the process
+	// half-way.
+	sigs := make(chan os.Signal, 4)
+	signal.Notify(sigs, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(sigs)
+	greet(cfg, l)
+	h, err := newHost(cfg, l, load, begin)
+	if err != nil {
+		return err
+	}
+	removePID, err := writePIDFile(cfg.PIDFile)
+	if err != nil {
+		h.close()
+		return withCode(exitFailure, err)
+	}
+	defer removePID()
+	h.banner()
+	return h.run(ctx, sigs)
+}
+
+// run serves until a signal, a leave or a failure. The server ends after the
+// agent, which still has things to tell it.
+func (h *host) run(ctx context.Context, sigs <-chan os.Signal) error {
+	serverCtx, stopServer := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServer()
+	agentCtx, stopAgent := context.WithCancel(ctx)
+	defer stopAgent()
+
+	served := make(chan error, 1)
+	go func() {
+		served <- h.server.Run(serverCtx)
+		stopAgent() // there is nothing to be an agent of
+	}()
+	ended := make(chan struct{})
+	go h.signals(agentCtx, sigs, ended, stopAgent)
+	go h.announce(agentCtx)
+
+	err := h.agent.Run(agentCtx)
+	notify(h.log, daemon.SdNotifyStopping)
+	stopServer()
+	serverErr := <-served
+	close(ended)
+	h.log.Info("weft agent ended")
+	if serverErr != nil && !errors.Is(serverErr, context.Canceled) {
+		return withCode(exitStorage, fmt.Errorf("the server cannot go on: %w", serverErr))
+	}
+	return err
+}
+
+// signals acts on signals until the process has ended: the first that stops it
+// begins a graceful end, the second forces it.
+func (h *host) signals(ctx context.Context, sigs <-chan os.Signal, ended <-chan struct{}, stop func()) {
+	stopping := false
+	for {
+		select {
+		case <-ended:
+			return
+		case sig := <-sigs:
+			switch {
+			case sig == syscall.SIGHUP:
+				if !stopping {
+					h.hangup(ctx)
+				}
+			case stopping:
+				h.log.Warn("a second signal: the agent ends at once", "reason", sig.String())
+				os.Exit(exitForced)
+			default:
+				stopping = true
+				h.log.Info("the agent ends gracefully; another signal ends it at once", "reason", sig.String())
+				notify(h.log, daemon.SdNotifyStopping)
+				if h.leaves(sig) {
+					h.agent.Leave()
+				} else {
+					stop()
+				}
+			}
+		}
+	}
+}
+
+// leaves tells whether a signal takes the host out of the cluster.
+func (h *host) leaves(sig os.Signal) bool {
+	if sig == os.Interrupt {
+		return !*h.cfg.SkipLeaveOnInterrupt
+	}
+	return *h.cfg.LeaveOnTerminate
+}
+
+func (h *host) hangup(ctx context.Context) {
+	notify(h.log, reloading())
+	if err := h.agent.Reload(ctx); err != nil {
+		h.log.Error("the configuration was not reloaded; the old one stays", "err", err)
+	}
+	notify(h.log, daemon.SdNotifyReady)
+}
+
+// announce gives a new cluster its config entries, and says when the host serves:
+// its API knows a leader and a certificate authority.
+func (h *host) announce(ctx context.Context) {
+	if err := h.writeEntries(ctx); err != nil && ctx.Err() == nil {
+		h.log.Error("the cluster lacks what the configuration gives it", "err", err)
+	}
+	if addrs := h.agent.HTTPAddrs(); len(addrs) > 0 {
+		if err := awaitService(ctx, addrs[0]); err != nil {
+			return // the agent ends
+		}
+	}
+	h.log.Info("ready", "node", h.cfg.NodeName, "dur", time.Since(h.begin))
+	notify(h.log, daemon.SdNotifyReady)
+}
+
+// leaderPoll is the time between questions while the answer is no.
+const leaderPoll = 25 * time.Millisecond
+
+// awaitService waits until the API at addr knows a leader and a certificate authority.
+func awaitService(ctx context.Context, addr net.Addr) error {
+	c := &http.Client{
+		Timeout: requestTimeout,
+		Transport: &http.Transport{
+			DisableKeepAlives: true,
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return (&net.Dialer{}).DialContext(ctx, addr.Network(), addr.String())
+			},
+		},
+	}
+	tick := time.NewTicker(leaderPoll)
+	defer tick.Stop()
+	for {
+		if knowsLeader(ctx, c) && hasRoots(ctx, c) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+func knowsLeader(ctx context.Context, c *http.Client) bool {
+	var leader string
+	return ask(ctx, c, "/v1/status/leader", &leader) && leader != ""
+}
+
+// hasRoots tells whether certificates can be had.
+func hasRoots(ctx context.Context, c *http.Client) bool {
+	var roots struct{ ActiveRootID string }
+	return ask(ctx, c, "/v1/connect/ca/roots", &roots) && roots.ActiveRootID != ""
+}
+
+func ask(ctx context.Context, c *http.Client, path string, out any) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost"+path, nil)
+	if err != nil {
+		return false
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	err = json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(out)
+	return err == nil && resp.StatusCode == http.StatusOK
+}
+
+// startError gives an error of the start the exit code that tells a supervisor
+// whether starting again can help.
+func startError(cfg *config.Config, err error) error {
+	var exit *exitError
+	switch {
+	case err == nil || errors.As(err, &exit):
+		return err
+	case errors.Is(err, syscall.EADDRINUSE):
+		return withCode(exitPortInUse, err)
+	case errors.Is(err, catalog.ErrInvalid):
+		return withCode(exitConfig, err)
+	case cfg.DataDir != "" && !isNetwork(err):
+		return withCode(exitDataDir, err)
+	default:
+		return withCode(exitFailure, err)
+	}
+}
+
+func isNetwork(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op)
+}
+
+func loopbackAddr(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	return err == nil && (host == "localhost" || config.Loopback(host))
+}
