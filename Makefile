@@ -1,0 +1,81 @@
+# weft: what can be done here. `make` alone lists it.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+GO       ?= go
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+TOOL     := $(GO) tool -modfile=tools/go.mod
+PKGS     ?= ./...
+
+##@ Build
+.PHONY: build
+build: ## bin/weft: one static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/weft ./cmd/weft
+
+.PHONY: demo
+demo: ## See it work: two services, refused, allowed over mTLS, cut off (about 15 s)
+	$(GO) run ./cmd/weft demo
+
+##@ Test
+.PHONY: test
+test: lint race benchmarks-run ## All that must pass before a change lands (about 10 minutes the first time, 4 after)
+
+.PHONY: race
+race: ## Unit, integration and real-program tests under the race detector
+	$(GO) test -race -timeout 15m $(PKGS)
+
+.PHONY: benchmarks-run
+benchmarks-run: ## Every benchmark once, so that none rots
+	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 10m $(PKGS) > /dev/null
+
+.PHONY: lint
+lint: ## gofumpt, go vet, golangci-lint
+	$(GO) vet ./...
+	$(TOOL) golangci-lint run
+	$(TOOL) golangci-lint fmt --diff
+
+.PHONY: fmt
+fmt: ## Format as CI wants it
+	$(TOOL) golangci-lint fmt
+
+.PHONY: test-faults
+test-faults: build ## Real processes killed, frozen and starved, short form (about 3 minutes; root for full disks)
+	WEFT_BINARY=$(CURDIR)/bin/weft $(GO) test -tags faults -timeout 25m -count 1 ./cmd/meshtest/faults
+
+.PHONY: soak
+soak: build ## The same with random seeds, and every fuzz target (an hour; SOAK=10m for less)
+	SOAK=$(or $(SOAK),60m) ./cmd/meshtest/soak.sh
+
+.PHONY: audit
+audit: ## Known vulnerabilities in what we depend on (needs the Internet)
+	$(GO) run golang.org/x/vuln/cmd/govulncheck@latest ./...
+
+##@ Measure
+.PHONY: bench
+bench: build ## Speed of the mesh as ratios to a direct connection, side by side (about 5 minutes)
+	WEFT_BINARY=$(CURDIR)/bin/weft $(GO) run ./cmd/meshbench
+
+##@ Document
+.PHONY: docs
+docs: build ## Regenerate the reference pages from the code
+	bin/weft docs website/content/reference
+
+.PHONY: website
+website: docs ## The documentation site into website/public (first time: builds Hugo, some minutes)
+	cd website && CGO_ENABLED=0 $(GO) tool hugo --minify
+
+.PHONY: website-serve
+website-serve: docs ## The same, served on localhost and rebuilt on change
+	cd website && CGO_ENABLED=0 $(GO) tool hugo server
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf bin dist website/public website/resources
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "; print "usage: make <target>"} \
+	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-zA-Z_-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
