@@ -9,7 +9,8 @@ import (
 )
 
 // sidecarPort finds a port for the sidecar id: the one that it has, else the lowest
-// of the range that nothing on this host is registered with.
+// of the range that nothing on this host is registered with and nothing, as far as
+// one can see now, listens on.
 func (d *draft) sidecarPort(id, service string) (int, error) {
 	used := map[int]bool{}
 	for other, e := range d.services {
@@ -28,12 +29,33 @@ func (d *draft) sidecarPort(id, service string) (int, error) {
 		return old.svc.Port, nil
 	}
 	low, high := d.s.cfg.SidecarMinPort, d.s.cfg.SidecarMaxPort
+	fallback := 0
 	for p := max(low, 1); p <= high; p++ {
-		if !used[p] {
+		if used[p] {
+			continue
+		}
+		if listenable(p) {
 			return p, nil
 		}
+		if fallback == 0 {
+			fallback = p // the proxy waits for it, and says so
+		}
+	}
+	if fallback != 0 {
+		return fallback, nil
 	}
 	return 0, refuse("service %s: no port is left for its sidecar, all of %d to %d are taken: widen ports.sidecar_min_port and ports.sidecar_max_port, or set sidecar_service.port", service, low, high)
+}
+
+// listenable tells whether the port is free on every address of this host, so that
+// a second agent, or another program in the range, costs nobody a sidecar.
+func listenable(port int) bool {
+	ln, err := net.Listen("tcp", net.JoinHostPort("", strconv.Itoa(port)))
+	if err != nil {
+		return false
+	}
+	ln.Close()
+	return true
 }
 
 // listener is a place where a proxy of this agent listens.

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"os/exec"
 	"strconv"
 	"syscall"
@@ -54,9 +53,10 @@ func startMesh(ctx context.Context, binary string) (*agentProcess, error) {
 		return n
 	}
 	httpPort := port()
-	conf := fmt.Sprintf(`ports { http = %d, serf_lan = %d, server = %d, dns = -1 }`, httpPort, port(), port())
+	conf := fmt.Sprintf(`ports { http = %d, serf_lan = %d, server = %d, dns = -1, sidecar_min_port = 20000, sidecar_max_port = 20999 }`, httpPort, port(), port())
 	cmd := exec.CommandContext(ctx, binary, "agent", "-dev", "-hcl", conf, "-log-level", "warn") //nolint:gosec // the binary under test
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	var log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &log, &log
 	begin := time.Now()
 	if err := cmd.Start(); err != nil {
 		return nil, err
@@ -70,7 +70,7 @@ func startMesh(ctx context.Context, binary string) (*agentProcess, error) {
 		}
 		if time.Since(begin) > 20*time.Second {
 			a.stop()
-			return nil, fmt.Errorf("the agent did not serve within 20 s")
+			return nil, fmt.Errorf("the agent did not serve within 20 s:\n%s", log.String())
 		}
 		time.Sleep(2 * time.Millisecond)
 	}

@@ -10,11 +10,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -354,17 +356,16 @@ func TestP09DamagedDataDirectory(t *testing.T) {
 	if code := a.Stop(); code != 0 {
 		t.Fatalf("SIGTERM: exit code %d", code)
 	}
-	var files []string
+	files := map[string][]byte{}
 	must(t, filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() {
-			files = append(files, p)
+			files[p], err = os.ReadFile(p)
 		}
 		return err
 	}))
 	rng := rand.New(rand.NewPCG(9, 9))
-	for _, f := range files {
-		whole, err := os.ReadFile(f)
-		must(t, err)
+	for _, f := range slices.Sorted(maps.Keys(files)) {
+		whole := files[f]
 		damaged := map[string][]byte{"cut": whole[:len(whole)/2], "empty": {}}
 		if len(whole) > 0 {
 			flipped := bytes.Clone(whole)
@@ -374,6 +375,7 @@ func TestP09DamagedDataDirectory(t *testing.T) {
 			damaged["flipped"] = flipped
 		}
 		for how, b := range damaged {
+			restore(t, dir, files)
 			must(t, os.WriteFile(f, b, 0o600))
 			out, served := a.TryExec(6 * time.Second)
 			if strings.Contains(out, "panic:") || strings.Contains(out, "goroutine ") || strings.Contains(out, "fatal error") {
@@ -383,8 +385,21 @@ func TestP09DamagedDataDirectory(t *testing.T) {
 				t.Errorf("%s %s: the agent refused to start without naming a file below %s:\n%s", filepath.Base(f), how, dir, out)
 			}
 			t.Logf("%s %s: served %v", strings.TrimPrefix(f, dir), how, served)
-			must(t, os.WriteFile(f, whole, 0o600))
 		}
+	}
+}
+
+// restore makes a directory hold just these files again.
+func restore(t *testing.T, dir string, files map[string][]byte) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	must(t, err)
+	for _, e := range entries {
+		must(t, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	for p, b := range files {
+		must(t, os.MkdirAll(filepath.Dir(p), 0o700))
+		must(t, os.WriteFile(p, b, 0o600))
 	}
 }
 

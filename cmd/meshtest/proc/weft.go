@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -79,7 +80,9 @@ func StartAgent(t testing.TB, args ...string) *Agent {
 func Start(t testing.TB, args ...string) *Agent {
 	t.Helper()
 	p := FreePorts(t, 3)
-	hcl := fmt.Sprintf("ports { http = %d, serf_lan = %d, server = %d, dns = -1 }", p[0], p[1], p[2])
+	low := sidecarRange()
+	hcl := fmt.Sprintf("ports { http = %d, serf_lan = %d, server = %d, dns = -1, sidecar_min_port = %d, sidecar_max_port = %d }",
+		p[0], p[1], p[2], low, low+sidecarsEach-1)
 	a := &Agent{
 		t: t, bin: Binary(t), HTTP: net.JoinHostPort("127.0.0.1", strconv.Itoa(p[0])),
 		args: append([]string{"agent", "-hcl", hcl}, args...),
@@ -97,6 +100,16 @@ func Start(t testing.TB, args ...string) *Agent {
 		}
 	})
 	return a
+}
+
+// Each agent gets a range of sidecar ports of its own, below the ephemeral ones,
+// so that agents beside each other, also of other test processes, do not meet.
+const sidecarsEach, sidecarRanges = 40, 256
+
+var ranges atomic.Int64
+
+func sidecarRange() int {
+	return 22000 + int((int64(os.Getpid())*7+ranges.Add(1))%sidecarRanges)*sidecarsEach
 }
 
 // Exec starts the process (again) and waits until it serves.
