@@ -55,7 +55,9 @@ func (w nodeTarget) Next(ctx context.Context, after uint64) (checks.Target, uint
 			return checks.Target{}, 0, err
 		}
 		if n+c <= after {
-			w.wait(ctx, n, c)
+			if w.wait(ctx, n, c); ctx.Err() != nil {
+				return checks.Target{}, 0, context.Cause(ctx)
+			}
 			continue
 		}
 		t := checks.Target{Exists: len(node.Nodes) > 0}

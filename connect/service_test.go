@@ -144,9 +144,9 @@ func TestWhoIsRefusedAndWhy(t *testing.T) {
 			db, log := startService(t, ca, "db", "", func(s *Snapshot) { s.Default = catalog.ActionAllow })
 			c := dialTCP(t, meshListener(t, db))
 			if tc.plain != "" {
-				_, err := io.WriteString(c, tc.plain)
-				must(t, err)
-				must(t, c.CloseWrite())
+				// The refusal may come before any of these is done.
+				_, _ = io.WriteString(c, tc.plain)
+				_ = c.CloseWrite()
 				_, _ = io.ReadAll(c)
 			} else {
 				cfg := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}

@@ -1,7 +1,6 @@
 package connect
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -177,9 +176,4 @@ func pool(big bool) *sync.Pool {
 		return &bigPool
 	}
 	return &smallPool
-}
-
-// reset tells whether err says that the far end reset the connection or had gone.
-func isReset(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrUnexpectedEOF)
 }

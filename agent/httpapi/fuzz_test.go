@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -68,14 +69,21 @@ var (
 	oddTails = []string{"", "x", "a/b", "%00", "%0A", "..", "../..", "%2e%2e%2f", "*", strings.Repeat("n", 2000), "%F0%9F%98%80", "%zz", " ", "?", "#", ";", "exact/", "{}", "%ff"}
 )
 
-// fastConfig keeps waits of odd requests short.
+// newFuzzRig keeps the waits of odd requests short, and of the log only errors.
+func newFuzzRig(t testing.TB) (*rig, *lockedBuffer) {
+	log := &lockedBuffer{}
+	return newRig(t, fastConfig, func(c *Config) {
+		c.Logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelError}))
+	}), log
+}
+
 func fastConfig(c *Config) {
 	c.DefaultQueryTime, c.MaxQueryTime = 5*time.Millisecond, 5*time.Millisecond
 	c.Control, c.Monitor = nil, nil // orders and streams are not what is tried here
 }
 
 func TestMalformedRequestsAreRefusedCleanly(t *testing.T) {
-	r := newRig(t, fastConfig)
+	r, log := newFuzzRig(t)
 	rng := rand.New(rand.NewPCG(1, 2))
 	pick := func(from []string) string { return from[rng.IntN(len(from))] }
 	methods := []string{"GET", "PUT", "POST", "DELETE", "PATCH", "HEAD", "OPTIONS", "BREW"}
@@ -94,7 +102,7 @@ func TestMalformedRequestsAreRefusedCleanly(t *testing.T) {
 			if rng.IntN(4) == 0 {
 				headers["Cache-Control"], headers["Accept-Encoding"], headers["Authorization"] = "max-age=-1,=,;", "gzip;q=x,,", "Bearer"
 			}
-			send(t, r.api.Handler(), r.log, method, target+pick(oddQueries), pick(oddBodies), headers)
+			send(t, r.api.Handler(), log, method, target+pick(oddQueries), pick(oddBodies), headers)
 			sent++
 		}
 	}
@@ -113,12 +121,12 @@ func FuzzRequests(f *testing.F) {
 	f.Add("PUT", "/v1/config", `{"Kind":"service-intentions","Name":"db","Sources":[{"Name":"web","Action":"allow"}]}`)
 	f.Add("GET", `/v1/health/service/web?filter=Checks.Status%20==%20critical`, "")
 	f.Add("PUT", "/v1/catalog/register", registerWeb)
-	r := newRig(f, fastConfig)
+	r, log := newFuzzRig(f)
 	f.Fuzz(func(t *testing.T, method, target, body string) {
 		if !strings.HasPrefix(target, "/") || len(target) > 4096 || len(body) > 1<<16 {
 			t.Skip()
 		}
-		send(t, r.api.Handler(), r.log, method, target, body, nil)
+		send(t, r.api.Handler(), log, method, target, body, nil)
 	})
 }
 

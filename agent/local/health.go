@@ -35,8 +35,10 @@ func AggregatedStatus(list []*catalog.Check) catalog.Status {
 
 // IsExternal tells whether a proxy is run by somebody else than this agent:
 // Proxy.Config has external = true.
-func IsExternal(svc *catalog.Service) bool {
-	switch v := svc.Proxy.Config["external"].(type) {
+func IsExternal(svc *catalog.Service) bool { return external(svc.Proxy.Config) }
+
+func external(config map[string]any) bool {
+	switch v := config["external"].(type) {
 	case bool:
 		return v
 	case string:

@@ -33,7 +33,8 @@ func validProxy(reg *catalog.ServiceRegistration, native bool) error {
 		return refuse("Validation failed: service %s: Proxy.DestinationServiceName must be non-empty for Connect proxy services", reg.Name)
 	case reg.Proxy.DestinationServiceName == catalog.Wildcard:
 		return refuse("Validation failed: service %s: Proxy.DestinationServiceName must not be a wildcard for Connect proxy services", reg.Name)
-	case reg.Port == 0 && reg.SocketPath == "":
+	case reg.Port == 0 && reg.SocketPath == "" && !external(reg.Proxy.Config):
+		// A proxy in a process of its own may be there to dial only.
 		return refuse("Validation failed: service %s: Port or SocketPath must be set for a connect-proxy", reg.Name)
 	case native:
 		return refuse("Validation failed: service %s: A Proxy cannot also be Connect Native, only typical services", reg.Name)

@@ -12,165 +12,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 )
-
-// patience bounds every wait for a process; it is far above what any should take.
-const patience = 30 * time.Second
-
-// runningAgent is `weft agent` as a process of its own.
-type runningAgent struct {
-	t    *testing.T
-	cmd  *exec.Cmd
-	addr string // of the HTTP API
-
-	mu    sync.Mutex
-	log   []string
-	news  chan struct{}
-	ended chan struct{}
-	err   error
-}
-
-// startAgent runs the agent on free ports of loopback and waits until it is ready.
-func startAgent(t *testing.T, args ...string) *runningAgent {
-	t.Helper()
-	a := launchAgent(t, args...)
-	for _, line := range []string{`"service":"http"`, `"msg":"ready"`} {
-		got := a.await(line)
-		var fields struct{ Msg, Addr string }
-		if err := json.Unmarshal([]byte(got), &fields); err != nil {
-			t.Fatalf("log line %q: %v", got, err)
-		}
-		if fields.Addr != "" {
-			a.addr = fields.Addr
-		}
-	}
-	return a
-}
-
-func launchAgent(t *testing.T, args ...string) *runningAgent {
-	t.Helper()
-	// A few sidecar ports that no other test on this machine takes.
-	first := min(freePort(t), 65535-8)
-	ports := fmt.Sprintf("ports { http = 0 serf_lan = 0 sidecar_min_port = %d sidecar_max_port = %d }", first, first+8)
-	all := append([]string{"agent", "-dev", "-log-json", "-node", "host1", "-hcl", ports}, args...)
-	a := &runningAgent{t: t, cmd: program(t, all...), news: make(chan struct{}), ended: make(chan struct{})}
-	out, err := a.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	a.cmd.Stderr = a.cmd.Stdout
-	if err := a.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go a.follow(out)
-	t.Cleanup(func() {
-		_ = a.cmd.Process.Kill() // it may have ended
-		<-a.ended
-		if t.Failed() {
-			t.Logf("agent:\n%s", a.text())
-		}
-	})
-	return a
-}
-
-func (a *runningAgent) follow(out io.Reader) {
-	lines := bufio.NewScanner(out)
-	for lines.Scan() {
-		a.mu.Lock()
-		a.log = append(a.log, lines.Text())
-		close(a.news)
-		a.news = make(chan struct{})
-		a.mu.Unlock()
-	}
-	a.err = a.cmd.Wait()
-	close(a.ended)
-}
-
-func (a *runningAgent) text() string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return strings.Join(a.log, "\n")
-}
-
-// await gives the first line that holds all parts.
-func (a *runningAgent) await(parts ...string) string {
-	a.t.Helper()
-	deadline := time.After(patience)
-	for {
-		a.mu.Lock()
-		lines, news := a.log, a.news
-		a.mu.Unlock()
-		for _, l := range lines {
-			found := true
-			for _, p := range parts {
-				found = found && strings.Contains(l, p)
-			}
-			if found {
-				return l
-			}
-		}
-		select {
-		case <-news:
-		case <-a.ended:
-			a.t.Fatalf("the agent ended (%v) and never said %q", a.err, parts)
-		case <-deadline:
-			a.t.Fatalf("the agent never said %q", parts)
-		}
-	}
-}
-
-// stop sends sig and gives the exit code.
-func (a *runningAgent) stop(sig os.Signal) int {
-	a.t.Helper()
-	if err := a.cmd.Process.Signal(sig); err != nil {
-		a.t.Fatal(err)
-	}
-	return a.exit()
-}
-
-func (a *runningAgent) exit() int {
-	a.t.Helper()
-	select {
-	case <-a.ended:
-	case <-time.After(patience):
-		a.t.Fatal("the agent did not end")
-	}
-	var exit *exec.ExitError
-	if errors.As(a.err, &exit) {
-		return exit.ExitCode()
-	}
-	return exitOK
-}
-
-// weft runs a command against the agent and demands success.
-func (a *runningAgent) weft(args ...string) string {
-	a.t.Helper()
-	code, out, errs := call(map[string]string{"WEFT_HTTP_ADDR": a.addr}, args...)
-	if code != exitOK {
-		a.t.Fatalf("weft %s: exit code %d: %s%s", strings.Join(args, " "), code, out, errs)
-	}
-	return out
-}
-
-// eventually repeats a command until its output holds want.
-func (a *runningAgent) eventually(want string, args ...string) {
-	a.t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		code, out, errs := call(map[string]string{"WEFT_HTTP_ADDR": a.addr}, args...)
-		if strings.Contains(out, want) {
-			return
-		}
-		if time.Now().After(deadline) {
-			a.t.Fatalf("weft %s: exit code %d, no %q in:\n%s%s", strings.Join(args, " "), code, want, out, errs)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
 
 func TestAgentServes(t *testing.T) {
 	dir := t.TempDir()
@@ -321,30 +166,48 @@ func TestMonitorFollowsTheLog(t *testing.T) {
 	}
 }
 
+// Proxies in processes of their own, one registered and one from flags.
+func TestStandaloneProxies(t *testing.T) {
+	a := startAgent(t, "-hcl", `config_entries { bootstrap { kind = "service-intentions" name = "db" sources { name = "web" action = "allow" } } }`)
+	file := filepath.Join(t.TempDir(), "db.hcl")
+	writeFile(t, file, fmt.Sprintf(`service { name = "db" port = %d connect { sidecar_service { check { ttl = "1h" status = "passing" } proxy { config { external = true } } } } }`, greeter(t)))
+	a.weft("services", "register", file)
+	upstream := freePort(t)
+	var proxies []*exec.Cmd
+	for _, args := range [][]string{
+		{"-sidecar-for", "db"},
+		{"-service", "web", "-upstream", fmt.Sprintf("db:%d", upstream), "-register"},
+	} {
+		cmd := program(t, append([]string{"connect", "proxy", "-http-addr", a.addr}, args...)...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cmd.Process.Kill() }) // it may have ended
+		proxies = append(proxies, cmd)
+	}
+	greeted(t, fmt.Sprintf("127.0.0.1:%d", upstream)).Close()
+	a.eventually("web-proxy", "catalog", "services")
+	for _, p := range proxies {
+		if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Wait(); err != nil {
+			t.Errorf("%s: %v", p.Args, err)
+		}
+	}
+	a.gone("web-proxy", "catalog", "services")
+}
+
 // The first signal waits for connections that run, the second does not.
 func TestSecondSignal(t *testing.T) {
 	a := startAgent(t, "-hcl", `performance { leave_drain_time = "1h" }`)
-	app, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer app.Close()
-	go func() {
-		for {
-			c, err := app.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = io.WriteString(c, "hello") // the reader says when it is missing
-			defer c.Close()
-		}
-	}()
+	app := greeter(t)
 	upstream := freePort(t)
 	file := filepath.Join(t.TempDir(), "services.hcl")
 	writeFile(t, file, fmt.Sprintf(`
 		service { name = "db" port = %d connect { sidecar_service {} } }
 		service { name = "web" port = 1 connect { sidecar_service { proxy { upstreams { destination_name = "db" local_bind_port = %d } } } } }`,
-		app.Addr().(*net.TCPAddr).Port, upstream))
+		app, upstream))
 	a.weft("services", "register", file)
 	a.weft("intention", "create", "web", "db")
 	conn := greeted(t, fmt.Sprintf("127.0.0.1:%d", upstream))
@@ -362,34 +225,4 @@ func TestSecondSignal(t *testing.T) {
 	if code := a.stop(syscall.SIGTERM); code != exitForced {
 		t.Errorf("exit code %d", code)
 	}
-}
-
-// greeted dials addr until somebody says hello there.
-func greeted(t *testing.T, addr string) net.Conn {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		c, err := net.Dial("tcp", addr)
-		if err == nil {
-			b := make([]byte, 5)
-			if _, err = io.ReadFull(c, b); err == nil && string(b) == "hello" {
-				return c
-			}
-			c.Close()
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("nobody says hello at %s: %v", addr, err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }

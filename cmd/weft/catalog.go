@@ -150,7 +150,7 @@ func listServices(cl *client, node string, opt *api.QueryOptions) (map[string][]
 	}
 	out := map[string][]string{}
 	for _, svc := range n.Services {
-		tags := append(out[svc.Service], svc.Tags...)
+		tags := slices.Concat(out[svc.Service], svc.Tags)
 		slices.Sort(tags)
 		out[svc.Service] = slices.Compact(tags)
 	}

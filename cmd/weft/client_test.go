@@ -161,6 +161,21 @@ func TestValidate(t *testing.T) {
 	if code != exitOK || out != "Configuration is valid!\n" || !strings.Contains(errs, "a.hcl:2: encrypt has no effect yet") {
 		t.Errorf("code %d, out %q, err %q", code, out, errs)
 	}
+	for src, want := range map[string]string{
+		`connect { ca_config { leaf_cert_ttl = "1s" } }`:                      "-hcl:1: connect.ca_config: ",
+		`connect { ca_config { nope = "1s" } }`:                               "nope",
+		`check { name = "c" }`:                                                "c",
+		`service { name = "a" connect { sidecar_service { port = 99999 } } }`: "99999",
+	} {
+		code, _, errs = call(nil, "validate", "-dev", "-hcl", src, dir)
+		if code != exitFailure || !strings.Contains(errs, want) {
+			t.Errorf("%s: code %d, err %q", src, code, errs)
+		}
+	}
+	code, out, errs = call(nil, "validate", "-dev", "-hcl", `service { name = "a_b" port = 1 }`, dir)
+	if code != exitOK || out == "" || !strings.Contains(errs, "a_b") {
+		t.Errorf("a name that DNS cannot carry: code %d, out %q, err %q", code, out, errs)
+	}
 	code, _, errs = call(nil, "validate", "-dev", "-hcl", "nope = 1", dir)
 	if code != exitFailure || !strings.Contains(errs, "-hcl:1: nope: unknown key") {
 		t.Errorf("code %d, err %q", code, errs)

@@ -105,7 +105,7 @@ func (h *host) serverConfig(reg prometheus.Registerer) server.Config {
 		Addr:    joinAddr(c.AdvertiseAddr, c.Ports.Server),
 		DataDir: c.DataDir, Dev: c.DataDir == "", Bootstrap: c.Bootstrap,
 		DefaultIntention: catalog.Action(c.DefaultIntentionPolicy),
-		CA:               catalog.CAConfig{Provider: c.Connect.CAProvider, Config: c.Connect.CAConfig},
+		CA:               caConfig(c),
 		Membership:       h.gossip, Version: buildInfo().Version, Logger: h.log, Registerer: reg,
 	}
 }
@@ -119,7 +119,7 @@ func (h *host) agentConfig(reg *prometheus.Registry, load func() (*config.Config
 		Gossip: h.gossip, HTTP: h.httpConfig(reg), Files: filesOf(c),
 		Load:         h.reload(load),
 		DrainTimeout: c.LeaveDrainTime, SidecarMinPort: c.Ports.SidecarMinPort, SidecarMaxPort: c.Ports.SidecarMaxPort,
-		CheckUpdateInterval: c.CheckUpdateInterval,
+		CheckUpdateInterval: cmp.Or(c.CheckUpdateInterval, -1), // 0 is at once
 		Logger:              h.log, LogLevel: h.logs.level, Registerer: reg,
 	}
 }
@@ -139,6 +139,7 @@ func (h *host) httpConfig(reg *prometheus.Registry) httpapi.Config {
 		Monitor: h.logs.tap, DefaultQueryTime: c.DefaultQueryTime, MaxQueryTime: c.MaxQueryTime,
 		DiscoveryMaxStale: c.DiscoveryMaxStale, MaxConnsPerClient: cmp.Or(c.HTTPMaxConnsClient, -1),
 		MaxHeaderBytes: c.MaxHeaderBytes, ResponseHeaders: c.ResponseHeaders, Gatherer: reg,
+		BlockEndpoints: c.BlockEndpoints, AllowWriteFrom: c.Writers(), AllowedHosts: c.AllowedHosts,
 	}
 }
 
@@ -158,7 +159,7 @@ func (h *host) reload(load func() (*config.Config, error)) func(context.Context)
 			return agent.Files{}, err
 		}
 		for _, w := range c.Warnings {
-			h.log.Warn(w)
+			h.log.Warn("configuration", "reason", w)
 		}
 		if err := h.logs.reopen(); err != nil {
 			return agent.Files{}, err
@@ -177,7 +178,7 @@ func greet(cfg *config.Config, l *logs) {
 	log.Info("weft agent starts", "version", b.Version, "node", cfg.NodeName,
 		"datacenter", cfg.Datacenter, "server", cfg.Server, "data_dir", dir, "file", strings.Join(cfg.Files, " "))
 	for _, w := range cfg.Warnings {
-		log.Warn(w)
+		log.Warn("configuration", "reason", w)
 	}
 	for _, l := range cfg.HTTP() {
 		if l.Network == "tcp" && !loopbackAddr(l.Addr) {

@@ -278,10 +278,16 @@ func showIntention(w io.Writer, in *api.Intention) error {
 		return t.Local().Format(time.RFC850)
 	}
 	lines := [][2]string{
-		{"Source", in.SourceName}, {"Destination", in.DestinationName}, {"Action", action},
-		{"Precedence", strconv.Itoa(in.Precedence)}, {"ID", in.ID}, {"Description", in.Description},
-		{"Source Peer", in.SourcePeer}, {"Meta", joined(in.Meta)},
-		{"Created At", when(in.CreatedAt)}, {"Updated At", when(in.UpdatedAt)},
+		{"Source", in.SourceName},
+		{"Destination", in.DestinationName},
+		{"Action", action},
+		{"Precedence", strconv.Itoa(in.Precedence)},
+		{"ID", in.ID},
+		{"Description", in.Description},
+		{"Source Peer", in.SourcePeer},
+		{"Meta", joined(in.Meta)},
+		{"Created At", when(in.CreatedAt)},
+		{"Updated At", when(in.UpdatedAt)},
 	}
 	return facts(w, lines...)
 }

@@ -73,14 +73,14 @@ func openLogFile(path string) (*logFile, error) {
 		path += "weft.log"
 	}
 	l := &logFile{path: path}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return nil, fmt.Errorf("log_file: %w", err)
 	}
 	return l, l.open()
 }
 
 func (l *logFile) open() error {
-	f, err := os.OpenFile(l.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
+	f, err := os.OpenFile(l.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("log_file: %w", err)
 	}

@@ -147,7 +147,8 @@ func planRegistered(c *cli.Context, cl *client) (*proxyPlan, error) {
 		return nil, fmt.Errorf("the service %q has %d sidecars: name one with -proxy-id", c.String("sidecar-for"), len(found))
 	}
 	svc := found[0]
-	if external, _ := svc.Proxy.Config["external"].(bool); !external {
+	// As elsewhere, "true" in quotes will do.
+	if fmt.Sprint(svc.Proxy.Config["external"]) != "true" {
 		return nil, fmt.Errorf("the agent runs the proxy %s itself; with external = true in its proxy config it leaves it to this command", svc.ID)
 	}
 	return &proxyPlan{id: svc.ID, service: svc.Proxy.DestinationServiceName, source: &httpSource{client: cl, proxy: svc.ID}}, nil

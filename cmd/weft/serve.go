@@ -27,6 +27,9 @@ func runAgent(ctx context.Context, opt config.Options, s streams) error {
 	if err != nil {
 		return err
 	}
+	if _, err := checkParts(cfg); err != nil {
+		return err
+	}
 	l, err := newLogs(cfg, s.out)
 	if err != nil {
 		return withCode(exitConfig, err)

@@ -107,13 +107,17 @@ func validateCommand(streams) *cli.Command {
 			cfg, err := config.Load(config.Options{
 				Dev: c.Bool("dev"), Paths: c.Args().Slice(), Format: c.String("config-format"), Fragments: c.StringSlice("hcl"),
 			})
+			var odd []string
+			if err == nil {
+				odd, err = checkParts(cfg)
+			}
 			if err != nil {
 				return withCode(exitFailure, fmt.Errorf("configuration is not valid: %w", err))
 			}
 			if c.Bool("quiet") {
 				return nil
 			}
-			for _, w := range cfg.Warnings {
+			for _, w := range append(cfg.Warnings, odd...) {
 				fmt.Fprintf(c.App.ErrWriter, "Warning: %s\n", w)
 			}
 			fmt.Fprintln(c.App.Writer, "Configuration is valid!")

@@ -47,6 +47,9 @@ type Config struct {
 	HTTPMaxConnsClient int               `key:"limits.http_max_conns_per_client"`
 	MaxHeaderBytes     int               `key:"http_config.max_header_bytes"`
 	ResponseHeaders    map[string]string `key:"http_config.response_headers"`
+	BlockEndpoints     []string          `key:"http_config.block_endpoints"`
+	AllowWriteFrom     []string          `key:"http_config.allow_write_http_from"`
+	AllowedHosts       []string          `key:"http_config.allowed_hosts"`
 	SocketMode         string            `key:"unix_sockets.mode"`
 	PIDFile            string            `key:"pid_file"`
 	// LeaveOnTerminate and SkipLeaveOnInterrupt are nil until Load resolves their

@@ -85,6 +85,9 @@ func httpKeys() []Key {
 		Key{Name: "discovery_max_stale", Type: Duration, Default: "0s", Doc: "How old an answer of service discovery may be that is given without asking the leader. 0 asks."},
 		Key{Name: "http_config.max_header_bytes", Type: Int, Default: "65536", Doc: "The largest request line and header together."},
 		Key{Name: "http_config.response_headers", Type: StringMap, Doc: "Headers added to every answer of the HTTP API."},
+		Key{Name: "http_config.block_endpoints", Type: StringList, Doc: "Prefixes of paths that are refused to everybody, with status 403."},
+		Key{Name: "http_config.allow_write_http_from", Type: StringList, Flag: "allow-write-http-from", Doc: "Networks (CIDR) that may change things over the HTTP API. Everybody who reaches it, when empty."},
+		Key{Name: "http_config.allowed_hosts", Type: StringList, Doc: "Names by which clients may call the HTTP API, beside addresses, localhost, the node's name and names in the domain. Others are refused, against DNS rebinding."},
 		Key{Name: "unix_sockets.mode", Type: String, Default: "0600", Doc: "The octal permissions of Unix sockets that the agent makes."},
 	)
 }

@@ -74,8 +74,6 @@ func laterKeys() []Key {
 		Key{Name: "limits.request_limits.mode", Type: String, Default: "disabled", Doc: "Whether servers limit requests."},
 		Key{Name: "limits.request_limits.read_rate", Type: Float, Default: "-1", Doc: "How many reads a second a server takes."},
 		Key{Name: "limits.request_limits.write_rate", Type: Float, Default: "-1", Doc: "How many writes a second a server takes."},
-		Key{Name: "http_config.block_endpoints", Type: StringList, Doc: "Prefixes of paths that are refused."},
-		Key{Name: "http_config.allow_write_http_from", Type: StringList, Flag: "allow-write-http-from", Doc: "Networks that may change things over the HTTP API."},
 		Key{Name: "http_config.use_cache", Type: Bool, Default: "true", Doc: "Let requests use the agent's cache."},
 		Key{Name: "unix_sockets.user", Type: String, Doc: "The owner of Unix sockets that the agent makes."},
 		Key{Name: "unix_sockets.group", Type: String, Doc: "The group of Unix sockets that the agent makes."},

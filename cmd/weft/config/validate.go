@@ -231,6 +231,9 @@ func (c *Config) validateRest() error {
 	if c.DefaultQueryTime <= 0 || c.DefaultQueryTime > c.MaxQueryTime {
 		return c.problem("default_query_time", "%s must be above zero and at most max_query_time, %s", c.DefaultQueryTime, c.MaxQueryTime)
 	}
+	if _, err := c.writers(); err != nil {
+		return err
+	}
 	for name := range c.ResponseHeaders {
 		if !headerName.MatchString(name) {
 			return c.problem("http_config.response_headers", "%q is not the name of a header", name)
@@ -242,6 +245,24 @@ func (c *Config) validateRest() error {
 		}
 	}
 	return nil
+}
+
+func (c *Config) writers() ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, s := range c.AllowWriteFrom {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return nil, c.problem("http_config.allow_write_http_from", "%q is not a network such as 10.0.0.0/8", s)
+		}
+		out = append(out, p.Masked())
+	}
+	return out, nil
+}
+
+// Writers are the networks that may change things over the HTTP API.
+func (c *Config) Writers() []netip.Prefix {
+	out, _ := c.writers() // Validate refused what does not parse
+	return out
 }
 
 var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")

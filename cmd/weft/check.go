@@ -1,0 +1,58 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/weftmesh/weft/agent/checks"
+	"github.com/weftmesh/weft/agent/local"
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/cmd/weft/config"
+	"github.com/weftmesh/weft/server"
+)
+
+// checkParts asks the components whether they would take their part of the
+// configuration, before anything is bound or written. It gives what they find odd.
+func checkParts(cfg *config.Config) (warnings []string, err error) {
+	if err := server.ValidateCA(caConfig(cfg)); err != nil {
+		return nil, refused(cfg, "connect.ca_config", err)
+	}
+	// The registrations go into a host that exists in memory only.
+	dry, err := local.New(local.Config{
+		Node: &catalog.Node{Node: cfg.NodeName, Datacenter: cfg.Datacenter, Address: cfg.AdvertiseAddr}, Syncer: nobody{},
+		SidecarMinPort: cfg.Ports.SidecarMinPort, SidecarMaxPort: cfg.Ports.SidecarMaxPort,
+		AliasTarget: func(string, string) catalog.Watch[checks.Target] { return new(catalog.Latest[checks.Target]) },
+		Logger:      slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		return nil, err
+	}
+	warnings, err = dry.ApplyFiles(context.Background(), cfg.Services, cfg.Checks)
+	return warnings, refused(cfg, "", err)
+}
+
+func refused(cfg *config.Config, key string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if key != "" {
+		err = fmt.Errorf("%s: %w", key, err)
+	}
+	if pos := cfg.Where(key); pos.File != "" {
+		err = fmt.Errorf("%s: %w", pos, err)
+	}
+	return withCode(exitConfig, err)
+}
+
+func caConfig(cfg *config.Config) catalog.CAConfig {
+	return catalog.CAConfig{Provider: cfg.Connect.CAProvider, Config: cfg.Connect.CAConfig}
+}
+
+// nobody takes no statements.
+type nobody struct{}
+
+// Sync implements local.Syncer.
+func (nobody) Sync(context.Context, catalog.NodeState) (uint64, error) {
+	return 0, catalog.ErrUnavailable
+}
