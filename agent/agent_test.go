@@ -31,7 +31,8 @@ func pair(t *testing.T, m *meshtest.Mesh) (upstream int) {
 	upstream = meshtest.FreePort(t)
 	m.Register(map[string]any{"Name": "db", "Port": meshtest.Echo(t, "db"), "Connect": map[string]any{"SidecarService": map[string]any{}}})
 	m.Register(map[string]any{"Name": "web", "Port": meshtest.Echo(t, "web"), "Connect": map[string]any{"SidecarService": map[string]any{
-		"Proxy": map[string]any{"Upstreams": []any{map[string]any{"DestinationName": "db", "LocalBindPort": upstream}}}}}})
+		"Proxy": map[string]any{"Upstreams": []any{map[string]any{"DestinationName": "db", "LocalBindPort": upstream}}},
+	}}})
 	m.Eventually("both proxies to be passing", func() error {
 		for _, name := range []string{"web", "db"} {
 			var list []struct{ Checks []catalog.Check }
@@ -209,12 +210,15 @@ func TestNodeRow(t *testing.T) {
 func TestAliasOfAnotherNode(t *testing.T) {
 	m := meshtest.Start(t, meshtest.Options{})
 	set := func(status string) {
-		m.Do("PUT", "/v1/catalog/register", map[string]any{"Node": "ext", "Address": "10.0.0.9", "Service": map[string]any{"Service": "erp", "Port": 1},
-			"Checks": []any{map[string]any{"CheckID": "c", "Name": "c", "ServiceID": "erp", "Status": status}}}, nil)
+		m.Do("PUT", "/v1/catalog/register", map[string]any{
+			"Node": "ext", "Address": "10.0.0.9", "Service": map[string]any{"Service": "erp", "Port": 1},
+			"Checks": []any{map[string]any{"CheckID": "c", "Name": "c", "ServiceID": "erp", "Status": status}},
+		}, nil)
 	}
 	m.Register(map[string]any{"Name": "front", "Checks": []any{
 		map[string]any{"CheckID": "node", "AliasNode": "ext"},
-		map[string]any{"CheckID": "service", "AliasNode": "ext", "AliasService": "erp"}}})
+		map[string]any{"CheckID": "service", "AliasNode": "ext", "AliasService": "erp"},
+	}})
 	expect := func(node, service string) {
 		t.Helper()
 		m.Eventually("the aliases to be "+node+" and "+service, func() error {
@@ -310,8 +314,10 @@ func TestConfigIsValidated(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg := agent.Config{NodeName: "n", NodeID: "0c4f6d1a-31a5-44c9-8f01-0d2c8bd3a9b1", Datacenter: "dc1", Advertise: "127.0.0.1",
-				Dial: func(context.Context) (net.Conn, error) { return nil, net.ErrClosed }}
+			cfg := agent.Config{
+				NodeName: "n", NodeID: "0c4f6d1a-31a5-44c9-8f01-0d2c8bd3a9b1", Datacenter: "dc1", Advertise: "127.0.0.1",
+				Dial: func(context.Context) (net.Conn, error) { return nil, net.ErrClosed },
+			}
 			change(&cfg)
 			if a, err := agent.New(cfg); err == nil {
 				a.Close()

@@ -58,9 +58,11 @@ func (g *fakeGossip) ForceLeave(name string, _ bool) error {
 // alone starts an agent with no server and gives the end of its Run.
 func alone(t *testing.T, g *fakeGossip, change func(*agent.Config)) (base string, stop func(), ended <-chan error) {
 	t.Helper()
-	cfg := agent.Config{NodeName: "n", NodeID: "0c4f6d1a-31a5-44c9-8f01-0d2c8bd3a9b1", Datacenter: "dc1", Advertise: "127.0.0.1",
+	cfg := agent.Config{
+		NodeName: "n", NodeID: "0c4f6d1a-31a5-44c9-8f01-0d2c8bd3a9b1", Datacenter: "dc1", Advertise: "127.0.0.1",
 		HTTP: httpapi.Config{Addrs: []string{"127.0.0.1:0"}}, Gossip: g, HoldTimeout: 50 * time.Millisecond,
-		Dial: func(context.Context) (net.Conn, error) { return nil, errors.New("no server answers") }}
+		Dial: func(context.Context) (net.Conn, error) { return nil, errors.New("no server answers") },
+	}
 	change(&cfg)
 	a, err := agent.New(cfg)
 	if err != nil {

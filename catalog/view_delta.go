@@ -155,7 +155,7 @@ func (l list[T]) diff(out *Rows[T], old, now []T) bool {
 		return false
 	}
 	for len(old) > 0 || len(now) > 0 {
-		c := 0
+		var c int
 		switch {
 		case len(old) == 0:
 			c = 1

@@ -74,11 +74,11 @@ func (s *Service) dial(ctx context.Context, name catalog.Name, from string) (*Co
 }
 
 func tellTried(instances int, failures []string) error {
-	text := failures
+	text := strings.Join(failures[:min(len(failures), maxListed)], "; ")
 	if more := len(failures) - maxListed; more > 0 {
-		text = append(failures[:maxListed:maxListed], fmt.Sprintf("and %d more", more))
+		text += fmt.Sprintf("; and %d more", more)
 	}
-	return fmt.Errorf("tried %d of %d instances: %s", len(failures), instances, strings.Join(text, "; "))
+	return fmt.Errorf("tried %d of %d instances: %s", len(failures), instances, text)
 }
 
 func listNames(names []catalog.Name) string {

@@ -58,11 +58,15 @@ func TestFileSource(t *testing.T) {
 func TestSnapshotSurvivesJSON(t *testing.T) {
 	want := &Snapshot{
 		Index: 7, Service: "web", Datacenter: testDC, TrustDomain: testDomain, Roots: []string{"a", "b"}, SigningRoot: "a",
-		Intentions: catalog.Intentions{{SourceName: "api", DestinationName: "web", Action: catalog.ActionAllow, Precedence: 9,
-			Permissions: []*catalog.IntentionPermission{{Action: catalog.ActionAllow}}}},
+		Intentions: catalog.Intentions{{
+			SourceName: "api", DestinationName: "web", Action: catalog.ActionAllow, Precedence: 9,
+			Permissions: []*catalog.IntentionPermission{{Action: catalog.ActionAllow}},
+		}},
 		Default: catalog.ActionDeny, Local: "127.0.0.1:80", Inbound: "0.0.0.0:21000",
-		Upstreams: []Upstream{{Name: "db", Listen: "127.0.0.1:5432", ConnectTimeout: time.Second,
-			Instances: []Endpoint{{ID: "db1", Node: "n", Addr: "10.0.0.1:21000", Status: catalog.StatusPassing, Weight: 3}}}},
+		Upstreams: []Upstream{{
+			Name: "db", Listen: "127.0.0.1:5432", ConnectTimeout: time.Second,
+			Instances: []Endpoint{{ID: "db1", Node: "n", Addr: "10.0.0.1:21000", Status: catalog.StatusPassing, Weight: 3}},
+		}},
 		Limits: Limits{HandshakeTimeout: time.Second, MaxInboundConnections: 5},
 	}
 	b, err := json.Marshal(want)

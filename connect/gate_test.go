@@ -125,7 +125,7 @@ func TestAcceptGoesOnAfterEMFILE(t *testing.T) {
 	go func() { defer close(done); l.accept(t.Context(), &failing{inner, 3}) }()
 	c := dialTCP(t, inner.Addr().String())
 	(<-served).Close()
-	if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Error(err)
 	}
 	inner.Close()

@@ -104,11 +104,11 @@ func (j *journal) write(l *line) {
 	if suppressed > 0 {
 		attrs = append(attrs, slog.Int("suppressed", suppressed))
 	}
-	msg := "connection ended"
 	if l.reason.refusal() {
-		msg = "connection refused"
+		j.log.LogAttrs(ctx, level, "connection refused", attrs...)
+		return
 	}
-	j.log.LogAttrs(ctx, level, msg, attrs...)
+	j.log.LogAttrs(ctx, level, "connection ended", attrs...)
 }
 
 // repeated remembers a failure and tells whether its line is to be left out, or

@@ -157,7 +157,7 @@ func (k *keyring) run(ctx context.Context) error {
 				tried = now
 				if err := k.renew(ctx, w); err != nil {
 					if ctx.Err() != nil {
-						return nil
+						return nil //nolint:nilerr // told to end
 					}
 					backoff = k.nextBackoff(backoff, w)
 					notBefore = k.now().Add(backoff)
@@ -170,7 +170,7 @@ func (k *keyring) run(ctx context.Context) error {
 		}
 		updated = k.sleep(ctx, laterOf(due, notBefore), w != nil)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // told to end
 		}
 	}
 }
@@ -204,7 +204,7 @@ func (k *keyring) dueAt(w *world, now time.Time) time.Time {
 	if _, err := w.bundle.VerifyPeer(c.chain, now); err != nil {
 		return now
 	}
-	rotated := false
+	var rotated bool
 	if w.signing != nil {
 		_, err := w.signing.VerifyPeer(c.chain, now)
 		rotated = err != nil

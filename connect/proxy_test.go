@@ -47,10 +47,16 @@ func TestDeniedIsRefusedWithTheRemedy(t *testing.T) {
 		rule, hint string
 	}{
 		{"default", nil, "rule=default", `hint="weft intention create web db"`},
-		{"exact", catalog.Intentions{{SourceName: "web", DestinationName: "db", Action: catalog.ActionDeny}},
-			`rule="web → db (precedence 9)"`, `hint="weft intention create -replace -allow web db"`},
-		{"wildcard", catalog.Intentions{{SourceName: "*", DestinationName: "db", Action: catalog.ActionDeny}},
-			`rule="* → db (precedence 8)"`, `hint="weft intention create -allow web db"`},
+		{
+			"exact",
+			catalog.Intentions{{SourceName: "web", DestinationName: "db", Action: catalog.ActionDeny}},
+			`rule="web → db (precedence 9)"`, `hint="weft intention create -replace -allow web db"`,
+		},
+		{
+			"wildcard",
+			catalog.Intentions{{SourceName: "*", DestinationName: "db", Action: catalog.ActionDeny}},
+			`rule="* → db (precedence 8)"`, `hint="weft intention create -allow web db"`,
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			p := newPair(t, func(*net.TCPConn) { t.Error("the application saw a denied connection") })

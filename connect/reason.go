@@ -1,7 +1,6 @@
 package connect
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/weftmesh/weft/catalog"
@@ -61,15 +60,6 @@ func (e *RefusedError) Unwrap() error {
 		return catalog.ErrDenied
 	}
 	return e.Err
-}
-
-// reasonOf is the reason an error of Dial or Accept carries.
-func reasonOf(err error, otherwise Reason) Reason {
-	var r *RefusedError
-	if errors.As(err, &r) {
-		return r.Reason
-	}
-	return otherwise
 }
 
 // hintFor names the command that would allow source to reach destination.

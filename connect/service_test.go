@@ -103,7 +103,7 @@ func TestFailClosed(t *testing.T) {
 			must(t, roundTrip(c, "x"))
 			snap := *db.Snapshot()
 			db.Update(tc.change(&snap))
-			if _, err := c.Read(make([]byte, 1)); err == nil || err == io.EOF {
+			if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
 				t.Errorf("the live connection: %v, want it cut", err)
 			}
 			c.Close()

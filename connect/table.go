@@ -77,7 +77,7 @@ func (r *row) admit(rule string) bool {
 }
 
 // kill cuts both legs and ends the row, unless it has ended.
-func (r *row) kill(e ending) bool { return r.finish(e, true) }
+func (r *row) kill(e ending) { r.finish(e, true) }
 
 // finish ends the row: out of the table, into counters and log. The first call
 // decides the reason, all later ones do nothing.

@@ -250,7 +250,7 @@ func TestCryptoTLSKeepsPartialRecords(t *testing.T) {
 		n, err := c.Read(b)
 		got = append(got, b[:n]...)
 		if err != nil {
-			if _, ok := err.(wouldBlock); !ok {
+			if !errors.As(err, new(wouldBlock)) {
 				t.Fatal(err)
 			}
 			blocked++

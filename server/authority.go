@@ -255,6 +255,12 @@ func firstConfig(given catalog.CAConfig) (catalog.CAConfig, ca.Config, error) {
 	return given, parsed, nil
 }
 
+// ValidateCA refuses a configuration of the certificate authority that New would.
+func ValidateCA(given catalog.CAConfig) error {
+	_, _, err := firstConfig(given)
+	return err
+}
+
 // canonical writes the keys that we know as the API shows them: files have them in
 // snake_case too.
 func canonical(config map[string]any) map[string]any {

@@ -42,6 +42,9 @@ type Server struct {
 	closeErr error
 }
 
+// ErrStorage is wrapped by the error of Run when the disk failed under the log.
+var ErrStorage = consensus.ErrStorage
+
 var errStopping = fmt.Errorf("this server stops: %w", catalog.ErrUnavailable)
 
 // New validates the configuration, opens what is on disk and starts to take part

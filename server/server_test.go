@@ -180,6 +180,7 @@ func TestServes(t *testing.T) {
 // stand side by side; neither undoes the other's, and nobody goes on writing.
 func TestAgentAndLeaderAgree(t *testing.T) {
 	r := start(t, config(""))
+	r.roots() // by then the leader has written what a new cluster needs
 	state := catalog.NodeState{
 		Node: &catalog.Node{
 			ID: nodeID, Node: "s1", Address: "127.0.0.1", Datacenter: "dc1",

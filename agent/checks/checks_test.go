@@ -78,10 +78,10 @@ func TestHTTP(t *testing.T) {
 		}
 	}
 	once(t, &catalog.CheckDefinition{
-		HTTP: srv.URL + "/ok", Method: "PUT", Body: "ping",
+		HTTP: srv.URL + "/ok", Method: http.MethodPut, Body: "ping",
 		Header: map[string][]string{"Host": {"web.example"}, "X-A": {"b", "c"}},
 	})
-	if seen.Method != "PUT" || body != "ping" || seen.Host != "web.example" || len(seen.Header["X-A"]) != 2 ||
+	if seen.Method != http.MethodPut || body != "ping" || seen.Host != "web.example" || len(seen.Header["X-A"]) != 2 ||
 		seen.UserAgent() != UserAgent || !seen.Close {
 		t.Errorf("request: %s %q %v %+v", seen.Method, body, seen.Host, seen.Header)
 	}
@@ -387,8 +387,13 @@ func TestValidate(t *testing.T) {
 		}
 	}
 	for _, def := range []catalog.CheckDefinition{
-		{TTL: 1}, {AliasNode: "n"}, {AliasService: "s"}, {HTTP: "https://x:1/y?z", Interval: sec},
-		{TCP: "[::1]:1", Interval: sec}, {GRPC: "h:1/s", Interval: sec}, {TTL: sec, Namespace: "default"},
+		{TTL: 1},
+		{AliasNode: "n"},
+		{AliasService: "s"},
+		{HTTP: "https://x:1/y?z", Interval: sec},
+		{TCP: "[::1]:1", Interval: sec},
+		{GRPC: "h:1/s", Interval: sec},
+		{TTL: sec, Namespace: "default"},
 	} {
 		if w, err := Validate(&def); err != nil || len(w) != 0 {
 			t.Errorf("%+v: %v %v", def, w, err)

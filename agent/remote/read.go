@@ -71,8 +71,7 @@ func (r *Remote) readNow(ctx context.Context, key readKey) (*wire.ReadReply, err
 // readHeld answers a stale read from what this host knows, when the servers are
 // known to be gone or do not answer soon.
 func (r *Remote) readHeld(ctx context.Context, key readKey) (*wire.ReadReply, bool) {
-	held, ok := r.views.last(key.viewKey)
-	if !ok {
+	if _, ok := r.views.last(key.viewKey); !ok {
 		return nil, false
 	}
 	if r.views.isDown() {
@@ -86,7 +85,13 @@ func (r *Remote) readHeld(ctx context.Context, key readKey) (*wire.ReadReply, bo
 			return nil, false
 		}
 	}
-	held, ok = r.views.last(key.viewKey)
+	held, ok := r.views.last(key.viewKey)
+	if ok && held.Meta.KnownLeader {
+		// The stream has not noticed yet what the try just found.
+		marked := *held
+		marked.Meta.KnownLeader = false
+		held = &marked
+	}
 	return held, ok
 }
 

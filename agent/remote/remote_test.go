@@ -45,8 +45,10 @@ func newFake(index uint64) *fakeServers {
 }
 
 func viewAt(index uint64, epoch string) *catalog.View {
-	return &catalog.View{Query: dbQuery, Index: index, Epoch: epoch,
-		Nodes: []*catalog.Node{{Node: fmt.Sprintf("n%d", index)}}}
+	return &catalog.View{
+		Query: dbQuery, Index: index, Epoch: epoch,
+		Nodes: []*catalog.Node{{Node: fmt.Sprintf("n%d", index)}},
+	}
 }
 
 func (f *fakeServers) set(v *catalog.View) {

@@ -52,8 +52,10 @@ type heldAnswer struct {
 
 func newViews(cfg Config, servers wire.Servers, m *metrics) *views {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &views{cfg: cfg, servers: servers, metrics: m, ctx: ctx, cancel: cancel,
-		open: map[viewKey]*view{}, held: map[viewKey]heldAnswer{}}
+	return &views{
+		cfg: cfg, servers: servers, metrics: m, ctx: ctx, cancel: cancel,
+		open: map[viewKey]*view{}, held: map[viewKey]heldAnswer{},
+	}
 }
 
 func (s *views) close() {

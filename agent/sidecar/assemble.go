@@ -46,8 +46,10 @@ func newSidecar(cfg Config, reg *catalog.Service) *sidecar {
 		external: local.IsExternal(reg),
 		log:      cfg.Logger.With("id", reg.ID, "service", reg.Proxy.DestinationServiceName),
 		dirty:    make(chan struct{}, 1),
-		in: inputs{proxy: reg, datacenter: cfg.Datacenter, bindAddr: cfg.BindAddr, drain: cfg.DrainTimeout,
-			instances: map[catalog.Name][]connect.Endpoint{}},
+		in: inputs{
+			proxy: reg, datacenter: cfg.Datacenter, bindAddr: cfg.BindAddr, drain: cfg.DrainTimeout,
+			instances: map[catalog.Name][]connect.Endpoint{},
+		},
 		followers: map[catalog.Name]context.CancelFunc{},
 		empty:     map[catalog.Name]emptyUpstream{},
 	}
@@ -292,8 +294,10 @@ func (s *sidecar) seed() {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.in.policy = policy{trustDomain: snap.TrustDomain, roots: snap.Roots, signingRoot: snap.SigningRoot,
-		intentions: snap.Intentions, fallback: snap.Default}
+	s.in.policy = policy{
+		trustDomain: snap.TrustDomain, roots: snap.Roots, signingRoot: snap.SigningRoot,
+		intentions: snap.Intentions, fallback: snap.Default,
+	}
 	s.roots, s.intends = true, true
 	for _, up := range snap.Upstreams {
 		s.in.instances[up.Name] = up.Instances

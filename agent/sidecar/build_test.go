@@ -27,11 +27,15 @@ func sidecarService(change ...func(*catalog.Service)) *catalog.Service {
 }
 
 func TestBuild(t *testing.T) {
-	base := policy{trustDomain: "td.consul", roots: []string{"R1", "R2"}, signingRoot: "R2",
-		intentions: catalog.Intentions{{SourceName: "a", DestinationName: "web", Action: catalog.ActionAllow}}, fallback: catalog.ActionDeny}
+	base := policy{
+		trustDomain: "td.consul", roots: []string{"R1", "R2"}, signingRoot: "R2",
+		intentions: catalog.Intentions{{SourceName: "a", DestinationName: "web", Action: catalog.ActionAllow}}, fallback: catalog.ActionDeny,
+	}
 	want := func(change func(*connect.Snapshot)) *connect.Snapshot {
-		s := &connect.Snapshot{Service: "web", Datacenter: "dc1", TrustDomain: "td.consul", Roots: base.roots, SigningRoot: "R2",
-			Intentions: base.intentions, Default: catalog.ActionDeny, Local: "127.0.0.1:8080", Inbound: "0.0.0.0:21000"}
+		s := &connect.Snapshot{
+			Service: "web", Datacenter: "dc1", TrustDomain: "td.consul", Roots: base.roots, SigningRoot: "R2",
+			Intentions: base.intentions, Default: catalog.ActionDeny, Local: "127.0.0.1:8080", Inbound: "0.0.0.0:21000",
+		}
 		change(s)
 		return s
 	}
@@ -57,29 +61,39 @@ func TestBuild(t *testing.T) {
 		problems []string // each a part of one
 	}{
 		"nothing set": {func(*catalog.Service) {}, same, nil},
-		"a Unix socket behind": {func(s *catalog.Service) { s.Proxy.LocalServiceSocketPath = "/run/web.sock" },
-			func(s *connect.Snapshot) { s.Local = "/run/web.sock" }, nil},
+		"a Unix socket behind": {
+			func(s *catalog.Service) { s.Proxy.LocalServiceSocketPath = "/run/web.sock" },
+			func(s *connect.Snapshot) { s.Local = "/run/web.sock" }, nil,
+		},
 		"no application": {func(s *catalog.Service) { s.Proxy.LocalServicePort = 0 }, func(s *connect.Snapshot) { s.Local = "" }, nil},
-		"an address of its own": {func(s *catalog.Service) { s.Address = "10.1.1.1" },
-			func(s *connect.Snapshot) { s.Inbound = "10.1.1.1:21000" }, nil},
+		"an address of its own": {
+			func(s *catalog.Service) { s.Address = "10.1.1.1" },
+			func(s *connect.Snapshot) { s.Inbound = "10.1.1.1:21000" }, nil,
+		},
 		"bind address and port": {func(s *catalog.Service) {
 			s.Address = "198.51.100.7"
 			s.Proxy.Config = map[string]any{"bind_address": "::1", "bind_port": json.Number("2100")}
 		}, func(s *connect.Snapshot) { s.Inbound = "[::1]:2100" }, nil},
 		"no port": {func(s *catalog.Service) { s.Port = 0 }, func(s *connect.Snapshot) { s.Inbound = "" }, nil},
 		"limits, as JSON, HCL and the wire write numbers": {func(s *catalog.Service) {
-			s.Proxy.Config = map[string]any{"max_inbound_connections": float64(7), "handshake_timeout_ms": 1500,
-				"local_connect_timeout_ms": int64(20), "drain_timeout_ms": "250"}
+			s.Proxy.Config = map[string]any{
+				"max_inbound_connections": float64(7), "handshake_timeout_ms": 1500,
+				"local_connect_timeout_ms": int64(20), "drain_timeout_ms": "250",
+			}
 		}, func(s *connect.Snapshot) {
-			s.Limits = connect.Limits{HandshakeTimeout: 1500 * time.Millisecond, MaxInboundConnections: 7,
-				LocalConnectTimeout: 20 * time.Millisecond, DrainTimeout: 250 * time.Millisecond}
+			s.Limits = connect.Limits{
+				HandshakeTimeout: 1500 * time.Millisecond, MaxInboundConnections: 7,
+				LocalConnectTimeout: 20 * time.Millisecond, DrainTimeout: 250 * time.Millisecond,
+			}
 		}, nil},
 		"limits that are none": {func(s *catalog.Service) {
 			s.Proxy.Config = map[string]any{"max_inbound_connections": -1, "handshake_timeout_ms": "soon", "drain_timeout_ms": 1e9, "bind_port": 1.5}
 		}, same, []string{"max_inbound_connections", "handshake_timeout_ms", "drain_timeout_ms", "bind_port"}},
 		"an upstream": {upstream(func(*catalog.Upstream) {}), wantUp(func(*connect.Upstream) {}), nil},
-		"an upstream of this datacenter, by name": {upstream(func(u *catalog.Upstream) { u.Datacenter = "dc1" }),
-			wantUp(func(*connect.Upstream) {}), nil},
+		"an upstream of this datacenter, by name": {
+			upstream(func(u *catalog.Upstream) { u.Datacenter = "dc1" }),
+			wantUp(func(*connect.Upstream) {}), nil,
+		},
 		"an upstream on a socket": {upstream(func(u *catalog.Upstream) {
 			u.LocalBindSocketPath, u.LocalBindSocketMode = "/run/db.sock", "0660"
 		}), wantUp(func(u *connect.Upstream) { u.Listen, u.SocketMode = "/run/db.sock", "0660" }), nil},
@@ -89,10 +103,15 @@ func TestBuild(t *testing.T) {
 		}), wantUp(func(u *connect.Upstream) {
 			u.Listen, u.ConnectTimeout = "127.0.0.9:9191", 300*time.Millisecond
 		}), nil},
-		"an upstream nobody serves": {upstream(func(u *catalog.Upstream) { u.DestinationName = "none" }),
-			wantUp(func(u *connect.Upstream) { u.Name, u.Instances = "none", nil }), nil},
-		"an upstream without a listener": {upstream(func(u *catalog.Upstream) { u.LocalBindPort = 0 }),
-			wantUp(func(u *connect.Upstream) { u.Listen = "" }), []string{"db has no listener"}},
+		"an upstream nobody serves": {
+			upstream(func(u *catalog.Upstream) { u.DestinationName = "none" }),
+			wantUp(func(u *connect.Upstream) { u.Name, u.Instances = "none", nil }), nil,
+		},
+		"an upstream without a listener": {
+			upstream(func(u *catalog.Upstream) { u.LocalBindPort = 0 }),
+			wantUp(func(u *connect.Upstream) { u.Listen = "" }),
+			[]string{"db has no listener"},
+		},
 		"a prepared query":   {upstream(func(u *catalog.Upstream) { u.DestinationType = "prepared_query" }), same, []string{"prepared_query"}},
 		"a peer":             {upstream(func(u *catalog.Upstream) { u.DestinationPeer = "east" }), same, []string{`peer "east"`}},
 		"another datacenter": {upstream(func(u *catalog.Upstream) { u.Datacenter = "dc2" }), same, []string{`"dc2"`}},
@@ -101,8 +120,10 @@ func TestBuild(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			reg := sidecarService(tc.reg)
-			got, problems := build(inputs{proxy: reg, datacenter: "dc1", bindAddr: "0.0.0.0", policy: base,
-				instances: map[catalog.Name][]connect.Endpoint{"db": db}})
+			got, problems := build(inputs{
+				proxy: reg, datacenter: "dc1", bindAddr: "0.0.0.0", policy: base,
+				instances: map[catalog.Name][]connect.Endpoint{"db": db},
+			})
 			if w := want(tc.want); !reflect.DeepEqual(got, w) {
 				t.Errorf("got  %+v\nwant %+v", got, w)
 			}
@@ -122,9 +143,11 @@ func TestBuild(t *testing.T) {
 func TestEndpoints(t *testing.T) {
 	check := func(s catalog.Status) *catalog.Check { return &catalog.Check{Status: s} }
 	inst := func(id string, change func(*catalog.Instance)) *catalog.Instance {
-		i := &catalog.Instance{Node: &catalog.Node{Node: "n1", Address: "10.0.0.1"},
+		i := &catalog.Instance{
+			Node:    &catalog.Node{Node: "n1", Address: "10.0.0.1"},
 			Service: &catalog.Service{ID: id, Service: "db-sidecar-proxy", Port: 21000, Weights: &catalog.Weights{Passing: 3, Warning: 2}},
-			Checks:  []*catalog.Check{check(catalog.StatusPassing)}}
+			Checks:  []*catalog.Check{check(catalog.StatusPassing)},
+		}
 		change(i)
 		return i
 	}
@@ -143,7 +166,8 @@ func TestEndpoints(t *testing.T) {
 			i.Service.Weights.Warning = 0
 			i.Checks = append(i.Checks, check(catalog.StatusWarning))
 		}),
-		nil, {},
+		nil,
+		{},
 	}}
 	got := endpoints(v)
 	want := []connect.Endpoint{

@@ -3,10 +3,12 @@ package sidecar
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"strconv"
 	"testing"
 	"time"
@@ -33,8 +35,10 @@ func TestRealProxies(t *testing.T) {
 	run := func(views *fakeViews) (*Manager, func()) {
 		host := &catalog.Latest[*local.Host]{}
 		host.Publish(&local.Host{Services: map[string]*catalog.Service{db.ID: db, web.ID: web}})
-		m, err := New(Config{Host: host, Views: views.Watch, Datacenter: "dc1", DataDir: dir,
-			Signer: NewSigner(auth), Logger: slog.New(slog.DiscardHandler)})
+		m, err := New(Config{
+			Host: host, Views: views.Watch, Datacenter: "dc1", DataDir: dir,
+			Signer: NewSigner(auth), Logger: slog.New(slog.DiscardHandler),
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -54,7 +58,8 @@ func TestRealProxies(t *testing.T) {
 	views.setIntentions("web")
 	views.setIntentions("db")
 	views.set(&catalog.View{Query: catalog.Query{Kind: catalog.QueryConnect, Name: "db"}, Instances: []*catalog.Instance{
-		{Node: &catalog.Node{Node: "n1", Address: "127.0.0.1"}, Service: db}}})
+		{Node: &catalog.Node{Node: "n1", Address: "127.0.0.1"}, Service: db},
+	}})
 	m, stop := run(&views)
 	until(t, "both proxies to be ready", func() error {
 		for _, st := range m.Status() {
@@ -81,7 +86,7 @@ func TestRealProxies(t *testing.T) {
 	_ = live.SetReadDeadline(time.Now().Add(10 * time.Second))
 	if _, err := live.Read(make([]byte, 1)); err == nil {
 		t.Error("the live connection goes on after the intention went")
-	} else if ne, ok := err.(net.Error); ok && ne.Timeout() {
+	} else if errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Error("the live connection was not cut")
 	}
 	_ = live.Close()

@@ -110,10 +110,10 @@ func (m *Manager) Run(ctx context.Context) error {
 		host, index, err := m.cfg.Host.Next(ctx, after)
 		if err != nil {
 			m.stopAll()
-			if ctx.Err() != nil {
-				return nil
+			if ctx.Err() == nil {
+				return fmt.Errorf("sidecar: %w", err)
 			}
-			return fmt.Errorf("sidecar: %w", err)
+			return nil //nolint:nilerr // told to end
 		}
 		if after == 0 {
 			sweep(m.cfg.DataDir, wanted(host), m.cfg.Logger)

@@ -67,8 +67,10 @@ func (f *fakeViews) setIntentions(dest string, list ...*catalog.Intention) {
 func (f *fakeViews) setInstances(name string, addrs ...string) {
 	v := &catalog.View{Query: catalog.Query{Kind: catalog.QueryConnect, Name: name}}
 	for _, a := range addrs {
-		v.Instances = append(v.Instances, &catalog.Instance{Node: &catalog.Node{Node: "n1"},
-			Service: &catalog.Service{ID: a, Service: name, Address: a, Port: 1}})
+		v.Instances = append(v.Instances, &catalog.Instance{
+			Node:    &catalog.Node{Node: "n1"},
+			Service: &catalog.Service{ID: a, Service: name, Address: a, Port: 1},
+		})
 	}
 	f.set(v)
 }
@@ -98,7 +100,7 @@ func (p *fakeProxy) Run(ctx context.Context, src catalog.Watch[*connect.Snapshot
 			p.mu.Lock()
 			p.running = false
 			p.mu.Unlock()
-			return nil
+			return nil //nolint:nilerr // told to end
 		}
 		after = i
 		p.mu.Lock()

@@ -21,8 +21,11 @@ var (
 // queries is every question that the small world has an answer to, and a few it has not.
 func queries() []catalog.Query {
 	out := []catalog.Query{
-		{Kind: catalog.QueryNodes}, {Kind: catalog.QueryServices}, {Kind: catalog.QueryIntentions},
-		{Kind: catalog.QueryRoots}, {Kind: catalog.QueryCAConfig},
+		{Kind: catalog.QueryNodes},
+		{Kind: catalog.QueryServices},
+		{Kind: catalog.QueryIntentions},
+		{Kind: catalog.QueryRoots},
+		{Kind: catalog.QueryCAConfig},
 		{Kind: catalog.QueryConfigEntries, Name: catalog.KindServiceIntentions},
 	}
 	for _, n := range append(nodeNames, "never") {

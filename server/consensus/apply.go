@@ -188,22 +188,30 @@ func (n *Node) runReadRounds() {
 
 // readIndex: every write of this term is acknowledged by this node, after its
 // store has applied it; those of earlier terms were applied before readyTerm was
-// set. So the store's index now is enough, if nobody else led until now: that is
-// what VerifyLeader asks, and that the term is still the same rules out that this
-// node lost and regained leadership in between.
+// set. So the store's index now is enough, if nobody else leads: that is what a
+// majority says when it answers, in this term, questions that were sent after now.
 func (n *Node) readIndex() (uint64, error) {
 	term, err := n.waitReady()
 	if err != nil {
 		return 0, err
 	}
-	index := n.cfg.Store.Index()
-	if err := n.await(context.Background(), n.raft.VerifyLeader); err != nil {
-		return 0, errNoLeader
+	index, asked := n.cfg.Store.Index(), time.Now()
+	for {
+		// Has the followers asked at once, and fails when leadership is lost.
+		if err := n.await(context.Background(), n.raft.VerifyLeader); err != nil {
+			return 0, errNoLeader
+		}
+		if n.raft.CurrentTerm() != term {
+			return 0, errNoLeader
+		}
+		servers, err := n.servers()
+		if err != nil {
+			return 0, errNoLeader
+		}
+		if n.witness.majority(servers, raft.ServerID(n.cfg.NodeID), term, asked) {
+			return index, nil
+		}
 	}
-	if n.raft.CurrentTerm() != term {
-		return 0, errNoLeader
-	}
-	return index, nil
 }
 
 // waitReady gives the term in which this node may serve reads. A node that was

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weftmesh/weft/catalog"
@@ -47,7 +46,7 @@ type Config struct {
 	// Store is fed with the committed commands.
 	Store *store.Store
 	// Transport carries Raft between servers. Nil: to this one only, in memory.
-	Transport raft.Transport
+	Transport Transport
 	Timers    Timers
 	// OnFatal is called, once, when the log cannot be written any more. The
 	// process should end. Run returns the same error.

@@ -90,11 +90,15 @@ func (d *disk) Close() error {
 	return d.bolt.Close()
 }
 
+// ErrStorage is why a node stops whose disk failed: the process should end with
+// an exit code of its own for it.
+var ErrStorage = errors.New("the disk failed")
+
 // fail ends the use of the disk.
 func (d *disk) fail(what string, err error) error {
 	d.once.Do(func() {
-		d.err = fmt.Errorf("consensus: %s %s: %w; this server stops, as it cannot know what is on the disk now; "+
-			"check the disk and its free space, then start it again", what, filepath.Join(d.dir, logFile), err)
+		d.err = fmt.Errorf("consensus: %s %s: %w: %w; this server stops, as it cannot know what is on the disk now; "+
+			"check the disk and its free space, then start it again", what, filepath.Join(d.dir, logFile), ErrStorage, err)
 		d.log.Error("the Raft log could not be written, the server stops", "err", err, "file", filepath.Join(d.dir, logFile))
 		close(d.failed)
 		d.onFatal(d.err)

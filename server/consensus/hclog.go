@@ -54,7 +54,7 @@ func (h *hcLogger) Log(level hclog.Level, msg string, args ...any) {
 			kv[i] = a
 		}
 	}
-	h.to.Log(context.Background(), slogLevel(level), h.name+": "+msg, kv...)
+	h.to.Log(context.Background(), slogLevel(level), h.name+": "+msg, kv...) //nolint:sloglint // Raft's words, passed on
 }
 
 func first(f hclog.Format) any {

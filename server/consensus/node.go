@@ -29,12 +29,12 @@ const (
 
 // Node is this server's part in Raft. All methods may be called from many goroutines.
 type Node struct {
-	cfg       Config
-	log       *slog.Logger
-	raft      *raft.Raft
-	transport raft.Transport
-	disk      *disk
-	metrics   *metrics
+	cfg     Config
+	log     *slog.Logger
+	raft    *raft.Raft
+	witness *witness // the transport
+	disk    *disk
+	metrics *metrics
 
 	notify     chan bool
 	leadership catalog.Latest[Leadership]
@@ -74,12 +74,12 @@ func New(cfg Config) (*Node, error) {
 	if n.disk, err = openDisk(cfg); err != nil {
 		return nil, err
 	}
-	n.transport = cfg.Transport
-	if n.transport == nil {
-		n.transport = loneTransport(raft.ServerAddress(cfg.Addr))
+	if cfg.Transport == nil {
+		cfg.Transport = loneTransport(raft.ServerAddress(cfg.Addr))
 	}
+	n.witness = newWitness(cfg.Transport)
 	if err := n.start(); err != nil {
-		return nil, errors.Join(err, n.disk.Close(), closeTransport(n.transport))
+		return nil, errors.Join(err, n.disk.Close(), n.witness.Close())
 	}
 	n.wg.Go(n.followLeadership)
 	if err := n.checkPast(); err != nil {
@@ -89,17 +89,10 @@ func New(cfg Config) (*Node, error) {
 }
 
 // loneTransport reaches nobody but this node itself.
-func loneTransport(addr raft.ServerAddress) raft.Transport {
+func loneTransport(addr raft.ServerAddress) Transport {
 	_, t := raft.NewInmemTransportWithTimeout(addr, 100*time.Millisecond)
 	t.Connect(addr, t)
 	return t
-}
-
-func closeTransport(t raft.Transport) error {
-	if c, ok := t.(raft.WithClose); ok {
-		return c.Close()
-	}
-	return nil
 }
 
 func (n *Node) raftConfig() *raft.Config {
@@ -134,13 +127,13 @@ func (n *Node) start() (err error) {
 	}
 	if !past && n.cfg.Bootstrap {
 		first := raft.Configuration{Servers: []raft.Server{{
-			Suffrage: raft.Voter, ID: conf.LocalID, Address: n.transport.LocalAddr(),
+			Suffrage: raft.Voter, ID: conf.LocalID, Address: n.witness.LocalAddr(),
 		}}}
-		if err := raft.BootstrapCluster(conf, n.disk.logs, n.disk.stable, n.disk.snapshots, n.transport, first); err != nil {
+		if err := raft.BootstrapCluster(conf, n.disk.logs, n.disk.stable, n.disk.snapshots, n.witness, first); err != nil {
 			return n.disk.explain("start a new cluster in", err)
 		}
 	}
-	n.raft, err = raft.NewRaft(conf, &fsm{store: n.cfg.Store, log: n.log}, n.disk.logs, n.disk.stable, n.disk.snapshots, n.transport)
+	n.raft, err = raft.NewRaft(conf, &fsm{store: n.cfg.Store, log: n.log}, n.disk.logs, n.disk.stable, n.disk.snapshots, n.witness)
 	if err != nil {
 		return n.disk.explain("restore from", err)
 	}
@@ -164,13 +157,13 @@ func (n *Node) checkPast() error {
 		return nil
 	}
 	n.wg.Go(func() {
-		addr := n.transport.LocalAddr()
+		addr := n.witness.LocalAddr()
 		req := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
 			ProtocolVersion: raft.ProtocolVersionMax,
 			ID:              []byte(n.cfg.NodeID),
-			Addr:            n.transport.EncodePeer(raft.ServerID(n.cfg.NodeID), addr),
+			Addr:            n.witness.EncodePeer(raft.ServerID(n.cfg.NodeID), addr),
 		}}
-		if err := n.transport.TimeoutNow(self.ID, addr, req, &raft.TimeoutNowResponse{}); err != nil {
+		if err := n.witness.TimeoutNow(self.ID, addr, req, &raft.TimeoutNowResponse{}); err != nil {
 			n.log.Debug("the election waits for its timeout", "err", err) // only slower
 		}
 	})
@@ -207,7 +200,7 @@ func (n *Node) Close() error {
 		close(n.ended)
 		n.wg.Wait()
 		n.leadership.Close(errStopped)
-		n.closeErr = errors.Join(err, closeTransport(n.transport), n.disk.Close())
+		n.closeErr = errors.Join(err, n.disk.Close()) // Raft has closed the transport
 	})
 	return n.closeErr
 }
@@ -261,9 +254,9 @@ func (n *Node) keepAddress() error {
 		return err
 	}
 	for _, s := range servers {
-		if s.ID == raft.ServerID(n.cfg.NodeID) && s.Address != n.transport.LocalAddr() {
+		if s.ID == raft.ServerID(n.cfg.NodeID) && s.Address != n.witness.LocalAddr() {
 			return n.await(context.Background(), func() raft.Future {
-				return n.raft.AddVoter(s.ID, n.transport.LocalAddr(), 0, 0)
+				return n.raft.AddVoter(s.ID, n.witness.LocalAddr(), 0, 0)
 			})
 		}
 	}

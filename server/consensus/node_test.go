@@ -81,9 +81,11 @@ func apply(t testing.TB, n *Node, cmd catalog.Command) uint64 {
 }
 
 func TestLoneNodeLeadsAtOnce(t *testing.T) {
+	cfg := config(t, "")
+	cfg.Timers.Heartbeat = 10 * time.Second
 	start := time.Now()
-	n := open(t, config(t, ""))
-	if d := time.Since(start); d > 250*time.Millisecond {
+	n := open(t, cfg)
+	if d := time.Since(start); d > cfg.Timers.Heartbeat/2 {
 		t.Errorf("took %v: the election waited for its timeout", d)
 	} else {
 		t.Logf("leads after %v", d)
@@ -423,7 +425,7 @@ func TestFailStop(t *testing.T) {
 		t.Error("a write after the failed one was acknowledged")
 	}
 	err := <-done
-	if !errors.Is(err, errDisk) || !strings.Contains(err.Error(), dir) {
+	if !errors.Is(err, errDisk) || !errors.Is(err, ErrStorage) || !strings.Contains(err.Error(), dir) {
 		t.Error(err)
 	}
 	if got := <-fatal; !errors.Is(got, errDisk) || len(fatal) != 0 {

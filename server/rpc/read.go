@@ -127,6 +127,7 @@ func (s *stream) follow(ctx context.Context, w catalog.Watch[*catalog.View]) err
 		}
 		waiting, cancel := context.WithTimeout(ctx, s.h.cfg.Limits.Progress)
 		v, index, err := w.Next(waiting, s.after)
+		quiet := waiting.Err() != nil
 		cancel()
 		switch {
 		case err == nil:
@@ -135,7 +136,7 @@ func (s *stream) follow(ctx context.Context, w catalog.Watch[*catalog.View]) err
 			}
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case waiting.Err() == nil:
+		case !quiet:
 			return err
 		}
 	}
@@ -144,7 +145,7 @@ func (s *stream) follow(ctx context.Context, w catalog.Watch[*catalog.View]) err
 func (s *stream) sendView(v *catalog.View, index uint64) error {
 	s.spoke, s.after, s.current, s.meta = true, index, index, s.h.meta()
 	if at, current, epoch, err := s.h.cfg.Store.Current(s.query); err == nil && at == index && epoch == v.Epoch {
-		s.current = current
+		s.current = max(index, current)
 	}
 	return s.send(&wire.WatchEvent{View: v, Current: s.current, Epoch: v.Epoch, Meta: s.meta})
 }
@@ -156,6 +157,7 @@ func (s *stream) progress() error {
 	if err != nil || epoch != s.epoch || view != s.after {
 		return err // there is something to send first
 	}
+	current = max(current, view) // an empty store is at 0, and views begin at 1
 	meta := s.h.meta()
 	if s.spoke && current == s.current && meta.KnownLeader == s.meta.KnownLeader && meta.KnownLeader {
 		return nil

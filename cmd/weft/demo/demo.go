@@ -215,14 +215,11 @@ func (s *show) allowed(ctx context.Context) error {
 	}
 	s.begin("web asks db again: allowed, over mutual TLS between the two proxies.")
 	s.fact("web says", answer)
-	p, err := s.agent.proxy(ctx, "db")
-	if err != nil {
-		return err
-	}
 	if err := s.live(ctx); err != nil {
 		return err
 	}
-	if p, err = s.agent.proxy(ctx, "db"); err != nil {
+	p, err := s.agent.proxy(ctx, "db")
+	if err != nil {
 		return err
 	}
 	for _, peer := range p.Peers {

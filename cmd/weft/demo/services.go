@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -155,7 +156,7 @@ func (w *webService) askDB(ctx context.Context) (string, error) {
 // plain says without addresses what ended a connection.
 func plain(err error) error {
 	switch text := err.Error(); {
-	case err == io.EOF || strings.Contains(text, "connection reset") || strings.Contains(text, "broken pipe"):
+	case errors.Is(err, io.EOF) || strings.Contains(text, "connection reset") || strings.Contains(text, "broken pipe"):
 		return fmt.Errorf("the connection was closed before an answer came")
 	default:
 		return err

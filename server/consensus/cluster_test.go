@@ -1,0 +1,208 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// cluster starts three nodes over transports in memory; the first leads.
+func cluster(t *testing.T) []*Node {
+	t.Helper()
+	const size = 3
+	var transports []*raft.InmemTransport
+	for i := range size {
+		_, tr := raft.NewInmemTransport(raft.ServerAddress(fmt.Sprintf("10.0.0.%d:8300", i+1)))
+		transports = append(transports, tr)
+	}
+	var nodes []*Node
+	for i, tr := range transports {
+		for _, other := range transports {
+			tr.Connect(other.LocalAddr(), other)
+		}
+		cfg := config(t, "")
+		cfg.NodeID, cfg.Addr, cfg.Transport = fmt.Sprintf("node-%d", i+1), string(tr.LocalAddr()), tr
+		cfg.Bootstrap = i == 0
+		cfg.Timers = Timers{Heartbeat: 100 * time.Millisecond}
+		n, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = n.Close() })
+		nodes = append(nodes, n)
+	}
+	waitLeader(t, nodes[0])
+	for i := 1; i < size; i++ {
+		id, addr := raft.ServerID(nodes[i].cfg.NodeID), transports[i].LocalAddr()
+		if err := nodes[0].raft.AddVoter(id, addr, 0, patience).Error(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return nodes
+}
+
+// TestHandover: a leader that stops hands over, what it acknowledged is there, and
+// the new leader's first read shows it.
+func TestHandover(t *testing.T) {
+	nodes := cluster(t)
+	var index uint64
+	for i := range 50 {
+		index = apply(t, nodes[0], register(i))
+	}
+	if _, err := nodes[1].ReadIndex(t.Context()); !errors.Is(err, catalog.ErrNoLeader) {
+		t.Error("a follower proved that it leads:", err)
+	}
+	if _, _, err := nodes[1].Apply(t.Context(), register(1)); !errors.Is(err, catalog.ErrNoLeader) {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- nodes[0].Run(ctx) }()
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	next := anyLeader(t, nodes[1:])
+	got, err := next.ReadIndex(t.Context())
+	if err != nil || got < index {
+		t.Errorf("the new leader reads at %d, written was %d: %v", got, index, err)
+	}
+	if addr, self, err := next.Leader(); err != nil || !self || addr != next.cfg.Addr {
+		t.Error(addr, self, err)
+	}
+	if i := apply(t, next, register(99)); i <= index {
+		t.Errorf("the index fell from %d to %d", index, i)
+	}
+}
+
+func anyLeader(t *testing.T, nodes []*Node) *Node {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	found := make(chan *Node, len(nodes))
+	for _, n := range nodes {
+		go func() {
+			for at := uint64(0); ; {
+				l, i, err := n.Leadership().Next(ctx, at)
+				if err != nil {
+					return
+				}
+				if at = i; l.Leading {
+					found <- n
+					return
+				}
+			}
+		}()
+	}
+	select {
+	case n := <-found:
+		return n
+	case <-ctx.Done():
+		t.Fatal("nobody leads")
+		return nil
+	}
+}
+
+// TestDeposedLeaderDoesNotAnswer: cut off from the others, a leader can prove
+// nothing any more, and does not acknowledge.
+func TestDeposedLeaderDoesNotAnswer(t *testing.T) {
+	nodes := cluster(t)
+	index := apply(t, nodes[0], register(1))
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for _, n := range nodes { // all know of each other, and can elect
+		if err := n.cfg.Store.WaitIndex(ctx, index); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range nodes {
+		tr, ok := n.cfg.Transport.(*raft.InmemTransport)
+		if !ok {
+			t.Fatal("not the transport of this test")
+		}
+		for _, other := range nodes {
+			if (n == nodes[0]) != (other == nodes[0]) {
+				tr.Disconnect(other.witness.LocalAddr())
+			}
+		}
+	}
+	if _, err := nodes[0].ReadIndex(t.Context()); !errors.Is(err, catalog.ErrNoLeader) {
+		t.Error("read:", err)
+	}
+	short, end := context.WithTimeout(t.Context(), 2*time.Second)
+	defer end()
+	if _, _, err := nodes[0].Apply(short, register(2)); err == nil {
+		t.Error("a minority acknowledged a write")
+	}
+	next := anyLeader(t, nodes[1:])
+	apply(t, next, register(3))
+	if _, err := next.ReadIndex(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// lateTransport holds back the replies to heartbeats while it is told to.
+type lateTransport struct {
+	*raft.InmemTransport
+	gate atomic.Pointer[chan struct{}]
+	held chan struct{}
+}
+
+func (l *lateTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	err := l.InmemTransport.AppendEntries(id, to, args, resp)
+	if gate := l.gate.Load(); gate != nil && err == nil {
+		l.held <- struct{}{}
+		<-*gate
+	}
+	return err
+}
+
+// TestLateReplyIsNoProof: replies to heartbeats that were sent before a read began
+// say nothing about who led when it began.
+func TestLateReplyIsNoProof(t *testing.T) {
+	_, inner := raft.NewInmemTransport("a:1")
+	_, peer := raft.NewInmemTransport("b:1")
+	inner.Connect("b:1", peer)
+	go func() {
+		for range 2 {
+			rpc := <-peer.Consumer()
+			rpc.Respond(&raft.AppendEntriesResponse{Term: 7, Success: true}, nil)
+		}
+	}()
+	late := &lateTransport{InmemTransport: inner, held: make(chan struct{}, 1)}
+	gate := make(chan struct{})
+	late.gate.Store(&gate)
+	w := newWitness(late)
+	ask := func() error {
+		return w.AppendEntries("b", "b:1", &raft.AppendEntriesRequest{Term: 7}, &raft.AppendEntriesResponse{})
+	}
+	done := make(chan error, 1)
+	go func() { done <- ask() }()
+	<-late.held
+	since := time.Now()
+	close(gate)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	two := []raft.Server{{ID: "a"}, {ID: "b"}}
+	if w.majority(two, "a", 7, since) {
+		t.Error("a reply to an earlier question counts")
+	}
+	late.gate.Store(nil)
+	if err := ask(); err != nil {
+		t.Fatal(err)
+	}
+	if !w.majority(two, "a", 7, since) || w.majority(two, "a", 8, since) {
+		t.Error("a reply to a later question in its term does not count, or one of another term does")
+	}
+	if !w.majority(two[:1], "a", 9, since) {
+		t.Error("a lone voter is its own majority")
+	}
+}
