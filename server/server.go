@@ -14,7 +14,6 @@ import (
 	"github.com/google/uuid"
 	"google.golang.org/grpc"
 
-	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/store"
 	"github.com/weftmesh/weft/catalog/wire"
 	"github.com/weftmesh/weft/server/consensus"
@@ -35,17 +34,13 @@ type Server struct {
 	pipe      *pipeListener
 	leader    *leader
 
-	// stopping ends the watches and reads that wait, which would never end by themselves.
-	stopping context.Context
-	stop     context.CancelCauseFunc
+	ending   ending
 	closed   sync.Once
 	closeErr error
 }
 
 // ErrStorage is wrapped by the error of Run when the disk failed under the log.
 var ErrStorage = consensus.ErrStorage
-
-var errStopping = fmt.Errorf("this server stops: %w", catalog.ErrUnavailable)
 
 // New validates the configuration, opens what is on disk and starts to take part
 // in Raft. The caller calls Run, or Close when it changed its mind.
@@ -61,8 +56,7 @@ func New(cfg Config) (*Server, error) {
 	if _, _, err := firstConfig(cfg.CA); err != nil {
 		return nil, fmt.Errorf("server: CA: %w", err)
 	}
-	s := &Server{cfg: cfg, log: cfg.Logger, pipe: newPipeListener()}
-	s.stopping, s.stop = context.WithCancelCause(context.Background())
+	s := &Server{cfg: cfg, log: cfg.Logger, pipe: newPipeListener(), ending: newEnding()}
 	if err := s.build(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -94,8 +88,8 @@ func (s *Server) build() error {
 	s.grpc = grpc.NewServer(
 		grpc.MaxRecvMsgSize(wire.MaxRequest),
 		grpc.MaxSendMsgSize(wire.MaxReply),
-		grpc.UnaryInterceptor(s.endReads),
-		grpc.StreamInterceptor(s.endStreams),
+		grpc.UnaryInterceptor(s.ending.reads),
+		grpc.StreamInterceptor(s.ending.streams),
 	)
 	wire.Register(s.grpc, h)
 	return nil
@@ -154,7 +148,7 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 func (s *Server) stopServing() {
-	s.stop(errStopping)
+	s.ending.begin()
 	_ = s.pipe.Close()
 	done := make(chan struct{})
 	go func() { defer close(done); s.grpc.GracefulStop() }()
@@ -171,7 +165,7 @@ func (s *Server) stopServing() {
 // never run, and safe to call more than once.
 func (s *Server) Close() error {
 	s.closed.Do(func() {
-		s.stop(errStopping)
+		s.ending.begin()
 		_ = s.pipe.Close()
 		if s.grpc != nil {
 			s.grpc.Stop()
@@ -189,38 +183,6 @@ func (s *Server) Close() error {
 // Dial opens a connection to this server from inside the process. It speaks gRPC
 // (h2), and is trusted as the process itself is.
 func (s *Server) Dial(ctx context.Context) (net.Conn, error) { return s.pipe.Dial(ctx) }
-
-// endReads ends, when the server stops, the reads that wait for a change. Other
-// requests are let end.
-func (s *Server) endReads(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	if _, ok := req.(*wire.ReadRequest); !ok {
-		return next(ctx, req)
-	}
-	ctx, cancel := s.untilStop(ctx)
-	defer cancel()
-	return next(ctx, req)
-}
-
-func (s *Server) endStreams(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	ctx, cancel := s.untilStop(stream.Context())
-	defer cancel()
-	return next(srv, &streamUntil{stream, ctx})
-}
-
-func (s *Server) untilStop(ctx context.Context) (context.Context, func()) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(s.stopping, func() { cancel(errStopping) })
-	return ctx, func() { stop(); cancel(nil) }
-}
-
-// streamUntil is a stream with another context.
-type streamUntil struct {
-	grpc.ServerStream
-	ctx context.Context
-}
-
-// Context implements grpc.ServerStream.
-func (s *streamUntil) Context() context.Context { return s.ctx }
 
 // stats are this server's sections of `weft info`.
 func (s *Server) stats() map[string]map[string]string {

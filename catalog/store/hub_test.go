@@ -214,9 +214,6 @@ func TestRestoreAndWatches(t *testing.T) {
 // while random commands and restores go on. No index may fall within an epoch,
 // and in the end every reader has what Read says.
 func TestWatchModel(t *testing.T) {
-	if testing.Short() {
-		t.Skip("short")
-	}
 	qs := queries()
 	rapid.Check(t, func(t *rapid.T) {
 		s := newStore(t, Config{Linger: time.Nanosecond, Coalesce: time.Nanosecond})

@@ -17,6 +17,7 @@ import (
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/cmd/weft/config"
+	"github.com/weftmesh/weft/server"
 )
 
 // runAgent is `weft agent` from its options to its end.
@@ -79,7 +80,11 @@ func (h *host) run(ctx context.Context, sigs <-chan os.Signal) error {
 	close(ended)
 	h.log.Info("weft agent ended")
 	if serverErr != nil && !errors.Is(serverErr, context.Canceled) {
-		return withCode(exitStorage, fmt.Errorf("the server cannot go on: %w", serverErr))
+		code := exitFailure
+		if errors.Is(serverErr, server.ErrStorage) {
+			code = exitStorage
+		}
+		return withCode(code, fmt.Errorf("the server cannot go on: %w", serverErr))
 	}
 	return err
 }
