@@ -46,7 +46,7 @@ test-faults: build ## Real processes killed, frozen and starved, short form (abo
 
 .PHONY: soak
 soak: build ## The same with random seeds, and every fuzz target (an hour; SOAK=10m for less)
-	SOAK=$(or $(SOAK),60m) ./cmd/meshtest/soak.sh
+	WEFT_BINARY=$(CURDIR)/bin/weft SOAK=$(or $(SOAK),60m) ./cmd/meshtest/soak.sh
 
 .PHONY: audit
 audit: ## Known vulnerabilities in what we depend on (needs the Internet)

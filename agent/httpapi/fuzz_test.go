@@ -124,7 +124,7 @@ func FuzzRequests(f *testing.F) {
 	r, log := newFuzzRig(f)
 	f.Fuzz(func(t *testing.T, method, target, body string) {
 		if !strings.HasPrefix(target, "/") || len(target) > 4096 || len(body) > 1<<16 {
-			t.Skip()
+			return
 		}
 		send(t, r.api.Handler(), log, method, target, body, nil)
 	})

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# `make soak`: every fuzz target in turn, and the fault tests again and again,
+# for SOAK (default an hour) in all. Whatever fails ends it.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+total=${SOAK:-60m}
+case $total in *h) s=$((${total%h} * 3600)) ;; *m) s=$((${total%m} * 60)) ;; *) s=${total%s} ;; esac
+mapfile -t targets < <(grep -rl --include='*_test.go' '^func Fuzz' . | sort)
+list=()
+for f in "${targets[@]}"; do
+  while read -r name; do list+=("$(dirname "$f") $name"); done < <(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$f")
+done
+each=$((s / 2 / ${#list[@]}))
+((each >= 5)) || each=5
+for t in "${list[@]}"; do
+  read -r dir name <<<"$t"
+  echo "== $dir $name for ${each} s"
+  go test "$dir" -run '^$' -fuzz "^$name\$" -fuzztime "${each}s"
+done
+end=$((SECONDS + s / 2))
+while ((SECONDS < end)); do
+  go test -tags faults -timeout 25m -count 1 ./cmd/meshtest/faults
+done
