@@ -130,10 +130,10 @@ var errMadeRoom = errors.New("made room for a newer connection: it had sent noth
 // handshake runs under a deadline of its own and leaves none behind.
 func (s *Service) handshake(ctx context.Context, t *tls.Conn, w *wire, limit time.Duration, outbound bool) error {
 	start := time.Now()
-	if err := w.SetDeadline(start.Add(limit)); err != nil {
-		return err
+	err := w.SetDeadline(start.Add(limit)) // fails when the gate was quicker
+	if err == nil {
+		err = t.HandshakeContext(ctx)
 	}
-	err := t.HandshakeContext(ctx)
 	if err == nil {
 		err = w.SetDeadline(time.Time{})
 	}

@@ -13,9 +13,10 @@ import (
 // TestDemoOnce runs the command that the README leads with.
 func TestDemoOnce(t *testing.T) {
 	t.Parallel()
+	bin := proc.Binary(t) // building it is not on the demo's time
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, proc.Binary(t), "demo", "-once").CombinedOutput()
+	out, err := exec.CommandContext(ctx, bin, "demo", "-once").CombinedOutput()
 	if err != nil {
 		t.Fatalf("weft demo -once: %v\n%s", err, out)
 	}
