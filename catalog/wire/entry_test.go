@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -123,7 +124,14 @@ func TestEntryEnvelope(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	with := func(change func([]byte) []byte) []byte { return change(bytes.Clone(good)) }
+	// What another version wrote is whole.
+	with := func(change func([]byte) []byte) []byte {
+		b := change(bytes.Clone(good))
+		binary.BigEndian.PutUint32(b[entrySum:], checksum(b))
+		return b
+	}
+	flipped := bytes.Clone(good)
+	flipped[len(flipped)-1] ^= 1
 	for name, c := range map[string]struct {
 		entry []byte
 		want  error
@@ -131,7 +139,10 @@ func TestEntryEnvelope(t *testing.T) {
 	}{
 		"good":                {good, nil, ""},
 		"empty":               {nil, catalog.ErrInvalid, "cut short"},
-		"header only":         {good[:entryHeader], catalog.ErrInvalid, "type 3"},
+		"cut in the header":   {good[:entryHeader-1], catalog.ErrInvalid, "cut short"},
+		"cut":                 {good[:len(good)-1], ErrDamaged, "checksum"},
+		"a flipped bit":       {flipped, ErrDamaged, "checksum"},
+		"header only":         {with(func(b []byte) []byte { return b[:entryHeader] }), catalog.ErrInvalid, "type 3"},
 		"newer format":        {with(func(b []byte) []byte { b[0] = 2; return b }), catalog.ErrInvalid, "newer version"},
 		"unknown flag":        {with(func(b []byte) []byte { b[3] = 0x80; return b }), catalog.ErrInvalid, "newer version"},
 		"unknown type":        {with(func(b []byte) []byte { b[1] = 0x70; return b }), catalog.ErrInvalid, "newer version"},
@@ -142,6 +153,21 @@ func TestEntryEnvelope(t *testing.T) {
 		_, err := DecodeEntry(c.entry)
 		if !errors.Is(err, c.want) || (c.text != "" && !strings.Contains(err.Error(), c.text)) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Whichever bit of an entry changes, it is not taken for another one.
+func TestEntryFlips(t *testing.T) {
+	good, err := EncodeEntry(&catalog.Deregister{Node: "host1", ServiceID: "db"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range len(good) * 8 {
+		b := bytes.Clone(good)
+		b[i/8] ^= 1 << (i % 8)
+		if cmd, err := DecodeEntry(b); err == nil || errors.Is(err, ErrIgnored) {
+			t.Errorf("bit %d: %v, %v", i, cmd, err)
 		}
 	}
 }
@@ -169,6 +195,11 @@ func FuzzDecodeEntry(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
+		_, _ = DecodeEntry(b)
+		// The checksum would keep nearly all of these out.
+		if b = bytes.Clone(b); len(b) >= entryHeader {
+			binary.BigEndian.PutUint32(b[entrySum:], checksum(b))
+		}
 		cmd, err := DecodeEntry(b)
 		if err != nil {
 			return
