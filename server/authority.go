@@ -213,7 +213,14 @@ func (a *authority) Ensure(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("configuration of the CA: %w", err)
 		}
-		return a.reconcile(ctx, parsed)
+		if err := a.reconcile(ctx, parsed); err != nil {
+			return err
+		}
+		// A seal that does not fit shows now, not when the first leaf runs out.
+		if _, err := a.current(); errors.Is(err, ca.ErrUnseal) {
+			return err
+		}
+		return nil
 	}
 	cfg, parsed, err := firstConfig(a.first)
 	if err != nil {

@@ -23,6 +23,10 @@ import (
 // stopGrace is how long requests that are under way may take to end.
 const stopGrace = 5 * time.Second
 
+// markFile says in the data directory that this server has a log, so that it does
+// not begin an empty cluster when that is lost.
+const markFile = "raft-id"
+
 // Server is one control-plane server.
 type Server struct {
 	cfg       Config
@@ -97,18 +101,18 @@ func (s *Server) build() error {
 
 // openState makes the store and the Raft node that feeds it.
 func (s *Server) openState() (err error) {
-	var epoch, dir string
+	var epoch, dir, mark string
 	if s.cfg.DataDir == "" {
 		epoch = uuid.NewString() // this history ends with the process
 	} else {
-		dir = filepath.Join(s.cfg.DataDir, "raft")
+		dir, mark = filepath.Join(s.cfg.DataDir, "raft"), filepath.Join(s.cfg.DataDir, markFile)
 	}
 	s.store, err = store.New(store.Config{Logger: s.log, DefaultIntention: s.cfg.DefaultIntention, Epoch: epoch})
 	if err != nil {
 		return err
 	}
 	s.raft, err = consensus.New(consensus.Config{
-		NodeID: s.cfg.NodeID, Addr: s.cfg.Addr, DataDir: dir, Bootstrap: s.cfg.Bootstrap || s.cfg.Dev,
+		NodeID: s.cfg.NodeID, Addr: s.cfg.Addr, DataDir: dir, MarkFile: mark, Bootstrap: s.cfg.Bootstrap || s.cfg.Dev,
 		Store: s.store, Timers: s.cfg.Raft, Logger: s.log, Registerer: s.cfg.Registerer,
 	})
 	return err

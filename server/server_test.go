@@ -298,6 +298,9 @@ func TestSeal(t *testing.T) {
 	if _, err := r.sign("web"); err == nil || !strings.Contains(err.Error(), file) {
 		t.Error("a leaf under a seal that does not fit:", err)
 	}
+	if err := r.server.authority.Ensure(t.Context()); err == nil || !strings.Contains(err.Error(), file) {
+		t.Error("the leader does not say that its seal does not fit:", err)
+	}
 	// The way out that the error names.
 	cfg := ca.DefaultConfig()
 	cfg.Config["PrivateKeyBits"], cfg.ForceWithoutCrossSigning = 384, true

@@ -40,6 +40,10 @@ type Config struct {
 	Addr string
 	// DataDir holds the log and the backups. Empty: in memory.
 	DataDir string
+	// MarkFile is a file outside of DataDir that says, once there is a log, which
+	// one it is. With it a log that was lost or exchanged is refused, where an
+	// empty one would otherwise begin a new cluster. Empty: no mark is kept.
+	MarkFile string
 	// Bootstrap makes a node without a past the only voter of a new cluster. A
 	// node that has a past ignores it.
 	Bootstrap bool

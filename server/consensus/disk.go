@@ -30,6 +30,7 @@ const (
 // nobody knows what is on the disk, whatever later writes say.
 type disk struct {
 	dir       string // "" in memory
+	mark      string // says that there is a log in dir, and which; "" where none is kept
 	logs      raft.LogStore
 	stable    raft.StableStore
 	snapshots raft.SnapshotStore
@@ -50,6 +51,7 @@ func openDisk(cfg Config) (*disk, error) {
 		d.logs, d.stable, d.snapshots = mem, mem, raft.NewInmemSnapshotStore()
 		return d, nil
 	}
+	d.mark = cfg.MarkFile
 	if err := os.MkdirAll(d.dir, 0o700); err != nil {
 		return nil, d.explain("create", err)
 	}
@@ -79,6 +81,9 @@ func openDisk(cfg Config) (*disk, error) {
 		return nil, errors.Join(err, d.bolt.Close())
 	}
 	d.logs, d.stable, d.snapshots = cache, failStop, snapshots
+	if err := d.verify(); err != nil {
+		return nil, errors.Join(d.explain("read", err), d.bolt.Close())
+	}
 	return d, nil
 }
 
@@ -128,9 +133,16 @@ func (d *disk) explain(what string, err error) error {
 		hint = "another process holds it; is another weft running with this data directory?"
 	case errors.Is(err, fs.ErrPermission):
 		hint = fmt.Sprintf("the user with ID %d must own it and be able to write", os.Getuid())
+	case errors.Is(err, errLost):
+		hint = fmt.Sprintf("restore %s from a copy of the data directory; to begin an empty cluster instead, "+
+			"without the catalog, intentions and certificate authority of the old one, remove %s", place, d.mark)
 	case errors.Is(err, errCorrupt):
+		away := "the directory"
+		if d.mark != "" {
+			away += " and " + d.mark
+		}
 		hint = "the file is damaged or is not a Raft log of weft; restore it from a copy, or, if other servers " +
-			"have the data, move the directory away and let this server join them anew"
+			"have the data, move " + away + " away and let this server join them anew"
 	}
 	return fmt.Errorf("consensus: %s %s: %w; %s", what, place, err, hint)
 }
@@ -168,6 +180,9 @@ func inspect(file string) (err error) {
 	return db.View(func(tx *bbolt.Tx) error {
 		if size := tx.Size(); size > info.Size() {
 			return fmt.Errorf("%s: %w: it is cut off, %d of %d bytes are there", file, errCorrupt, info.Size(), size)
+		}
+		if err := inspectPages(file, tx); err != nil {
+			return fmt.Errorf("%s: %w: %w", file, errCorrupt, err)
 		}
 		return tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
 			return b.ForEach(func(_, v []byte) error {

@@ -125,12 +125,21 @@ func (n *Node) start() (err error) {
 	if err != nil {
 		return n.disk.explain("read", err)
 	}
+	if err := n.disk.recognise(past); err != nil {
+		return n.disk.explain("use", err)
+	}
 	if !past && n.cfg.Bootstrap {
 		first := raft.Configuration{Servers: []raft.Server{{
 			Suffrage: raft.Voter, ID: conf.LocalID, Address: n.witness.LocalAddr(),
 		}}}
 		if err := raft.BootstrapCluster(conf, n.disk.logs, n.disk.stable, n.disk.snapshots, n.witness, first); err != nil {
 			return n.disk.explain("start a new cluster in", err)
+		}
+		past = true
+	}
+	if past {
+		if err := n.disk.remember(); err != nil {
+			return n.disk.explain("mark", err)
 		}
 	}
 	n.raft, err = raft.NewRaft(conf, &fsm{store: n.cfg.Store, log: n.log}, n.disk.logs, n.disk.stable, n.disk.snapshots, n.witness)
