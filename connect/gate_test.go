@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/identity"
 )
 
 // A flood of silent connections, far beyond the limit of its source: who speaks
@@ -132,6 +133,30 @@ func TestAcceptGoesOnAfterEMFILE(t *testing.T) {
 	<-done
 	if n := strings.Count(log.String(), "accept failed"); n != 1 {
 		t.Errorf("%d lines for one spell of failure:\n%s", n, log)
+	}
+}
+
+// What is wrong with a caller is told even when another thing was wrong a moment ago.
+func TestOtherRefusalsAreNoRepeats(t *testing.T) {
+	log, now := &logBook{}, time.Unix(1e9, 0)
+	var j journal
+	j.init(log.logger(), func() time.Time { return now })
+	for _, err := range []error{
+		&identity.VerifyError{Reason: identity.ReasonTrustDomain, Peer: "spiffe://a"},
+		&identity.VerifyError{Reason: identity.ReasonTrustDomain, Peer: "spiffe://b"}, // a repeat
+		&identity.VerifyError{Reason: identity.ReasonExpired},
+		errors.New("tls: client didn't provide a certificate"),
+	} {
+		j.write(&line{reason: ReasonTLSFailed, destination: "db", addr: "10.0.0.1:1", err: err})
+	}
+	for _, rule := range []string{"default", "default", "web → db (precedence 9)"} {
+		j.write(&line{reason: ReasonDenied, source: "web", destination: "db", addr: "10.0.0.1:1", rule: rule})
+	}
+	if n := strings.Count(log.String(), "\n"); n != 5 {
+		t.Errorf("%d lines, want 5:\n%s", n, log)
+	}
+	if strings.Contains(log.String(), `source=""`) {
+		t.Errorf("an empty source:\n%s", log)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/identity"
 )
 
 const (
@@ -55,6 +56,10 @@ type repeatKey struct {
 	reason              Reason
 	source, destination catalog.Name
 	host                string
+	// What was wrong, from closed lists: another rule, or a certificate that is
+	// wrong in another way, is news.
+	rule string
+	tls  identity.Reason
 }
 
 type repeat struct {
@@ -83,8 +88,11 @@ func (j *journal) write(l *line) {
 		return
 	}
 	var room [16]slog.Attr
-	attrs := append(room[:0], slog.String("source", l.source), slog.String("destination", l.destination),
-		slog.String("reason", string(l.reason)))
+	attrs := room[:0]
+	if l.source != "" { // a peer that proved no identity has none
+		attrs = append(attrs, slog.String("source", l.source))
+	}
+	attrs = append(attrs, slog.String("destination", l.destination), slog.String("reason", string(l.reason)))
 	for _, a := range []struct{ key, value string }{
 		{"rule", l.rule}, {"peer", l.peer}, {"addr", l.addr}, {"upstream", l.upstream}, {"instance", l.instance},
 	} {
@@ -131,7 +139,10 @@ func (j *journal) repeated(l *line) (suppressed int, quiet bool) {
 	if !l.reason.refusal() {
 		return 0, false
 	}
-	key := repeatKey{reason: l.reason, source: l.source, destination: l.destination}
+	key := repeatKey{reason: l.reason, source: l.source, destination: l.destination, rule: l.rule}
+	if l.reason == ReasonTLSFailed {
+		key.tls = identity.ReasonOf(l.err)
+	}
 	if l.source == "" || !l.outbound {
 		key.host = hostOf(l.addr)
 	}
