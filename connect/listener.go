@@ -124,7 +124,7 @@ func (l *listener) bind(ctx context.Context) (net.Listener, error) {
 		return nil, context.Cause(ctx)
 	}
 	l.bound, l.err = ln, nil
-	l.log.Info("listening", "addr", ln.Addr().String(), "upstream", l.owner)
+	l.log.Info("listening", "addr", ln.Addr().String(), "listener", l.owner)
 	return ln, nil
 }
 

@@ -101,7 +101,7 @@ func (s *State) record(c *check, status catalog.Status, output string) (changed,
 	case c.criticalSince.IsZero():
 		c.criticalSince = time.Now()
 	}
-	s.log.Info("check changed", "check", c.def.CheckID, "service", c.def.ServiceID, "status", status, "reason", was.Status)
+	s.log.Info("check changed", "check", c.def.CheckID, "service", c.def.ServiceID, "status", status, "was", was.Status)
 	return true, true
 }
 
