@@ -160,9 +160,14 @@ func (a *Agent) HTTPAddrs() []net.Addr { return a.api.Addrs() }
 
 // Reload reads the configuration files again and applies what may change while
 // the agent runs. When they are not valid nothing changes.
-func (a *Agent) Reload(ctx context.Context) error {
+func (a *Agent) Reload(ctx context.Context) (err error) {
 	a.reloading.Lock()
 	defer a.reloading.Unlock()
+	defer func() {
+		if err != nil {
+			a.log.Error("the configuration was not reloaded; the old one stays", "err", err)
+		}
+	}()
 	if a.cfg.Load == nil {
 		return nil // an agent without files has nothing to read again
 	}

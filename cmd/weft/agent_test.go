@@ -60,9 +60,12 @@ func TestAgentServes(t *testing.T) {
 	}
 	a.eventually("web-sidecar-proxy (ready", "connect", "status")
 
-	writeFile(t, conf, "datacenter = \"test\"\nservice { name = \"refiled\" port = 1 }\n")
+	writeFile(t, conf, "datacenter = \"test\"\ndefault_query_time = \"7s\"\nservice { name = \"refiled\" port = 1 }\n")
 	if err := a.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
+	}
+	if got := a.await("after a restart only"); !strings.Contains(got, `"keys":"default_query_time"`) {
+		t.Errorf("what needs a restart: %s", got)
 	}
 	a.await("configuration reloaded")
 	a.eventually("refiled", "catalog", "services")
@@ -70,6 +73,7 @@ func TestAgentServes(t *testing.T) {
 	if code, _, errs := call(map[string]string{"WEFT_HTTP_ADDR": a.addr}, "reload"); code != exitFailure || !strings.Contains(errs, "agent.hcl:1: datacentre: unknown key") {
 		t.Errorf("reload of a bad file: %d %q", code, errs)
 	}
+	a.await("the configuration was not reloaded", "datacentre")
 	if code := a.stop(syscall.SIGTERM); code != exitOK {
 		t.Errorf("exit code %d", code)
 	}

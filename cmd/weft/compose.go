@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -152,6 +154,23 @@ func filesOf(c *config.Config) agent.Files {
 	return f
 }
 
+// needRestart names the keys whose values differ and that a reload does not change.
+func needRestart(running, read *config.Config) []string {
+	was, is := running.Effective(), read.Effective()
+	var out []string
+	for key, v := range is {
+		switch key {
+		case "services", "checks", "files", "node_meta", "log_level":
+			continue
+		}
+		if !reflect.DeepEqual(was[key], v) {
+			out = append(out, key)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 func (h *host) reload(load func() (*config.Config, error)) func(context.Context) (agent.Files, error) {
 	return func(context.Context) (agent.Files, error) {
 		c, err := load()
@@ -160,6 +179,9 @@ func (h *host) reload(load func() (*config.Config, error)) func(context.Context)
 		}
 		for _, w := range c.Warnings {
 			h.log.Warn("configuration", "reason", w)
+		}
+		if keys := needRestart(h.cfg, c); len(keys) > 0 {
+			h.log.Warn("changed keys take effect after a restart only", "keys", strings.Join(keys, " "))
 		}
 		if err := h.logs.reopen(); err != nil {
 			return agent.Files{}, err
@@ -175,8 +197,8 @@ func greet(cfg *config.Config, l *logs) {
 	if dir == "" {
 		dir = "none, all is kept in memory"
 	}
-	log.Info("weft agent starts", "version", b.Version, "node", cfg.NodeName,
-		"datacenter", cfg.Datacenter, "server", cfg.Server, "data_dir", dir, "file", strings.Join(cfg.Files, " "))
+	log.Info("weft agent starts", "version", b.Version, "node", cfg.NodeName, "datacenter", cfg.Datacenter,
+		"server", cfg.Server, "data_dir", dir, "files", cmp.Or(strings.Join(cfg.Files, " "), "none"))
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "reason", w)
 	}

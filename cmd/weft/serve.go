@@ -26,7 +26,7 @@ func runAgent(ctx context.Context, opt config.Options, s streams) error {
 	load := func() (*config.Config, error) { return config.Load(opt) }
 	cfg, err := load()
 	if err != nil {
-		return err
+		return withCode(exitConfig, err)
 	}
 	if _, err := checkParts(cfg); err != nil {
 		return err
@@ -130,9 +130,7 @@ func (h *host) leaves(sig os.Signal) bool {
 
 func (h *host) hangup(ctx context.Context) {
 	notify(h.log, reloading())
-	if err := h.agent.Reload(ctx); err != nil {
-		h.log.Error("the configuration was not reloaded; the old one stays", "err", err)
-	}
+	_ = h.agent.Reload(ctx) // it has logged what is wrong
 	notify(h.log, daemon.SdNotifyReady)
 }
 
