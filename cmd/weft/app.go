@@ -26,6 +26,9 @@ func stdio() streams {
 
 // run is the program: it parses args, runs a command and gives the exit code.
 func run(ctx context.Context, args []string, s streams) int {
+	if len(args) > 1 && args[1] == "help" { // as git has it: weft help intention create
+		args = append(append(args[:1:1], args[2:]...), "-help")
+	}
 	return exitCode(s.err, newApp(s).RunContext(ctx, args))
 }
 

@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 const (
@@ -159,6 +160,7 @@ func TestServiceCatalogAndConfigCommands(t *testing.T) {
 			answers: map[string]string{"PUT /v1/agent/service/deregister/nope": `404 Unknown service ID "nope"`},
 			code:    1, err: "Error: service nope: Unknown service ID \"nope\"\n",
 		},
+		{name: "services register both", args: []string{"services", "register", "-port=1", web}, code: 2, err: "-port describes a service without a file"},
 		{name: "services register nothing", args: []string{"services", "register"}, code: 2, err: "name a file, or a service with -name"},
 		{
 			name: "catalog services", args: []string{"catalog", "services", "-tags"},
@@ -208,10 +210,17 @@ func TestConnectCommands(t *testing.T) {
 		{
 			name: "connect status", args: []string{"connect", "status"},
 			answers: map[string]string{"GET /v1/agent/connect/proxies": `[{"Proxy":"web-sidecar-proxy","Service":"web","Applied":12,"Ready":false,"Problem":"no certificate",
-				"Inbound":{"Addr":"0.0.0.0:21000","Listening":true,"Local":"127.0.0.1:80"},"Upstreams":[{"Name":"db","Listener":{"Addr":"127.0.0.1:9191","Error":"in use"},"Instances":[]}]}]`},
+				"Inbound":{"Addr":"0.0.0.0:21000","Listening":true,"Local":"127.0.0.1:80"},"Upstreams":[{"Name":"db","Listener":{"Addr":"127.0.0.1:9191","Error":"in use"},"Instances":[]}],"Errors":[
+				{"Time":"2026-01-02T03:04:05Z","Reason":"denied","Source":"api","Destination":"web","Addr":"10.0.0.1:5","Rule":"default","Error":"permission denied","Hint":"weft intention create api web"},
+				{"Time":"2026-01-02T03:04:05Z","Reason":"tls_failed","Destination":"web","Addr":"10.0.0.1:5","Error":"tls: client didn't provide a certificate"}]}]`},
 			code: 1,
-			out: "web-sidecar-proxy (not ready: no certificate, policy 12)\n  Inbound:  0.0.0.0:21000 for the application at 127.0.0.1:80\n" +
-				"  Upstream db: 127.0.0.1:9191 (not listening: in use), 0 instances\n",
+			out: "web-sidecar-proxy (not ready: no certificate, policy version 12)\n" +
+				"  Inbound:        0.0.0.0:21000, for the application at 127.0.0.1:80\n" +
+				"  Upstream:       db at 127.0.0.1:9191 (not listening: in use), 0 instances\n" +
+				"  Refused or failed, the newest last:\n" +
+				"    " + time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).Local().Format(time.TimeOnly) + " denied: api => web, by default\n" +
+				"      hint: weft intention create api web\n" +
+				"    " + time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).Local().Format(time.TimeOnly) + " tls_failed: 10.0.0.1:5 => web, tls: client didn't provide a certificate\n",
 		},
 		{name: "proxy of nothing", args: []string{"connect", "proxy"}, code: 2, err: "exactly one of"},
 		{name: "proxy upstream", args: []string{"connect", "proxy", "-service=web", "-upstream=db"}, code: 2, err: "is not name:port"},

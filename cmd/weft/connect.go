@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net"
@@ -158,29 +159,36 @@ func showProxy(w io.Writer, st connect.Status) error {
 	if !st.Ready {
 		state = "not ready: " + st.Problem
 	}
-	fmt.Fprintf(w, "%s (%s, policy %d)\n", st.Proxy, state, st.Applied)
-	var lines [][2]string
+	fmt.Fprintf(w, "%s (%s, policy version %d)\n", st.Proxy, state, st.Applied)
+	fact := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(w, "  %-15s %s\n", name+":", value)
+		}
+	}
 	if cert := st.Certificate; cert != nil {
 		until := fmt.Sprintf("until %s (%s left), serial %s", cert.NotAfter.Local().Format(time.DateTime),
-			time.Until(cert.NotAfter).Round(time.Minute), cert.Serial)
-		lines = append(lines, [2]string{"  Identity", cert.URI}, [2]string{"  Certificate", until}, [2]string{"  Renewal failed", cert.Error})
+			shortDuration(time.Until(cert.NotAfter)), cert.Serial)
+		fact("Identity", cert.URI)
+		fact("Certificate", until)
+		fact("Renewal failed", cert.Error)
 	}
 	if in := st.Inbound; in != nil {
-		lines = append(lines, [2]string{"  Inbound", listening(in) + " for the application at " + in.Local})
-	}
-	if err := facts(w, lines...); err != nil {
-		return err
+		behind := ", for the application at " + in.Local
+		if in.Local == "" {
+			behind = ", without an application: the service has no port"
+		}
+		fact("Inbound", listening(in)+behind)
 	}
 	return showTraffic(w, st)
 }
 
 func showTraffic(w io.Writer, st connect.Status) error {
 	for _, u := range st.Upstreams {
-		at := "dialed from code only"
+		at := "no address, dialed from code"
 		if u.Listener != nil {
 			at = listening(u.Listener)
 		}
-		fmt.Fprintf(w, "  Upstream %s: %s, %d instances\n", u.Name, at, len(u.Instances))
+		fmt.Fprintf(w, "  %-15s %s at %s, %s\n", "Upstream:", u.Name, at, counted(len(u.Instances), "instance"))
 		var rows [][]string
 		for _, in := range u.Instances {
 			rows = append(rows, []string{"    " + in.ID, in.Addr, in.Status, fmt.Sprintf("%d open", in.Active), in.Error})
@@ -201,19 +209,46 @@ func showTraffic(w io.Writer, st connect.Status) error {
 			return err
 		}
 	}
-	for _, e := range st.Errors {
-		line := fmt.Sprintf("  %s %s", e.Time.Local().Format(time.TimeOnly), e.Reason)
-		if e.Source != "" || e.Destination != "" {
-			line += fmt.Sprintf(" %s => %s", e.Source, e.Destination)
-		}
-		for _, part := range []string{e.Rule, e.Error, e.Hint} {
-			if part != "" {
-				line += ", " + part
-			}
+	showFailures(w, st.Errors)
+	return nil
+}
+
+// showFailures lists what was refused and what failed.
+func showFailures(w io.Writer, all []connect.ErrorStatus) {
+	if len(all) > 0 {
+		fmt.Fprintln(w, "  Refused or failed, the newest last:")
+	}
+	for _, e := range all {
+		// Who proved no identity is known by address alone.
+		line := fmt.Sprintf("    %s %s: %s => %s", e.Time.Local().Format(time.TimeOnly), e.Reason, cmp.Or(e.Source, e.Addr, "?"), e.Destination)
+		switch {
+		case e.Rule != "":
+			line += ", by " + e.Rule
+		case e.Error != "":
+			line += ", " + e.Error
 		}
 		fmt.Fprintln(w, line)
+		if e.Hint != "" {
+			fmt.Fprintf(w, "      hint: %s\n", e.Hint)
+		}
 	}
-	return nil
+}
+
+func counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return strconv.Itoa(n) + " " + what + "s"
+}
+
+// shortDuration leaves out the units that are 0.
+func shortDuration(d time.Duration) string {
+	s := d.Round(time.Minute).String()
+	s, _ = strings.CutSuffix(s, "0s")
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
 
 func listening(l *connect.ListenerStatus) string {

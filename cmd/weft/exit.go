@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"syscall"
-
-	"github.com/weftmesh/weft/cmd/weft/config"
 )
 
 // Exit codes. Those above 64 follow sysexits.h, so that a supervisor can tell
@@ -23,7 +21,7 @@ const (
 	// exitStorage: writing to disk failed while running; what is on disk is as of
 	// the last success, and the process must not go on.
 	exitStorage = 75
-	// exitConfig: the configuration is wrong; restarting will not help.
+	// exitConfig: the agent's configuration is wrong; restarting will not help.
 	exitConfig = 78
 	// exitForced: a second signal ended the process at once.
 	exitForced = 130
@@ -87,13 +85,8 @@ func exitCode(w io.Writer, err error) int {
 
 // codeOf sorts errors that carry no code.
 func codeOf(err error) int {
-	var mistake *config.Error
-	switch {
-	case errors.As(err, &mistake):
-		return exitConfig
-	case errors.Is(err, syscall.EADDRINUSE):
+	if errors.Is(err, syscall.EADDRINUSE) {
 		return exitPortInUse
-	default:
-		return exitFailure
 	}
+	return exitFailure
 }

@@ -43,7 +43,10 @@ Usage: {{.HelpName}}{{if .VisibleFlags}} [flags]{{end}}{{if .ArgsUsage}} {{.Args
 {{end}}{{range .VisibleFlagCategories}}
 {{if .Name}}{{.Name}}{{else}}Flags{{end}}:
 {{range .Flags}}{{.}}
-{{end}}{{end}}`
+{{end}}{{else}}{{if .VisibleFlags}}
+Flags:
+{{range .VisibleFlags}}{{.}}
+{{end}}{{end}}{{end}}`
 
 // Column widths of the help of flags.
 const (
@@ -116,5 +119,8 @@ func description(about string, examples []string) string {
 	if len(examples) == 0 {
 		return about
 	}
-	return about + "\n\nExamples:\n  " + strings.Join(examples, "\n  ")
+	if about != "" {
+		about += "\n\n"
+	}
+	return about + "Examples:\n  " + strings.Join(examples, "\n  ")
 }

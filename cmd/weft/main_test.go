@@ -48,7 +48,8 @@ func callWith(stdin string, env map[string]string, args ...string) (code int, st
 
 func TestExitCodesOfTheBinary(t *testing.T) {
 	dir := t.TempDir()
-	file := dir + "/file"
+	file, bad := dir+"/file", dir+"/bad.hcl"
+	writeFile(t, bad, `service { name = "a" prot = 1 }`)
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -60,6 +61,8 @@ func TestExitCodesOfTheBinary(t *testing.T) {
 	}{
 		{"version", []string{"version"}, exitOK, ""},
 		{"help", []string{"--help"}, exitOK, ""},
+		{"help of a command", []string{"help", "intention", "check"}, exitOK, ""},
+		{"help of no command", []string{"help", "nope"}, exitUsage, `weft has no command "nope"`},
 		{"unknown command", []string{"nope"}, exitUsage, `weft has no command "nope"`},
 		{"misspelt command", []string{"intentions"}, exitUsage, `did you mean "intention"?`},
 		{"unknown flag", []string{"agent", "-nope"}, exitUsage, "there is no flag -nope\nSee: weft agent -help"},
@@ -70,6 +73,8 @@ func TestExitCodesOfTheBinary(t *testing.T) {
 		{"missing file", []string{"agent", "-dev", "-config-file", dir + "/none.hcl"}, exitConfig, "none.hcl: cannot be read"},
 		{"no data directory", []string{"agent", "-server", "-bootstrap", "-bind", "127.0.0.1"}, exitConfig, "data_dir: must be set"},
 		{"data directory is a file", []string{"agent", "-dev", "-data-dir", file}, exitDataDir, "data directory " + file + " cannot be used"},
+		{"bad service file", []string{"services", "register", "-http-addr=127.0.0.1:1", bad}, exitFailure, "bad.hcl:1: service.prot: unknown key"},
+		{"bad entry file", []string{"config", "write", "-http-addr=127.0.0.1:1", bad}, exitFailure, "bad.hcl:1"},
 		{"validate bad", []string{"validate", dir + "/none"}, exitFailure, "configuration is not valid"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -45,6 +45,11 @@ func servicesRegister(s streams) *cli.Command {
 		flags: clientFlags(serviceFlags()...),
 		action: withClient(s, func(c *cli.Context, cl *client) error {
 			if c.NArg() > 0 {
+				for _, f := range serviceFlags() {
+					if name := f.Names()[0]; c.IsSet(name) {
+						return usagef(c, "-%s describes a service without a file: give flags or files, not both", name)
+					}
+				}
 				return registerFiles(c, cl)
 			}
 			reg, err := serviceFromFlags(c)
