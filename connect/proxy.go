@@ -110,7 +110,11 @@ func (p *Proxy) follow(ctx, live context.Context, src catalog.Watch[*Snapshot]) 
 			return
 		}
 		if err != nil {
-			if retry == 0 {
+			switch {
+			case retry > 0:
+			case after == 0: // the agent may be about to make it
+				p.log.Info("waiting for the first snapshot", "err", err)
+			default:
 				p.log.Warn("no new snapshots, the last one stays in force", "index", p.Applied(), "err", err)
 			}
 			retry = min(max(2*retry, retryMin), bindRetryMax)

@@ -121,15 +121,22 @@ func New(cfg Config) (*Gossip, error) {
 	g := &Gossip{cfg: cfg, log: cfg.Logger, meta: meta, table: newTable(cfg.NodeName, cfg.Logger)}
 	g.outgoing = &memberlist.TransmitLimitedQueue{NumNodes: g.table.size, RetransmitMult: retransmitMult}
 	list, err := memberlist.Create(g.settings())
-	if err != nil && strings.Contains(err.Error(), syscall.EADDRINUSE.Error()) {
-		// The library flattens its errors.
-		err = fmt.Errorf("%w: stop the process that has the port, or set ports.serf_lan", syscall.EADDRINUSE)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("gossip: cannot listen on %s: %w", net.JoinHostPort(cfg.BindAddr, strconv.Itoa(cfg.BindPort)), err)
+		return nil, fmt.Errorf("gossip: cannot listen on %s: %w", net.JoinHostPort(cfg.BindAddr, strconv.Itoa(cfg.BindPort)), explainListen(err))
 	}
 	g.list = list
 	return g, nil
+}
+
+// explainListen finds the cause again in an error that the library has flattened.
+func explainListen(err error) error {
+	switch text := err.Error(); {
+	case strings.Contains(text, syscall.EADDRINUSE.Error()):
+		return fmt.Errorf("%w: stop the process that has the port, or set ports.serf_lan", syscall.EADDRINUSE)
+	case strings.Contains(text, syscall.EADDRNOTAVAIL.Error()):
+		return fmt.Errorf("%w: bind_addr must be an address of this host", syscall.EADDRNOTAVAIL)
+	}
+	return err
 }
 
 const retransmitMult = 8

@@ -88,7 +88,7 @@ func (t *LogTap) Monitor(ctx context.Context, level slog.Level, asJSON bool, w i
 	if asJSON {
 		out = slog.NewJSONHandler(w, opts)
 	}
-	slog.New(t).Info("log monitor attached", "reason", level.String())
+	slog.New(t).Info("log monitor attached", "min_level", level.String())
 	for {
 		select {
 		case <-ctx.Done():

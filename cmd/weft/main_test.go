@@ -72,6 +72,7 @@ func TestExitCodesOfTheBinary(t *testing.T) {
 		{"bad flag value", []string{"agent", "-dev", "-http-port", "99999"}, exitConfig, "-http-port: ports.http: 99999 is not a port"},
 		{"missing file", []string{"agent", "-dev", "-config-file", dir + "/none.hcl"}, exitConfig, "none.hcl: cannot be read"},
 		{"no data directory", []string{"agent", "-server", "-bootstrap", "-bind", "127.0.0.1"}, exitConfig, "data_dir: must be set"},
+		{"no address of this host", []string{"agent", "-server", "-bootstrap", "-bind", "192.0.2.1", "-serf-lan-port", "0", "-data-dir", dir + "/data"}, exitConfig, "bind_addr must be an address of this host"},
 		{"data directory is a file", []string{"agent", "-dev", "-data-dir", file}, exitDataDir, "data directory " + file + " cannot be used"},
 		{"bad service file", []string{"services", "register", "-http-addr=127.0.0.1:1", bad}, exitFailure, "bad.hcl:1: service.prot: unknown key"},
 		{"bad entry file", []string{"config", "write", "-http-addr=127.0.0.1:1", bad}, exitFailure, "bad.hcl:1"},

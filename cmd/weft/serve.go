@@ -211,6 +211,8 @@ func startError(cfg *config.Config, err error) error {
 		return err
 	case errors.Is(err, syscall.EADDRINUSE):
 		return withCode(exitPortInUse, err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return withCode(exitConfig, err)
 	case errors.Is(err, catalog.ErrInvalid):
 		return withCode(exitConfig, err)
 	case cfg.DataDir != "" && !isNetwork(err):
