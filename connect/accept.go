@@ -30,6 +30,9 @@ func (s *Service) accept(ctx context.Context, w *wire) (*Conn, error) {
 	}
 	t := tls.Server(w, s.serverTLS)
 	if err := s.handshake(ctx, t, w, lim.HandshakeTimeout, false); err != nil {
+		if errors.Is(err, errNothingSaid) {
+			return nil, s.knocked(w, before, err)
+		}
 		r := &RefusedError{Reason: ReasonTLSFailed, Destination: before.service(), Err: err}
 		return nil, s.refuse(w, r, claimed(err))
 	}
@@ -124,6 +127,19 @@ func (s *Service) full(lim Limits) *RefusedError {
 	}
 }
 
+// errNothingSaid is the end of a connection whose peer opened and closed it, as TCP
+// health checks, port scanners and browsers that think ahead do.
+var errNothingSaid = errors.New("closed by the peer before it sent a byte")
+
+// knocked ends such a connection. Nobody was refused, so nobody is warned.
+func (s *Service) knocked(w *wire, at *world, err error) error {
+	addr := w.RemoteAddr().String()
+	_ = w.Close() // the peer is gone already
+	s.metrics.pair(false, "", at.service()).count(ReasonClientClosed)
+	s.log.Debug("connection closed before it said anything", "destination", at.service(), "addr", addr, "reason", string(ReasonClientClosed))
+	return &RefusedError{Reason: ReasonClientClosed, Destination: at.service(), Err: err}
+}
+
 // errMadeRoom is the end of a connection that the gate gave up.
 var errMadeRoom = errors.New("made room for a newer connection: it had sent nothing, and its source had too many")
 
@@ -136,6 +152,9 @@ func (s *Service) handshake(ctx context.Context, t *tls.Conn, w *wire, limit tim
 	}
 	if err == nil {
 		err = w.SetDeadline(time.Time{})
+	}
+	if err != nil && !outbound && !w.spoke.Load() && !w.evicted.Load() && identity.ReasonOf(err) == identity.ReasonClosed {
+		return errNothingSaid
 	}
 	if err != nil {
 		s.metrics.handshakeFailed(outbound, identity.ReasonOf(err))

@@ -196,3 +196,27 @@ func TestRepeatedRefusalsAreCounted(t *testing.T) {
 		t.Error("lines of served connections are missing")
 	}
 }
+
+// TestHealthCheckOfTheListener: a check that connects and closes warns nobody.
+func TestHealthCheckOfTheListener(t *testing.T) {
+	for name, end := range map[string]func(*net.TCPConn) error{
+		"in order": (*net.TCPConn).Close,
+		"reset":    func(c *net.TCPConn) error { return errors.Join(c.SetLinger(0), c.Close()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ca := newTestCA(t, testDomain)
+			db := startSidecar(t, ca, "db", func(s *Snapshot) { s.Inbound, s.Local = "127.0.0.1:0", "127.0.0.1:1" })
+			must(t, end(dialTCP(t, db.inbound())))
+			db.log.find(t, "level=DEBUG", "reason=client_closed", "destination=db")
+			if errs := db.Status().Errors; len(errs) != 0 {
+				t.Errorf("remembered as a failure: %+v", errs)
+			}
+			// One that says something and then goes is another matter.
+			c := dialTCP(t, db.inbound())
+			_, err := c.Write([]byte{22})
+			must(t, err)
+			must(t, c.CloseWrite())
+			db.log.find(t, "level=WARN", "reason=tls_failed")
+		})
+	}
+}

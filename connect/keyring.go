@@ -165,6 +165,11 @@ func (k *keyring) run(ctx context.Context) error {
 				} else {
 					backoff, notBefore = 0, time.Time{}
 					due = k.dueAt(w, k.now())
+					if due.Before(k.held.Load().renewAt) {
+						// The signer still issues what the snapshot calls old. Asking ever
+						// again would be a storm; the next snapshot is a reason to.
+						notBefore = k.now().Add(retryMaxBare)
+					}
 				}
 			}
 		}

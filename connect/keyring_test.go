@@ -134,3 +134,20 @@ func TestWrongCertificateIsNotUsed(t *testing.T) {
 	cancel()
 	wg.Wait()
 }
+
+// TestOldSignerIsNotStormed: while the servers still sign with the root that the
+// snapshot calls old, a leaf is asked for now and then and not all the time.
+func TestOldSignerIsNotStormed(t *testing.T) {
+	virtual(t, 10*time.Hour, func(t *testing.T, ca *testCA, s *Service, _ *logBook, snap *Snapshot) {
+		<-s.Ready()
+		next := newTestCA(t, testDomain)
+		rotated := *snap
+		rotated.Roots, rotated.SigningRoot = []string{ca.pem, next.pem}, next.pem
+		s.Update(&rotated)
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if n := ca.signed(); n < 3 || n > 30 {
+			t.Errorf("%d certificates in 10 minutes", n)
+		}
+	})
+}

@@ -85,34 +85,36 @@ func (p *Proxy) Service() *Service { return p.svc }
 func (p *Proxy) Applied() uint64 { return p.applied.Load() }
 
 // Run enforces every snapshot of src until ctx ends. It then stops accepting, lets
-// running connections finish for the drain timeout, and cuts the rest. When src
-// fails, the last snapshot stays in force and src is asked again.
+// running connections finish for the drain timeout, and cuts the rest; what src
+// says by then is enforced on those too. When src fails, the last snapshot stays in
+// force and src is asked again.
 func (p *Proxy) Run(ctx context.Context, src catalog.Watch[*Snapshot]) error {
 	// The connections outlive ctx by the drain timeout.
 	live, kill := context.WithCancel(context.WithoutCancel(ctx))
 	defer kill()
-	var keys sync.WaitGroup
-	keys.Go(func() { _ = p.svc.Run(live) }) // it only ends with live
-	p.follow(ctx, live, src)
+	var background sync.WaitGroup
+	background.Go(func() { _ = p.svc.Run(live) }) // it only ends with live
+	var after uint64
+	p.follow(ctx, src, &after, func(snap *Snapshot) { p.apply(live, snap) })
+	background.Go(func() { p.follow(live, src, &after, p.enforce) }) // listeners are gone, policy is not
 	p.drain(kill)
-	keys.Wait()
+	background.Wait()
 	p.svc.metrics.forget(p.id)
 	return nil
 }
 
-// follow applies one snapshot after another.
-func (p *Proxy) follow(ctx, live context.Context, src catalog.Watch[*Snapshot]) {
-	var after uint64
+// follow hands one snapshot after another to take until ctx ends.
+func (p *Proxy) follow(ctx context.Context, src catalog.Watch[*Snapshot], after *uint64, take func(*Snapshot)) {
 	var retry time.Duration
 	for {
-		snap, index, err := src.Next(ctx, after)
+		snap, index, err := src.Next(ctx, *after)
 		if ctx.Err() != nil {
 			return
 		}
 		if err != nil {
 			switch {
 			case retry > 0:
-			case after == 0: // the agent may be about to make it
+			case *after == 0: // the agent may be about to make it
 				p.log.Info("waiting for the first snapshot", "err", err)
 			default:
 				p.log.Warn("no new snapshots, the last one stays in force", "index", p.Applied(), "err", err)
@@ -124,8 +126,8 @@ func (p *Proxy) follow(ctx, live context.Context, src catalog.Watch[*Snapshot]) 
 			continue
 		}
 		retry = 0
-		after = index
-		p.apply(live, snap)
+		*after = index
+		take(snap)
 	}
 }
 
@@ -139,8 +141,20 @@ func (p *Proxy) apply(live context.Context, snap *Snapshot) {
 	defer p.mu.Unlock()
 	p.reconcileInbound(live, snap)
 	p.reconcileUpstreams(live, snap)
-	p.applied.Store(snap.Index)
-	p.svc.metrics.appliedIndex(p.id, snap.Index)
+	p.isApplied(snap)
+}
+
+// enforce puts the policy of a snapshot in force, and no more.
+func (p *Proxy) enforce(snap *Snapshot) {
+	p.svc.Update(snap)
+	p.isApplied(snap)
+}
+
+func (p *Proxy) isApplied(snap *Snapshot) {
+	if snap != nil {
+		p.applied.Store(snap.Index)
+		p.svc.metrics.appliedIndex(p.id, snap.Index)
+	}
 }
 
 func (p *Proxy) reconcileInbound(live context.Context, snap *Snapshot) {
@@ -276,9 +290,18 @@ func (p *Proxy) drain(kill context.CancelFunc) {
 	case <-t.C:
 	}
 	kill() // dials and handshakes under way
-	p.svc.Close(ReasonDraining)
-	<-finished
+	for {
+		p.svc.Close(ReasonDraining)
+		select {
+		case <-finished:
+			return
+		case <-time.After(closeAgain): // one that stood just then came into the table after the others had gone
+		}
+	}
 }
+
+// closeAgain is how often a proxy at its end looks for connections that are left.
+const closeAgain = 10 * time.Millisecond
 
 // spawn serves a connection on a goroutine of its own. A panic costs that
 // connection and nothing else.

@@ -7,7 +7,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -247,6 +249,60 @@ func TestDrain(t *testing.T) {
 		p.db.log.find(t, "reason=ok")
 		<-p.db.done
 	})
+	t.Run("policy goes on", func(t *testing.T) {
+		ca := newTestCA(t, testDomain)
+		db := startSidecar(t, ca, "db", func(s *Snapshot) {
+			s.Inbound, s.Local, s.Intentions = "127.0.0.1:0", serve(t, echo), allow("web", "api")
+			s.Limits.DrainTimeout = time.Minute
+		})
+		var conns []*net.TCPConn
+		for _, name := range []string{"web", "api"} {
+			src := startSidecar(t, ca, name, func(s *Snapshot) { s.Upstreams = []Upstream{upstreamOf("db", db.inbound())} })
+			c := dialTCP(t, src.upstream("db"))
+			must(t, roundTrip(c, "x"))
+			conns = append(conns, c)
+		}
+		db.stop()
+		eventually(t, "inbound listener closed", func() bool { return db.Status().Inbound == nil })
+		db.update(func(s *Snapshot) { s.Intentions = allow("api"); s.Inbound = "127.0.0.1:0" })
+		if _, err := conns[0].Read(make([]byte, 1)); !isReset(err) {
+			t.Errorf("got %v of a connection that is forbidden during the drain, want a reset", err)
+		}
+		db.log.find(t, "reason=policy_changed", "source=web")
+		must(t, roundTrip(conns[1], "still served"))
+		if in := db.Status().Inbound; in != nil {
+			t.Errorf("a snapshot during the drain opened a listener: %+v", in)
+		}
+		must(t, conns[1].CloseWrite())
+		if _, err := io.ReadAll(conns[1]); err != nil {
+			t.Error(err)
+		}
+		<-db.done
+	})
+	t.Run("what stands at the last moment", func(t *testing.T) {
+		// Dials that succeed while the proxy ends come into the table late: they must
+		// not hold the end up.
+		for range times(5, 200) {
+			p := newPair(t, echo)
+			p.web.update(func(s *Snapshot) { s.Limits.DrainTimeout = time.Millisecond })
+			var wg sync.WaitGroup
+			for range 8 {
+				wg.Go(func() {
+					for c, err := net.Dial("tcp", p.addr); err == nil; c, err = net.Dial("tcp", p.addr) {
+						_ = roundTrip(c, "x") // and then stays open
+						defer c.Close()
+					}
+				})
+			}
+			p.web.stop()
+			select {
+			case <-p.web.done:
+			case <-time.After(20 * time.Second):
+				t.Fatal("the proxy does not end")
+			}
+			wg.Wait()
+		}
+	})
 	t.Run("what does not", func(t *testing.T) {
 		p := newPair(t, echo)
 		c := dialTCP(t, p.addr)
@@ -384,5 +440,19 @@ func TestUnixSockets(t *testing.T) {
 	}
 	if b, err := os.ReadFile(file); err != nil || string(b) != "data" {
 		t.Errorf("%q, %v", b, err)
+	}
+}
+
+// TestServicesWithAnAtSign: a service may be called db@dc2, and is not the db of dc2.
+func TestServicesWithAnAtSign(t *testing.T) {
+	s := &Snapshot{Datacenter: "dc1", Upstreams: []Upstream{
+		{Name: "db"}, {Name: "db", Datacenter: "dc2"}, {Name: "db@dc2"}, {Name: "db@dc2", Datacenter: "dc2"}, {Name: "db", Datacenter: "dc1"},
+	}}
+	var keys []string
+	for i := range s.Upstreams {
+		keys = append(keys, s.upstreamKey(&s.Upstreams[i]))
+	}
+	if want := []string{"db", "db@dc2", "db@dc2@dc1", "db@dc2@dc2", "db"}; !slices.Equal(keys, want) {
+		t.Errorf("keys %q, want %q", keys, want)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -231,12 +232,17 @@ func newWorld(snap *Snapshot, old *world) *world {
 }
 
 // upstreamKey is what Dial calls an upstream: its name, and "name@datacenter" for
-// one of another datacenter.
+// one of another datacenter, or whose name has an @ in it, so that no two services
+// have one key.
 func (s *Snapshot) upstreamKey(u *Upstream) catalog.Name {
-	if u.Datacenter == "" || u.Datacenter == s.Datacenter {
+	dc := u.Datacenter
+	if dc == "" {
+		dc = s.Datacenter
+	}
+	if dc == s.Datacenter && !strings.Contains(u.Name, "@") {
 		return u.Name
 	}
-	return u.Name + "@" + u.Datacenter
+	return u.Name + "@" + dc
 }
 
 func (w *world) sameTrust(snap *Snapshot) bool {
