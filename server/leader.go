@@ -182,6 +182,25 @@ func (r *reconciler) reconcile(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// introduce makes the rows of a host that gossip knows and the catalog does not.
+// It comes before the first statement of the host's agent, so that its services are
+// never seen without the check that says whether it is alive, and so that who makes
+// the row of a node does not depend on who is quicker.
+func (r *reconciler) introduce(ctx context.Context, node string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	have, err := r.read(node)
+	if err != nil || have.node != nil {
+		return err
+	}
+	for _, m := range r.members() {
+		if m.Name == node && m.Status == catalog.MemberAlive {
+			return r.alive(ctx, m, have)
+		}
+	}
+	return nil
+}
+
 func (r *reconciler) member(ctx context.Context, m catalog.Member) error {
 	row, err := r.read(m.Name)
 	if err != nil {

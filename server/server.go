@@ -84,7 +84,7 @@ func (s *Server) build() error {
 	}
 	s.leader = newLeader(s)
 	h, err := rpc.New(rpc.Config{
-		Store: s.store, Log: s.raft, CA: s.authority, Stats: s.stats, Logger: cfg.Logger, Registerer: cfg.Registerer,
+		Store: s.store, Log: s.raft, CA: s.authority, Introduce: s.leader.members.introduce, Stats: s.stats, Logger: cfg.Logger, Registerer: cfg.Registerer,
 	})
 	if err != nil {
 		return err

@@ -210,6 +210,44 @@ func TestAgentAndLeaderAgree(t *testing.T) {
 	}
 }
 
+// TestLeaderIntroducesAHost: the leader makes the row of a host and its check, and
+// only then is the host's own statement taken, whoever comes first.
+func TestLeaderIntroducesAHost(t *testing.T) {
+	q := catalog.Query{Kind: catalog.QueryNode, Name: "s1"}
+	state := catalog.NodeState{Node: &catalog.Node{
+		ID: nodeID, Node: "s1", Address: "127.0.0.1", Datacenter: "dc1", Meta: map[string]string{"consul-version": "1.2.3"},
+	}}
+	for range 5 {
+		r := start(t, config(""))
+		var err error
+		for end := time.Now().Add(patience); time.Now().Before(end); { // until there is a leader
+			if _, err = r.Sync(t.Context(), &wire.SyncRequest{State: state}); !errors.Is(err, catalog.ErrNoLeader) {
+				break
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := r.watch(q, func(v *catalog.View) bool { return len(v.Nodes) > 0 && v.Nodes[0].Meta["consul-version"] != "" })
+		if n := v.Nodes[0]; n.CreateIndex >= n.ModifyIndex {
+			t.Errorf("the host made its own row: created at %d, changed at %d", n.CreateIndex, n.ModifyIndex)
+		}
+		if c, err := r.server.leader.members.read("s1"); err != nil || c.check == nil {
+			t.Errorf("no check of the node: %v", err)
+		}
+		if err := r.stop(); err != nil {
+			t.Error(err)
+		}
+	}
+	// Of a host that gossip does not know there is nothing to say.
+	r := start(t, config(""))
+	r.roots()
+	state.Node = &catalog.Node{ID: "22222222-2222-4222-8222-222222222222", Node: "other", Address: "127.0.0.2", Datacenter: "dc1"}
+	if _, err := r.Sync(t.Context(), &wire.SyncRequest{State: state}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestIntentionsAndWatch(t *testing.T) {
 	r := start(t, config(""))
 	q := catalog.Query{Kind: catalog.QueryIntentionsDest, Name: "db"}

@@ -72,6 +72,9 @@ type Config struct {
 	// of its own, so that a request crosses once. Nil: requests that only the leader
 	// can answer fail with ErrNoLeader elsewhere.
 	Forward func(addr string) (wire.Servers, error)
+	// Introduce is called, where this server leads, before the first statement of a
+	// host that the store does not know. May be nil.
+	Introduce func(ctx context.Context, node string) error
 	// Stats adds to Status what other parts of the server count. May be nil.
 	Stats  func() map[string]map[string]string
 	Limits Limits

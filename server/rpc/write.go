@@ -34,11 +34,25 @@ func (h *Handler) Sync(ctx context.Context, req *wire.SyncRequest) (_ *wire.Sync
 		h.metrics.equal.Inc()
 		return &wire.SyncReply{Index: index}, nil
 	}
+	if err := h.introduce(ctx, req.State.Node.Node); err != nil {
+		return nil, err
+	}
 	index, _, err = h.cfg.Log.Apply(ctx, cmd)
 	if err != nil {
 		return nil, err
 	}
 	return &wire.SyncReply{Index: index}, nil
+}
+
+func (h *Handler) introduce(ctx context.Context, node string) error {
+	if h.cfg.Introduce == nil {
+		return nil
+	}
+	v, err := h.cfg.Store.Read(catalog.Query{Kind: catalog.QueryNode, Name: node})
+	if err != nil || len(v.Nodes) > 0 {
+		return err
+	}
+	return h.cfg.Introduce(ctx, node)
 }
 
 // readable returns once the store shows every write that was acknowledged before,
