@@ -77,12 +77,15 @@ func (l listener) clashes(o listener) bool {
 	if l.path != "" || o.path != "" {
 		return l.path == o.path
 	}
-	return l.port == o.port && (l.host == o.host || l.host == "" || o.host == "")
+	return l.port == o.port && (l.host == o.host || l.everywhere() || o.everywhere())
 }
+
+func (l listener) everywhere() bool { return l.host == "" || l.host == "0.0.0.0" || l.host == "::" }
 
 func listeners(svc *catalog.Service) []listener {
 	var out []listener
-	if svc.Port != 0 {
+	_, elsewhere := svc.Proxy.Config["bind_port"]
+	if svc.Port != 0 && !elsewhere {
 		out = append(out, listener{what: "service " + svc.ID, host: svc.Address, port: svc.Port})
 	}
 	for i := range svc.Proxy.Upstreams {
@@ -108,6 +111,13 @@ func (d *draft) clash(svc *catalog.Service) error {
 		return nil
 	}
 	mine := listeners(svc)
+	for i, l := range mine {
+		for _, other := range mine[:i] {
+			if l.clashes(other) {
+				return refuse("%s cannot listen on %s: %s does, on %s", l.what, l.addr(), other.what, other.addr())
+			}
+		}
+	}
 	for id, e := range d.services {
 		if id == svc.ID || !RunsHere(e.svc) {
 			continue

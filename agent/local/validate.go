@@ -130,6 +130,9 @@ func validAddress(reg *catalog.ServiceRegistration) error {
 	if ip, err := netip.ParseAddr(reg.Address); err == nil && ip.IsUnspecified() {
 		return refuse("Invalid service address %q: others cannot dial a wildcard; leave it out for the address of the node", reg.Address)
 	}
+	if bracketed(reg.Address) {
+		return refuse("Invalid service address %q: write an IPv6 address without brackets", reg.Address)
+	}
 	for tag, a := range reg.TaggedAddresses {
 		if a.Address == "" {
 			return refuse("service %s: tagged address %q has no Address", reg.Name, tag)

@@ -2,7 +2,9 @@ package local
 
 import (
 	"net"
+	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/weftmesh/weft/catalog"
 )
@@ -51,8 +53,17 @@ func validProxy(reg *catalog.ServiceRegistration, native bool) error {
 	if p.LocalServicePort != 0 && p.LocalServiceSocketPath != "" {
 		return refuse("Validation failed: service %s: Proxy.LocalServicePort and Proxy.LocalServiceSocketPath exclude each other", reg.Name)
 	}
+	if p.LocalServiceSocketPath != "" && !filepath.IsAbs(p.LocalServiceSocketPath) {
+		return refuse("Validation failed: service %s: Proxy.LocalServiceSocketPath %q is not an absolute path", reg.Name, p.LocalServiceSocketPath)
+	}
+	if bracketed(p.LocalServiceAddress) {
+		return refuse("Validation failed: service %s: Proxy.LocalServiceAddress %q: write an IPv6 address without brackets", reg.Name, p.LocalServiceAddress)
+	}
 	return validUpstreams(reg)
 }
+
+// bracketed tells the address of a URL from one that a port can be joined to.
+func bracketed(addr string) bool { return strings.HasPrefix(addr, "[") }
 
 func validGateway(reg *catalog.ServiceRegistration, native bool) error {
 	if native {
@@ -123,6 +134,10 @@ func validUpstream(service string, u *catalog.Upstream) error {
 		return bad("%s: LocalBindPort %d is not between 1 and %d", u.DestinationName, u.LocalBindPort, maxPort)
 	case u.LocalBindPort != 0 && u.LocalBindSocketPath != "":
 		return bad("%s: only one of LocalBindPort and LocalBindSocketPath can be given", u.DestinationName)
+	case u.LocalBindSocketPath != "" && !filepath.IsAbs(u.LocalBindSocketPath):
+		return bad("%s: LocalBindSocketPath %q is not an absolute path", u.DestinationName, u.LocalBindSocketPath)
+	case bracketed(u.LocalBindAddress):
+		return bad("%s: LocalBindAddress %q: write an IPv6 address without brackets", u.DestinationName, u.LocalBindAddress)
 	case u.LocalBindPort == 0 && u.LocalBindSocketPath == "" && !u.CentrallyConfigured:
 		return bad("%s: local bind port or local socket path must be defined and nonzero", u.DestinationName)
 	}

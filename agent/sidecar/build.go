@@ -85,8 +85,14 @@ func localAddr(reg catalog.ConnectProxy) string {
 func inboundAddr(in inputs, p *problems) string {
 	cfg := in.proxy.Proxy.Config
 	port := in.proxy.Port
-	if n := cfgInt(p, cfg, "bind_port"); n > 0 {
+	switch n := cfgInt(p, cfg, "bind_port"); {
+	case n > math.MaxUint16:
+		p.add(fmt.Sprintf("config bind_port = %d is no port; the registered one is used", n))
+	case n > 0:
 		port = n
+	}
+	if port == 0 && in.proxy.SocketPath != "" {
+		p.add("socket_path of a sidecar is not supported, so it takes no connections of the mesh; set port")
 	}
 	host := in.proxy.Address
 	if s, ok := cfg["bind_address"].(string); ok && s != "" {

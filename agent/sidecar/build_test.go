@@ -74,6 +74,13 @@ func TestBuild(t *testing.T) {
 			s.Address = "198.51.100.7"
 			s.Proxy.Config = map[string]any{"bind_address": "::1", "bind_port": json.Number("2100")}
 		}, func(s *connect.Snapshot) { s.Inbound = "[::1]:2100" }, nil},
+		"a bind port that is none": {
+			func(s *catalog.Service) { s.Proxy.Config = map[string]any{"bind_port": 70000} }, same, []string{"bind_port = 70000"},
+		},
+		"a socket for the mesh": {
+			func(s *catalog.Service) { s.Port, s.SocketPath = 0, "/run/in.sock" },
+			func(s *connect.Snapshot) { s.Inbound = "" }, []string{"socket_path"},
+		},
 		"no port": {func(s *catalog.Service) { s.Port = 0 }, func(s *connect.Snapshot) { s.Inbound = "" }, nil},
 		"limits, as JSON, HCL and the wire write numbers": {func(s *catalog.Service) {
 			s.Proxy.Config = map[string]any{

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect"
@@ -105,14 +106,25 @@ func (f *snapshotFile) save(id string, snap *connect.Snapshot) error {
 	if err := errors.Join(err, tmp.Close()); err != nil {
 		return err
 	}
-	return os.Rename(tmp.Name(), f.path)
+	if err := os.Rename(tmp.Name(), f.path); err != nil {
+		return err
+	}
+	d, err := os.Open(f.dir) // so that a power cut does not bring the old one back
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
+
+// saveAgain is how soon a snapshot is written again that could not be: until then
+// the older one on disk is what a restart without servers would enforce.
+const saveAgain = 5 * time.Second
 
 // keep writes each snapshot that src gives, until ctx ends and the last one is
 // written. It is apart from the making of snapshots, so that a slow disk never
 // holds back a deny.
 func (f *snapshotFile) keep(ctx context.Context, id string, src *catalog.Latest[*connect.Snapshot], log *slog.Logger) {
-	var after uint64
+	var after uint64 // of the last one written
 	failed := false
 	for {
 		snap, index, err := src.Next(ctx, after)
@@ -121,12 +133,23 @@ func (f *snapshotFile) keep(ctx context.Context, id string, src *catalog.Latest[
 				return
 			}
 		}
-		after = index
-		err = f.save(id, snap)
-		if err != nil && !failed {
-			log.Error("the snapshot of a proxy cannot be kept; a restart without servers would lose its policy", "file", f.path, "err", err)
+		serr := f.save(id, snap)
+		switch {
+		case serr == nil:
+			if failed {
+				log.Info("the snapshot of a proxy is kept again", "file", f.path)
+			}
+			after, failed = index, false
+			continue
+		case !failed:
+			failed = true
+			log.Error("the snapshot of a proxy cannot be kept, will retry; a restart without servers would enforce the one before it, or none",
+				"file", f.path, "err", serr)
 		}
-		failed = err != nil
+		if err != nil {
+			return // this was the last try, after the end
+		}
+		sleep(ctx, saveAgain)
 	}
 }
 

@@ -40,7 +40,12 @@ func (s *sidecar) run(ctx context.Context) {
 	}
 	stop()
 	wg.Wait()
-	gone := errors.Is(context.Cause(ctx), errDeregistered)
+	why := context.Cause(ctx)
+	if !s.external && !errors.Is(why, errStopped) {
+		// A proxy of this ID that is registered next does not listen yet.
+		s.cfg.Listening(s.id, false, why.Error())
+	}
+	gone := errors.Is(why, errDeregistered)
 	s.out.Close(fmt.Errorf("proxy %s: deregistered: %w", s.id, catalog.ErrNotFound))
 	if gone && s.file != nil {
 		if err := s.file.remove(); err != nil {

@@ -139,8 +139,11 @@ func (m *Manager) reconcile(ctx context.Context, host *local.Host) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for id, s := range m.running {
-		if reg, ok := want[id]; !ok || !s.canBecome(reg) {
-			m.stop(s, !ok)
+		switch reg, ok := want[id]; {
+		case !ok:
+			m.stop(s, errDeregistered)
+		case !s.canBecome(reg):
+			m.stop(s, errReplaced)
 		}
 	}
 	for id, reg := range want {
@@ -166,20 +169,17 @@ func (m *Manager) reconcile(ctx context.Context, host *local.Host) {
 	}
 }
 
-// errStopped is why the context of a proxy ends; errDeregistered also removes
-// what is on disk.
+// Why the context of a proxy ends. errDeregistered also removes what is on disk;
+// after errStopped the host is said to be as it was, since it comes back.
 var (
 	errStopped      = errors.New("the agent is stopping")
+	errReplaced     = errors.New("the proxy was registered anew for another service")
 	errDeregistered = errors.New("the proxy was deregistered")
 )
 
 // stop begins the end of s; m.mu is held.
-func (m *Manager) stop(s *sidecar, gone bool) {
+func (m *Manager) stop(s *sidecar, why error) {
 	delete(m.running, s.id)
-	why := errStopped
-	if gone {
-		why = errDeregistered
-	}
 	s.cancel(why)
 }
 
@@ -195,7 +195,7 @@ func (m *Manager) ended(id string, done chan struct{}) {
 func (m *Manager) stopAll() {
 	m.mu.Lock()
 	for _, s := range m.running {
-		m.stop(s, false)
+		m.stop(s, errStopped)
 	}
 	m.mu.Unlock()
 	m.wg.Wait()

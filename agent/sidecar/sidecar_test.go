@@ -481,3 +481,78 @@ func TestConfigIsValidated(t *testing.T) {
 		t.Errorf("a file as data directory: %v", err)
 	}
 }
+
+// TestAProxyThatEndedDoesNotListen: the next registration of its ID must not find
+// it passing. A restart of the agent, though, is no news.
+func TestAProxyThatEndedDoesNotListen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "")
+		said := func() string {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return r.listens["web-sidecar-proxy"]
+		}
+		r.views.setRoots("R1")
+		r.views.setIntentions("web")
+		for range 2 {
+			r.setHost(sidecarService())
+			time.Sleep(time.Second)
+			if !strings.Contains(said(), "listens on") {
+				t.Fatalf("the proxy does not run: %q", said())
+			}
+			r.setHost()
+			time.Sleep(time.Second)
+			if said() != errDeregistered.Error() {
+				t.Errorf("of a deregistered proxy it is said: %q", said())
+			}
+		}
+		r.setHost(sidecarService())
+		time.Sleep(time.Second)
+		r.stop()
+		if !strings.Contains(said(), "listens on") {
+			t.Errorf("a restart of the agent makes the host sick: %q", said())
+		}
+	})
+}
+
+// TestSnapshotIsWrittenAgain: after a disk that was full, what is on it is the
+// policy of now, though nothing changed since.
+func TestSnapshotIsWrittenAgain(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, dir)
+		r.setHost(sidecarService())
+		r.views.setRoots("R1")
+		r.views.setIntentions("web")
+		time.Sleep(time.Second)
+		f := newSnapshotFile(dir, "web-sidecar-proxy")
+		kept := func() int {
+			snap, err := f.load()
+			if err != nil || snap == nil {
+				return -1
+			}
+			return len(snap.Intentions)
+		}
+		if n := kept(); n != 0 {
+			t.Fatalf("kept %d", n)
+		}
+		// A file in place of the directory is a disk that takes nothing.
+		aside := f.dir + ".aside"
+		if err := errors.Join(os.Rename(f.dir, aside), os.WriteFile(f.dir, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		r.views.setIntentions("web", &catalog.Intention{SourceName: "api", DestinationName: "web", Action: catalog.ActionDeny, Precedence: 9})
+		time.Sleep(time.Minute)
+		if n := strings.Count(r.logged(), "cannot be kept"); n != 1 {
+			t.Errorf("told %d times", n)
+		}
+		if err := errors.Join(os.Remove(f.dir), os.Rename(aside, f.dir)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * saveAgain)
+		if n := kept(); n != 1 {
+			t.Errorf("the deny is not on disk: %d intentions", n)
+		}
+		r.stop()
+	})
+}
