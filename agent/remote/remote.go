@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	grpcbackoff "google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/keepalive"
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/wire"
@@ -30,6 +31,14 @@ type Remote struct {
 	closeOnce sync.Once
 }
 
+// A connection that is silent for pingAfter is asked whether it is alive, and
+// dropped without an answer in pingTimeout. A stream of a server that froze, or
+// that is behind a cut cable, would otherwise look as if nothing ever changed.
+const (
+	pingAfter   = 10 * time.Second
+	pingTimeout = 5 * time.Second
+)
+
 // New prepares the connection; the first call or watch opens it.
 func New(cfg Config) (*Remote, error) {
 	cfg, err := cfg.withDefaults()
@@ -42,6 +51,9 @@ func New(cfg Config) (*Remote, error) {
 		// Our own retries know which calls may be repeated; gRPC's do not.
 		grpc.WithDisableRetry(),
 		grpc.WithDisableServiceConfig(),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{
+			Time: pingAfter, Timeout: pingTimeout, PermitWithoutStream: true,
+		}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           grpcbackoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
 			MinConnectTimeout: 5 * time.Second,

@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/weftmesh/weft/catalog"
@@ -534,3 +535,103 @@ func TestLimitsAndRefusals(t *testing.T) {
 		t.Error("a remote without a way to a server was made")
 	}
 }
+
+// freezable is a connection whose far end can stop without a word.
+type freezable struct {
+	net.Conn
+	frozen atomic.Bool
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (f *freezable) Read(p []byte) (int, error) {
+	n, err := f.Conn.Read(p)
+	if f.frozen.Load() {
+		<-f.closed
+		return 0, net.ErrClosed
+	}
+	return n, err
+}
+
+func (f *freezable) Write(p []byte) (int, error) {
+	if f.frozen.Load() {
+		return len(p), nil // the kernel of a frozen host takes some
+	}
+	return f.Conn.Write(p)
+}
+
+func (f *freezable) Close() error {
+	f.once.Do(func() { close(f.closed) })
+	return f.Conn.Close()
+}
+
+// TestFrozenServerIsNoticed: a view does not stand still because the server that
+// fed it froze.
+func TestFrozenServerIsNoticed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(5)
+		l := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+		srv := grpc.NewServer(grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
+		wire.Register(srv, f)
+		var serving sync.WaitGroup
+		serving.Go(func() { _ = srv.Serve(l) })
+		var first atomic.Pointer[freezable]
+		r, err := New(Config{Dial: func(ctx context.Context) (net.Conn, error) {
+			ours, theirs := net.Pipe()
+			select {
+			case l.conns <- theirs:
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+			c := &freezable{Conn: ours, closed: make(chan struct{})}
+			first.CompareAndSwap(nil, c)
+			return c, nil
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := r.Watch(dbQuery)
+		if v, _ := next(t, w, 0); v.Index != 5 {
+			t.Fatalf("index %d", v.Index)
+		}
+		time.Sleep(3 * time.Minute) // quiet, and alive: no reason to drop it
+		synctest.Wait()
+		if n := f.streams.Load(); n != 1 {
+			t.Errorf("%d streams without a reason", n)
+		}
+		first.Load().frozen.Store(true)
+		f.set(viewAt(6, "e1"))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		began := time.Now()
+		if v, _, err := w.Next(ctx, 5); err != nil || v.Index != 6 {
+			t.Errorf("the view stands still: %v", err)
+		}
+		if took := time.Since(began); took > 2*(pingAfter+pingTimeout) {
+			t.Errorf("noticed after %s", took)
+		}
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+		srv.Stop()
+		serving.Wait()
+	})
+}
+
+// pipes is a listener of connections within the test.
+type pipes struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (l *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+func (l *pipes) Close() error   { l.once.Do(func() { close(l.closed) }); return nil }
+func (l *pipes) Addr() net.Addr { return &net.UnixAddr{} }
