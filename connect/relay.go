@@ -46,6 +46,9 @@ type app struct {
 
 func newApp(c net.Conn) *app {
 	a := &app{Conn: c}
+	// Should this process be killed, the kernel closes for us: as a reset, since
+	// what the application has so far must not look complete.
+	a.linger(0)
 	if sc, ok := c.(syscall.Conn); ok && canProbe {
 		if raw, err := sc.SyscallConn(); err == nil {
 			a.raw, a.probe = raw, a.probeOnce
@@ -104,8 +107,18 @@ func (a *app) CloseWrite() error {
 	return nil
 }
 
-func (a *app) abort()         { abort(a.Conn) }
-func (a *app) closeAfterEnd() { _ = a.Conn.Close() }
+func (a *app) abort() { abort(a.Conn) }
+
+func (a *app) closeAfterEnd() {
+	a.linger(-1) // what is queued still arrives
+	_ = a.Conn.Close()
+}
+
+func (a *app) linger(seconds int) {
+	if t, ok := a.Conn.(*net.TCPConn); ok {
+		_ = t.SetLinger(seconds) // only fails on a closed connection
+	}
+}
 
 func (a *app) discard(until time.Time) error {
 	_ = a.Conn.SetReadDeadline(until) // fails only when closed, and then so does Read

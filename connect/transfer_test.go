@@ -202,12 +202,15 @@ func TestTruncatedTLSIsNoEnd(t *testing.T) {
 	cert := ca.leaf(t, "db", time.Now().Add(-time.Minute), time.Now().Add(time.Hour))
 	far := serve(t, func(c *net.TCPConn) {
 		s := tls.Server(c, &tls.Config{Certificates: []tls.Certificate{*cert}, ClientAuth: tls.RequireAnyClientCert})
+		_, _ = io.ReadFull(s, make([]byte, 1)) // not before the client's dial has returned
 		_, _ = io.WriteString(s, "all of one record")
 		_ = c.CloseWrite() // a FIN without close_notify
 		_, _ = io.Copy(io.Discard, c)
 	})
 	web := startSidecar(t, ca, "web", func(s *Snapshot) { s.Upstreams = []Upstream{upstreamOf("db", far)} })
 	c := dialTCP(t, web.upstream("db"))
+	_, err := c.Write([]byte{1})
+	must(t, err)
 	b, err := io.ReadAll(c)
 	if !isReset(err) {
 		t.Errorf("%q, %v: want a reset", b, err)
