@@ -85,7 +85,8 @@ func (s *Server) build() error {
 	}
 	s.leader = newLeader(s)
 	h, err := rpc.New(rpc.Config{
-		Store: s.store, Log: s.raft, CA: s.authority, Introduce: s.leader.members.introduce, Stats: s.stats, Logger: cfg.Logger, Registerer: cfg.Registerer,
+		Store: s.store, Log: s.raft, CA: s.authority, Introduce: s.leader.members.introduce, CaughtUp: s.raft.CaughtUp,
+		Stats: s.stats, Logger: cfg.Logger, Registerer: cfg.Registerer,
 	})
 	if err != nil {
 		return err

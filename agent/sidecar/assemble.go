@@ -31,6 +31,7 @@ type sidecar struct {
 	in        inputs
 	roots     bool // known, from a server or from disk
 	intends   bool
+	old       map[catalog.QueryKind]bool          // parts that are from disk, and that a server may know better
 	followers map[catalog.Name]context.CancelFunc // of upstreams
 	empty     map[catalog.Name]emptyUpstream
 	problems  []string
@@ -149,12 +150,14 @@ func (s *sidecar) takeRoots(v *catalog.View) {
 	if domain, roots, signing, ok := rootsOf(v); ok {
 		s.in.trustDomain, s.in.policy.roots, s.in.signingRoot = domain, roots, signing
 		s.roots = true
+		delete(s.old, catalog.QueryRoots)
 	}
 }
 
 func (s *sidecar) takeIntentions(v *catalog.View) {
 	s.in.intentions, s.in.fallback = v.Intentions, v.Default
 	s.intends = true
+	delete(s.old, catalog.QueryIntentionsDest)
 }
 
 // followUpstreams watches the instances of the upstreams that the registration
@@ -193,11 +196,13 @@ func (s *sidecar) followUpstreams(ctx context.Context, follow func(context.Conte
 
 // publish makes a snapshot, if enough is known for one and it says something new.
 // Without roots and intentions there is none: a proxy must not guess its policy.
+// The policy of before a restart is not enforced either as long as a server may
+// answer soon: a deny that came in between has to hold from the first connection.
 func (s *sidecar) publish(patient bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	last, index := s.out.Get()
-	if !s.roots || !s.intends || (patient && last == nil && !s.upstreamsKnown()) {
+	if !s.roots || !s.intends || (patient && last == nil && (len(s.old) > 0 || !s.upstreamsKnown())) {
 		return
 	}
 	snap, problems := build(s.in)
@@ -299,6 +304,7 @@ func (s *sidecar) seed() {
 		intentions: snap.Intentions, fallback: snap.Default,
 	}
 	s.roots, s.intends = true, true
+	s.old = map[catalog.QueryKind]bool{catalog.QueryRoots: true, catalog.QueryIntentionsDest: true}
 	for _, up := range snap.Upstreams {
 		s.in.instances[up.Name] = up.Instances
 	}

@@ -328,7 +328,7 @@ func TestP14LastPolicySurvivesARestartWithoutServers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, dir)
 		r.setHost(sidecarService(withUpstream("db"), func(s *catalog.Service) { s.Port = 21007 }))
-		synctest.Wait()
+		time.Sleep(2 * time.Second) // servers get their chance
 		s := r.proxy(0).last()
 		if s == nil || len(s.Intentions) != 1 || len(s.Roots) != 1 || len(s.Upstreams[0].Instances) != 1 || s.Inbound != "0.0.0.0:21007" {
 			t.Fatalf("without servers: %+v", s)
@@ -479,6 +479,35 @@ func TestConfigIsValidated(t *testing.T) {
 	_, err := New(Config{Host: &catalog.Latest[*local.Host]{}, Views: v.Watch, Signer: NewSigner(nil), Datacenter: "dc1", DataDir: file})
 	if err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("a file as data directory: %v", err)
+	}
+}
+
+// TestDenyDuringARestartHoldsAtOnce: with servers there, what was enforced before
+// the agent restarted is never enforced again.
+func TestDenyDuringARestartHoldsAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	for _, intentions := range [][]*catalog.Intention{
+		{{SourceName: "api", DestinationName: "web", Action: catalog.ActionAllow}}, nil,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, dir)
+			r.setHost(sidecarService())
+			time.Sleep(100 * time.Millisecond) // until the servers are found
+			r.views.setRoots("R1")
+			r.views.setIntentions("web", intentions...)
+			time.Sleep(2 * time.Second)
+			p := r.proxy(0)
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			for _, s := range p.snaps {
+				if len(s.Intentions) != len(intentions) {
+					t.Errorf("%d intentions were enforced for a while, there are %d", len(s.Intentions), len(intentions))
+				}
+			}
+			if len(p.snaps) == 0 {
+				t.Error("nothing is enforced")
+			}
+		})
 	}
 }
 

@@ -42,6 +42,7 @@ type Node struct {
 	// committed in earlier ones; 0 when it does not lead.
 	readyTerm atomic.Uint64
 	reads     readRounds
+	past      uint64 // index of the last entry that the log had at the start
 
 	pending  pending
 	closing  chan struct{} // no more work is begun
@@ -81,6 +82,7 @@ func New(cfg Config) (*Node, error) {
 	if err := n.start(); err != nil {
 		return nil, errors.Join(err, n.disk.Close(), n.witness.Close())
 	}
+	n.past = n.raft.LastIndex()
 	n.wg.Go(n.followLeadership)
 	if err := n.checkPast(); err != nil {
 		return nil, errors.Join(err, n.Close())
@@ -254,6 +256,28 @@ func (n *Node) leadershipChanged(leads bool) {
 	n.metrics.leading.Set(1)
 	n.leadership.Publish(Leadership{Leading: true, Term: term})
 	n.log.Info("this server leads", "term", term, "index", n.cfg.Store.Index())
+}
+
+// CaughtUp waits until the store shows what this node's log held when it started.
+// Before that it is in a state that was true long ago, or never: good for nothing,
+// not even for readers who take old answers.
+func (n *Node) CaughtUp(ctx context.Context) error {
+	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		// A leader to be counts only once its barrier has gone through the store.
+		if n.readyTerm.Load() != 0 || (n.raft.State() != raft.Leader && n.raft.AppliedIndex() >= n.past) {
+			return nil
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return context.Cause(ctx)
+		case <-n.closing:
+			t.Stop()
+			return unavailable("this server stops")
+		}
+	}
 }
 
 // keepAddress corrects this node's own row after its address changed.

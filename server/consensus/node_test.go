@@ -270,6 +270,43 @@ func copyDir(t *testing.T, from string) string {
 	return to
 }
 
+// TestCaughtUp: a node that restarts is caught up when its log is in the store, and
+// one that cannot find out whether that log still holds is not.
+func TestCaughtUp(t *testing.T) {
+	dir := t.TempDir()
+	n := open(t, config(t, dir))
+	var last uint64
+	for i := range 50 {
+		last = apply(t, n, register(i))
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cfg := config(t, dir)
+	n, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := n.CaughtUp(ctx); err != nil || cfg.Store.Index() < last {
+		t.Errorf("caught up (%v) with the store at %d, the log ended at %d", err, cfg.Store.Index(), last)
+	}
+	n.past = 1 << 40 // as if there were more
+	n.readyTerm.Store(0)
+	soon, stop := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer stop()
+	if err := n.CaughtUp(soon); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("caught up with what is not there: %v", err)
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.CaughtUp(ctx); !errors.Is(err, catalog.ErrUnavailable) {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
 func TestBadDataDir(t *testing.T) {
 	good := filepath.Join(t.TempDir(), "raft")
 	n := open(t, config(t, good))

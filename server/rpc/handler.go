@@ -75,6 +75,9 @@ type Config struct {
 	// Introduce is called, where this server leads, before the first statement of a
 	// host that the store does not know. May be nil.
 	Introduce func(ctx context.Context, node string) error
+	// CaughtUp waits until the store is as it was before this server restarted; no
+	// watch is told of the states before. May be nil.
+	CaughtUp func(ctx context.Context) error
 	// Stats adds to Status what other parts of the server count. May be nil.
 	Stats  func() map[string]map[string]string
 	Limits Limits

@@ -87,6 +87,11 @@ func (h *Handler) Watch(ctx context.Context, req *wire.WatchRequest, send func(*
 		return err
 	}
 	defer done()
+	if h.cfg.CaughtUp != nil {
+		if err := h.cfg.CaughtUp(ctx); err != nil {
+			return err
+		}
+	}
 	s := &stream{h: h, query: req.Query, send: send, epoch: h.cfg.Store.Epoch()}
 	if req.Epoch == s.epoch {
 		s.after = req.After
