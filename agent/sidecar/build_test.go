@@ -79,7 +79,8 @@ func TestBuild(t *testing.T) {
 		},
 		"a socket for the mesh": {
 			func(s *catalog.Service) { s.Port, s.SocketPath = 0, "/run/in.sock" },
-			func(s *connect.Snapshot) { s.Inbound = "" }, []string{"socket_path"},
+			func(s *connect.Snapshot) { s.Inbound = "" },
+			[]string{"socket_path"},
 		},
 		"no port": {func(s *catalog.Service) { s.Port = 0 }, func(s *connect.Snapshot) { s.Inbound = "" }, nil},
 		"limits, as JSON, HCL and the wire write numbers": {func(s *catalog.Service) {
