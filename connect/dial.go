@@ -105,7 +105,7 @@ func (s *Service) connect(ctx context.Context, w *world, up *upstream, e *candid
 	}
 	c := &Conn{wire: newWire(raw), peer: up.id}
 	c.tls = tls.Client(c.wire, up.tls)
-	if err := s.limitedHandshake(ctx, c, limit); err != nil {
+	if err := s.limitedHandshake(ctx, c, up, limit); err != nil {
 		_ = raw.Close() // in order, so that the TLS alert arrives
 		return nil, err
 	}
@@ -132,12 +132,12 @@ func (s *Service) connect(ctx context.Context, w *world, up *upstream, e *candid
 }
 
 // limitedHandshake waits for one of the places that bound handshakes in flight.
-func (s *Service) limitedHandshake(ctx context.Context, c *Conn, limit time.Duration) error {
+func (s *Service) limitedHandshake(ctx context.Context, c *Conn, up *upstream, limit time.Duration) error {
 	select {
-	case s.handshakes <- struct{}{}:
+	case up.handshakes <- struct{}{}:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	defer func() { <-s.handshakes }()
+	defer func() { <-up.handshakes }()
 	return s.handshake(ctx, c.tls, c.wire, limit, true)
 }

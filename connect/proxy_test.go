@@ -456,3 +456,29 @@ func TestServicesWithAnAtSign(t *testing.T) {
 		t.Errorf("keys %q, want %q", keys, want)
 	}
 }
+
+// TestHungUpstreamHoldsUpNoOther: an upstream whose host takes connections and
+// answers none does not keep the service from its other upstreams.
+func TestHungUpstreamHoldsUpNoOther(t *testing.T) {
+	p := newPair(t, echo)
+	hung := serve(t, func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c) })
+	p.web.update(func(s *Snapshot) {
+		u := upstreamOf("hung", hung)
+		u.ConnectTimeout = 15 * time.Second
+		s.Upstreams = append(s.Upstreams, u)
+	})
+	at := p.web.upstream("hung")
+	for range maxOutboundHandshakes + 8 {
+		dialTCP(t, at)
+	}
+	eventually(t, "all places taken", func() bool {
+		up := p.web.svc.world.Load().upstreams["hung"]
+		return len(up.handshakes) == maxOutboundHandshakes
+	})
+	start := time.Now()
+	must(t, tryOnce(p.web.upstream("db")))
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("a connection to a healthy upstream took %s", took)
+	}
+	p.web.close() // cuts what hangs
+}

@@ -49,16 +49,16 @@ type Service struct {
 	world    atomic.Pointer[world]
 	updating sync.Mutex // one Update at a time
 
-	table      table
-	keys       *keyring
-	serverTLS  *tls.Config
-	balancer   balancer
-	journal    journal
-	handshakes chan struct{} // bounds outbound handshakes in flight
+	table     table
+	keys      *keyring
+	serverTLS *tls.Config
+	balancer  balancer
+	journal   journal
 }
 
-// maxOutboundHandshakes bounds the handshakes that one service has under way as a
-// client, so that a burst waits here rather than in its peers.
+// maxOutboundHandshakes bounds the handshakes that one service has under way with
+// an upstream, so that a burst waits here rather than in its peers, and so that an
+// upstream that hangs holds up no other.
 const maxOutboundHandshakes = 128
 
 // NewService checks the configuration. The service refuses everything until it
@@ -77,11 +77,10 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 		cfg.Metrics = NewMetrics(nil)
 	}
 	s := &Service{
-		cfg:        cfg,
-		log:        cfg.Logger,
-		now:        cfg.Now,
-		metrics:    cfg.Metrics,
-		handshakes: make(chan struct{}, maxOutboundHandshakes),
+		cfg:     cfg,
+		log:     cfg.Logger,
+		now:     cfg.Now,
+		metrics: cfg.Metrics,
 	}
 	s.table.rows = map[*row]struct{}{}
 	s.balancer.now = cfg.Now
@@ -119,7 +118,13 @@ func (s *Service) Update(snap *Snapshot) {
 	old := s.world.Load()
 	w := newWorld(snap, old)
 	for key, up := range w.upstreams {
-		if was := old.upstreams[key]; was != nil && was.id == up.id && w.bundle == old.bundle {
+		was := old.upstreams[key]
+		if was != nil {
+			up.handshakes = was.handshakes
+		} else {
+			up.handshakes = make(chan struct{}, maxOutboundHandshakes)
+		}
+		if was != nil && was.id == up.id && w.bundle == old.bundle {
 			up.tls = was.tls
 			continue
 		}
@@ -184,6 +189,8 @@ type upstream struct {
 	key catalog.Name
 	id  identity.ServiceID
 	tls *tls.Config
+
+	handshakes chan struct{} // those under way
 }
 
 // newWorld keeps the bundle of old when the roots are the same, so that a changed
