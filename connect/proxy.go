@@ -375,7 +375,7 @@ func (p *Proxy) serveUpstream(ctx context.Context, key catalog.Name, raw net.Con
 		if identity.ReasonOf(e.err) == identity.ReasonByPeer {
 			e.reason = ReasonTLSFailed
 		}
-		e.hint = fmt.Sprintf("the far end may have refused it: weft intention check %s %s", c.row.source, c.row.destination)
+		e.hint = fmt.Sprintf("the far end may have refused it: weft intention check %s %s", shellWord(c.row.source), shellWord(c.row.destination))
 	}
 	c.row.finish(e, false)
 }

@@ -482,3 +482,13 @@ func TestHungUpstreamHoldsUpNoOther(t *testing.T) {
 	}
 	p.web.close() // cuts what hangs
 }
+
+func TestHintsAreSafeToPaste(t *testing.T) {
+	for name, want := range map[string]string{
+		"web-2.a_b@x": "web-2.a_b@x", "": "''", "$(reboot)": "'$(reboot)'", "it's": `'it'\''s'`, "a b": "'a b'", "-replace": "'-replace'", "*": "'*'",
+	} {
+		if got := shellWord(name); got != want {
+			t.Errorf("%q is written %s, want %s", name, got, want)
+		}
+	}
+}

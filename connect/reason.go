@@ -2,6 +2,7 @@ package connect
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/weftmesh/weft/catalog"
 )
@@ -64,12 +65,25 @@ func (e *RefusedError) Unwrap() error {
 
 // hintFor names the command that would allow source to reach destination.
 func hintFor(source, destination catalog.Name, d catalog.Decision) string {
+	src, dst := shellWord(source), shellWord(destination)
 	if d.Rule.IsDefault() {
-		return fmt.Sprintf("weft intention create %s %s", source, destination)
+		return fmt.Sprintf("weft intention create %s %s", src, dst)
 	}
 	if d.Rule.Source == source && d.Rule.Destination == destination && d.Rule.SourcePeer == "" {
-		return fmt.Sprintf("weft intention create -replace -allow %s %s", source, destination)
+		return fmt.Sprintf("weft intention create -replace -allow %s %s", src, dst)
 	}
 	// A wildcard decided: an exact intention outranks it and leaves it in place.
-	return fmt.Sprintf("weft intention create -allow %s %s", source, destination)
+	return fmt.Sprintf("weft intention create -allow %s %s", src, dst)
+}
+
+// shellWord writes a name so that a shell takes it as one word and does nothing
+// else: whoever names a service must not get a command run by who copies a hint.
+func shellWord(name catalog.Name) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.@", r)
+	}
+	if name != "" && name[0] != '-' && !strings.ContainsFunc(name, func(r rune) bool { return !plain(r) }) {
+		return name
+	}
+	return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
 }
