@@ -193,6 +193,8 @@ type ServiceSummary struct {
 	Instances int
 	// Nodes names the nodes that have an instance, so that a reader can filter by node.
 	Nodes []string
+	// Addresses are those that instances have of their own, sorted, for reverse names.
+	Addresses []string
 }
 
 // NodeState is the whole of what an agent says of its host: an idempotent statement.

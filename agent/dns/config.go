@@ -70,10 +70,6 @@ type Config struct {
 	// catalog.ErrNotFound when it has none. Nil: the address that instances carry
 	// under the tag "consul-virtual".
 	VirtualIP func(ctx context.Context, service catalog.Name) (netip.Addr, error)
-	// ServicesAt names the services that have an instance with this address of
-	// its own, for reverse names. Nil: they are searched in Views, in catalogs of
-	// up to 256 services.
-	ServicesAt func(ctx context.Context, addr netip.Addr) ([]catalog.Name, error)
 
 	// Addrs are the "host:port" to listen on, each over UDP and TCP. Required.
 	Addrs []string
@@ -192,9 +188,9 @@ func zoneName(key, name string) (string, error) {
 func recursorAddrs(in []string) ([]string, error) {
 	var out []string
 	for _, r := range in {
-		host, port := r, "53"
-		if _, err := netip.ParseAddr(strings.Trim(r, "[]")); err == nil {
-			host = strings.Trim(r, "[]")
+		host, port := strings.Trim(r, "[]"), "53"
+		if _, err := netip.ParseAddr(host); err == nil {
+			// without a port
 		} else if host, port, err = net.SplitHostPort(r); err != nil {
 			return nil, fmt.Errorf("recursors: %q: %w: use an IP address, with a port or without", r, catalog.ErrInvalid)
 		}

@@ -3,7 +3,6 @@ package dns
 import (
 	"context"
 	"encoding/json"
-	"net"
 	"os"
 	"reflect"
 	"regexp"
@@ -186,7 +185,7 @@ func record(rr dns.RR) corpusRR {
 	case *dns.TXT:
 		data = strings.Join(r.Txt, "")
 	case *dns.AAAA:
-		data = net.IP(r.AAAA).String()
+		data = r.AAAA.String()
 	}
 	return corpusRR{Name: h.Name, Type: dns.TypeToString[h.Rrtype], TTL: h.Ttl, Data: data}
 }

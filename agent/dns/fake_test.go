@@ -82,12 +82,15 @@ func (f *fakeViews) Read(ctx context.Context, q catalog.Query) (*catalog.View, e
 			v.Nodes = []*catalog.Node{n}
 		}
 	case catalog.QueryServices:
-		seen := map[string]bool{}
+		seen := map[string]*catalog.ServiceSummary{}
 		for _, i := range f.insts {
-			if !seen[i.Service.Service] {
-				seen[i.Service.Service] = true
-				v.Services = append(v.Services, &catalog.ServiceSummary{Name: i.Service.Service})
+			s := seen[i.Service.Service]
+			if s == nil {
+				s = &catalog.ServiceSummary{Name: i.Service.Service}
+				seen[s.Name] = s
+				v.Services = append(v.Services, s)
 			}
+			s.Addresses = append(s.Addresses, i.Service.Address)
 		}
 	case catalog.QueryService:
 		v.Instances = f.where(func(s *catalog.Service) bool { return s.Service == q.Name })

@@ -11,11 +11,6 @@ import (
 	"github.com/weftmesh/weft/catalog"
 )
 
-// maxSwept is how many services are searched for an address. Reading more would
-// push what was last known of other names out of the agent, which it needs when
-// the servers are gone.
-const maxSwept = 256
-
 // pointer answers a reverse name: the node that has the address, or else the
 // services that have it as their own. A zero address is a name that means none.
 func (x *exchange) pointer(addr netip.Addr) {
@@ -88,13 +83,13 @@ type named struct{ kind, name string }
 
 // reverse finds names by address.
 type reverse struct {
-	cfg      Config
+	views    Views
 	nodes    *aged[map[netip.Addr][]named]
 	services *aged[map[netip.Addr][]named]
 }
 
-func newReverse(cfg Config) *reverse {
-	r := &reverse{cfg: cfg}
+func newReverse(v Views) *reverse {
+	r := &reverse{views: v}
 	r.nodes, r.services = newAged(r.readNodes), newAged(r.readServices)
 	return r
 }
@@ -107,20 +102,12 @@ func (r *reverse) at(ctx context.Context, addr netip.Addr) ([]named, error) {
 	if err != nil || len(nodes[addr]) > 0 {
 		return nodes[addr], err
 	}
-	if r.cfg.ServicesAt == nil {
-		services, err := r.services.get(ctx)
-		return services[addr], err
-	}
-	var found []named
-	services, err := r.cfg.ServicesAt(ctx, addr)
-	for _, s := range services {
-		found = append(found, named{"service", s})
-	}
-	return found, err
+	services, err := r.services.get(ctx)
+	return services[addr], err
 }
 
 func (r *reverse) readNodes(ctx context.Context) (map[netip.Addr][]named, error) {
-	v, err := r.cfg.Views.Read(ctx, catalog.Query{Kind: catalog.QueryNodes})
+	v, err := r.views.Read(ctx, catalog.Query{Kind: catalog.QueryNodes})
 	if err != nil {
 		return nil, err
 	}
@@ -134,25 +121,17 @@ func (r *reverse) readNodes(ctx context.Context) (map[netip.Addr][]named, error)
 }
 
 func (r *reverse) readServices(ctx context.Context) (map[netip.Addr][]named, error) {
-	v, err := r.cfg.Views.Read(ctx, catalog.Query{Kind: catalog.QueryServices})
+	v, err := r.views.Read(ctx, catalog.Query{Kind: catalog.QueryServices})
 	if err != nil {
 		return nil, err
 	}
 	out := map[netip.Addr][]named{}
-	if len(v.Services) > maxSwept {
-		return out, nil
-	}
 	for _, s := range v.Services {
-		v, err := r.cfg.Views.Read(ctx, catalog.Query{Kind: catalog.QueryService, Name: s.Name})
-		if err != nil {
-			return nil, err
-		}
-		seen := map[netip.Addr]bool{}
-		for _, i := range v.Instances {
-			ip, err := netip.ParseAddr(i.Service.Address)
-			if ip = ip.Unmap(); err == nil && !seen[ip] {
-				seen[ip] = true
-				out[ip] = append(out[ip], named{"service", s.Name})
+		for _, a := range s.Addresses {
+			ip, err := netip.ParseAddr(a)
+			ip, n := ip.Unmap(), named{"service", s.Name}
+			if at := out[ip]; err == nil && (len(at) == 0 || at[len(at)-1] != n) { // an address may have two spellings
+				out[ip] = append(at, n)
 			}
 		}
 	}

@@ -43,7 +43,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, zones: newZones(cfg.Domain, cfg.AltDomain), ttls: newTTLs(cfg.ServiceTTL), metrics: m,
-		folds: newFolds(cfg.Views), reverse: newReverse(cfg), forward: newForwarder(cfg),
+		folds: newFolds(cfg.Views), reverse: newReverse(cfg.Views), forward: newForwarder(cfg),
 		busy: make(chan struct{}, maxInFlight), now: time.Now,
 	}
 	for _, a := range cfg.Addrs {
@@ -143,10 +143,6 @@ func (s *Server) Run(ctx context.Context) error {
 		})
 	}
 	started.Wait()
-	for _, a := range s.Addrs() {
-		s.cfg.Logger.Info("DNS is served", "addr", a.String())
-	}
-
 	var err error
 	select {
 	case <-ctx.Done():

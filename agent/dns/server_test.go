@@ -115,7 +115,8 @@ func TestNames(t *testing.T) {
 
 func TestNodeMetadata(t *testing.T) {
 	f := newFake()
-	f.node("n1", "10.0.0.1", map[string]string{"a=b": "c`d", "rfc1035-x": "plain", " s ": `back\slash`, "long": strings.Repeat("l", 300)})
+	const spaced = " s "
+	f.node("n1", "10.0.0.1", map[string]string{"a=b": "c`d", "rfc1035-x": "plain", spaced: `back\slash`, "long": strings.Repeat("l", 300)})
 	f.add("n1", &catalog.Service{ID: "w", Service: "web", Port: 1})
 	want := []string{"a`=b=c``d", "plain", "` s` =" + `back\slash`, "long=" + strings.Repeat("l", 300)}
 	texts := func(rrs []dns.RR) map[string]bool {

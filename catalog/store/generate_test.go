@@ -57,7 +57,8 @@ func drawNode(t *rapid.T) *catalog.Node {
 func drawService(t *rapid.T, id string) *catalog.Service {
 	s := &catalog.Service{
 		ID: id, Service: pick(t, serviceNames, "service"), Tags: pick(t, tagSets, "tags"),
-		Port: rapid.IntRange(80, 81).Draw(t, "port"), EnableTagOverride: rapid.Bool().Draw(t, "override"),
+		Address: pick(t, []string{"", "10.0.0.1", "10.0.0.3"}, "own address"),
+		Port:    rapid.IntRange(80, 81).Draw(t, "port"), EnableTagOverride: rapid.Bool().Draw(t, "override"),
 	}
 	switch rapid.IntRange(0, 3).Draw(t, "kind") {
 	case 0:

@@ -388,6 +388,9 @@ func (m *model) view(q catalog.Query) *catalog.View {
 			s.Instances++
 			s.Tags = slices.Compact(slices.Sorted(slices.Values(append(s.Tags, i.Service.Tags...))))
 			s.Nodes = slices.Compact(slices.Sorted(slices.Values(append(s.Nodes, i.Node.Node))))
+			if a := i.Service.Address; a != "" {
+				s.Addresses = slices.Compact(slices.Sorted(slices.Values(append(s.Addresses, a))))
+			}
 		}
 		slices.SortFunc(v.Services, func(a, b *catalog.ServiceSummary) int { return cmp.Compare(a.Name, b.Name) })
 	case catalog.QueryService:

@@ -149,6 +149,7 @@ func (r reader) summaries() []*catalog.ServiceSummary {
 		if cur != nil {
 			cur.Tags = sortedSet(cur.Tags)
 			cur.Nodes = sortedSet(cur.Nodes)
+			cur.Addresses = sortedSet(cur.Addresses)
 			out = append(out, cur)
 		}
 	}
@@ -163,6 +164,9 @@ func (r reader) summaries() []*catalog.ServiceSummary {
 		cur.Instances++
 		cur.Tags = append(cur.Tags, row.Service.Tags...)
 		cur.Nodes = append(cur.Nodes, row.Node)
+		if row.Service.Address != "" {
+			cur.Addresses = append(cur.Addresses, row.Service.Address)
+		}
 	}
 	close()
 	return out

@@ -138,7 +138,7 @@ func (w *writer) putService(node string, s *catalog.Service) {
 	svc.RaftIndex = w.stamp(svc.RaftIndex)
 	w.insert(tableServices, row)
 	w.touchInstance(row)
-	if !exists || old.Service.Service != svc.Service || !same(old.Service.Tags, svc.Tags) {
+	if !exists || old.Service.Service != svc.Service || old.Service.Address != svc.Address || !same(old.Service.Tags, svc.Tags) {
 		w.touch(keySummaries)
 	}
 	if exists {
