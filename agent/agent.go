@@ -8,6 +8,7 @@ import (
 	"net"
 	"sync"
 
+	"github.com/weftmesh/weft/agent/dns"
 	"github.com/weftmesh/weft/agent/httpapi"
 	"github.com/weftmesh/weft/agent/local"
 	"github.com/weftmesh/weft/agent/remote"
@@ -24,6 +25,7 @@ type Agent struct {
 	local    *local.State
 	sidecars *sidecar.Manager
 	leaves   *sidecar.Leaves
+	dns      *dns.Server // nil when off
 	api      *httpapi.Server
 
 	reloading sync.Mutex
@@ -32,7 +34,7 @@ type Agent struct {
 }
 
 // New validates cfg, reads what is on disk, takes the registrations of the
-// configuration files and binds the API's addresses. Run serves; Close is for an
+// configuration files and binds the addresses of the API and of DNS. Run serves; Close is for an
 // Agent that is never run.
 func New(cfg Config) (*Agent, error) {
 	cfg, err := cfg.withDefaults()
@@ -79,11 +81,14 @@ func (a *Agent) build() error {
 	}); err != nil {
 		return err
 	}
-	a.api, err = httpapi.New(a.httpConfig())
+	if a.dns, err = newNames(a); err != nil {
+		return err
+	}
+	a.api, err = httpapi.New(httpConfig(a))
 	return err
 }
 
-func (a *Agent) httpConfig() httpapi.Config {
+func httpConfig(a *Agent) httpapi.Config {
 	h := a.cfg.HTTP
 	h.Self.Datacenter, h.Self.NodeName, h.Self.NodeID, h.Self.Version = a.cfg.Datacenter, a.cfg.NodeName, a.cfg.NodeID, a.cfg.Version
 	h.Local, h.Servers, h.Proxies, h.Leaves = a.local, a.remote, a.sidecars, a.leaves
@@ -107,9 +112,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	base := context.WithoutCancel(ctx)
 	failed := make(chan error, 8)
 	links := start(base, "remote", failed, a.remote.Run)
-	members := start(base, "gossip", failed, membership(a.gossip))
+	members := start(base, "gossip", failed, orIdle(a.gossip != nil, func(ctx context.Context) error { return a.gossip.Run(ctx) }))
 	host := start(base, "local", failed, a.local.Run)
 	proxies := start(base, "sidecar", failed, a.sidecars.Run)
+	names := start(base, "dns", failed, orIdle(a.dns != nil, a.dns.Run))
 	api := start(base, "http api", failed, a.api.Run)
 
 	var err error
@@ -129,6 +135,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if leaving {
 		sayGoodbye(base, a)
 	}
+	end(names)
 	end(proxies) // no more connections; those that run may finish
 	end(host)
 	end(members)
@@ -147,6 +154,9 @@ func (a *Agent) Run(ctx context.Context) error {
 func (a *Agent) Close() {
 	if a.api != nil {
 		a.api.Close()
+	}
+	if a.dns != nil {
+		a.dns.Close()
 	}
 	if a.remote != nil {
 		if err := a.remote.Close(); err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/credentials"
 
+	"github.com/weftmesh/weft/agent/dns"
 	"github.com/weftmesh/weft/agent/httpapi"
 	"github.com/weftmesh/weft/catalog"
 )
@@ -53,6 +54,11 @@ type Config struct {
 
 	// HTTP configures the API. The agent fills in Self's names and its components.
 	HTTP httpapi.Config
+
+	// DNS configures the DNS server, and DNSViews how old its answers may be. The agent
+	// fills in the datacenter and its components. Without Addrs none is run.
+	DNS      dns.Config
+	DNSViews dns.ViewsConfig
 
 	// Files is what the configuration files say; Load reads them again, for Reload.
 	Files Files

@@ -1,6 +1,7 @@
 // Package agent is one host: it composes what the host says of itself (local),
-// the way to the servers (remote), the proxies (sidecar), membership (gossip) and
-// the HTTP API (httpapi), and owns the order in which they begin and end.
+// the way to the servers (remote), the proxies (sidecar), membership (gossip),
+// names (dns) and the HTTP API (httpapi), and owns the order in which they begin
+// and end.
 //
 // New validates everything, then binds everything; Run serves. The end is as
 // ordered as the beginning: writes stop, the host leaves gossip, proxies stop

@@ -37,10 +37,10 @@ func end(s stage) {
 	<-s.done
 }
 
-// membership runs g, or nothing where there is none.
-func membership(g Gossip) func(context.Context) error {
-	if g != nil {
-		return g.Run
+// orIdle is run where the component is there, or else nothing, for as long.
+func orIdle(there bool, run func(context.Context) error) func(context.Context) error {
+	if there {
+		return run
 	}
 	return func(ctx context.Context) error {
 		<-ctx.Done()

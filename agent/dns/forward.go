@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 
 	"github.com/miekg/dns"
+
+	"github.com/weftmesh/weft/catalog"
 )
 
 // Reasons not to forward.
@@ -55,8 +57,13 @@ func newForwarder(cfg Config) *forwarder {
 // refuse fails when a recursor is this very server.
 func (f *forwarder) refuse(own []net.Addr) error {
 	for _, a := range own {
-		if slices.Contains(f.cfg.Recursors, a.String()) {
-			return fmt.Errorf("recursors: %s is this agent itself; name another server", a)
+		at, _ := netip.ParseAddrPort(a.String())
+		for _, r := range f.cfg.Recursors {
+			to, err := netip.ParseAddrPort(r)
+			everywhere := at.Addr().IsUnspecified() && to.Addr().IsLoopback()
+			if err == nil && to.Port() == at.Port() && (to.Addr() == at.Addr() || everywhere) {
+				return fmt.Errorf("recursors: %s is this agent itself: %w: name another server", r, catalog.ErrInvalid)
+			}
 		}
 	}
 	return nil

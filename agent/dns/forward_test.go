@@ -246,14 +246,16 @@ func TestRecursorThatIsThisServer(t *testing.T) {
 	}
 	addr := l.Addr().String()
 	_ = l.Close()
-	cfg := config(newFake())
-	cfg.Addrs, cfg.Recursors = []string{addr}, []string{addr}
-	s, err := New(cfg)
-	if err == nil {
-		s.Close()
-	}
-	if err == nil || !strings.Contains(err.Error(), "itself") {
-		t.Errorf("New: %v", err)
+	for _, listen := range []string{addr, strings.Replace(addr, "127.0.0.1", "0.0.0.0", 1)} {
+		cfg := config(newFake())
+		cfg.Addrs, cfg.Recursors = []string{listen}, []string{addr}
+		s, err := New(cfg)
+		if err == nil {
+			s.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), "itself") {
+			t.Errorf("%s: New: %v", listen, err)
+		}
 	}
 }
 

@@ -14,6 +14,11 @@ import (
 // staleCounted is from what age on an answer counts as stale in the metrics.
 const staleCounted = 5 * time.Second
 
+// readTimeout bounds a read that this host cannot answer by itself. Clients wait
+// about five seconds: told sooner that nobody knows, they ask another resolver,
+// and names that nobody knows leave room for those that somebody does.
+const readTimeout = 2 * time.Second
+
 // ViewsConfig configures NewViews.
 type ViewsConfig struct {
 	// Reader is the way to the servers. Required.
@@ -64,6 +69,8 @@ type views struct {
 
 // Read implements Views.
 func (v *views) Read(ctx context.Context, q catalog.Query) (*catalog.View, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	token := v.cfg.Token()
 	if v.cfg.UseCache && v.cfg.AllowStale && token == "" && v.cfg.Watch != nil {
 		view, _, err := v.cfg.Watch(q).Next(ctx, 0)

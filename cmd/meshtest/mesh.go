@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weftmesh/weft/agent"
+	"github.com/weftmesh/weft/agent/dns"
 	"github.com/weftmesh/weft/agent/gossip"
 	"github.com/weftmesh/weft/agent/httpapi"
 	"github.com/weftmesh/weft/catalog"
@@ -51,7 +52,9 @@ type Mesh struct {
 	// HTTP is the base URL of the API.
 	HTTP string
 	// Addr is its host:port.
-	Addr     string
+	Addr string
+	// DNS is the host:port of DNS, UDP and TCP.
+	DNS      string
 	Agent    *agent.Agent
 	Server   *server.Server // nil with NoServer
 	Registry *prometheus.Registry
@@ -84,7 +87,8 @@ func Start(t testing.TB, o Options) *Mesh {
 		NodeName: o.NodeName, NodeID: id, Datacenter: o.Datacenter, Advertise: "127.0.0.1",
 		BindAddr: "127.0.0.1", Version: "0.0.0-test", DataDir: o.DataDir,
 		Dial: m.dial, Files: o.Files, Load: o.Load,
-		HTTP:           httpapi.Config{Addrs: []string{"127.0.0.1:0"}, Self: httpapi.Self{Server: !o.NoServer}, Gatherer: m.Registry},
+		HTTP: httpapi.Config{Addrs: []string{"127.0.0.1:0"}, Self: httpapi.Self{Server: !o.NoServer}, Gatherer: m.Registry},
+		DNS:  dns.Config{Addrs: []string{"127.0.0.1:0"}}, DNSViews: dns.ViewsConfig{AllowStale: true},
 		SidecarMinPort: ports, SidecarMaxPort: ports + 31, CheckUpdateInterval: -1,
 		Logger: o.Logger, Registerer: m.Registry,
 	}
@@ -110,6 +114,9 @@ func Start(t testing.TB, o Options) *Mesh {
 	}
 	m.Addr = m.Agent.HTTPAddrs()[0].String()
 	m.HTTP = "http://" + m.Addr
+	if a := m.Agent.DNSAddrs(); len(a) > 0 {
+		m.DNS = a[0].String()
+	}
 	m.stopAgent = m.run("agent", m.Agent.Run)
 	m.waitReady(o.NoServer)
 	return m

@@ -131,8 +131,8 @@ func TestPortInUse(t *testing.T) {
 	}
 	defer l.Close()
 	port := l.Addr().(*net.TCPAddr).Port
-	for _, key := range []string{"http", "serf_lan"} {
-		cmd := program(t, "agent", "-dev", "-hcl", "ports { http = 0 serf_lan = 0 }", "-hcl", fmt.Sprintf("ports { %s = %d }", key, port))
+	for _, key := range []string{"http", "dns", "serf_lan"} {
+		cmd := program(t, "agent", "-dev", "-hcl", "ports { http = 0 dns = 0 serf_lan = 0 }", "-hcl", fmt.Sprintf("ports { %s = %d }", key, port))
 		out, err := cmd.CombinedOutput()
 		var exit *exec.ExitError
 		if !errors.As(err, &exit) || exit.ExitCode() != exitPortInUse || !strings.Contains(string(out), fmt.Sprint(port)) {

@@ -52,7 +52,7 @@ func launchAgent(t *testing.T, args ...string) *runningAgent {
 	t.Helper()
 	// A few sidecar ports that no other test on this machine takes.
 	first := min(freePort(t), 65535-8)
-	ports := fmt.Sprintf("ports { http = 0 serf_lan = 0 sidecar_min_port = %d sidecar_max_port = %d }", first, first+8)
+	ports := fmt.Sprintf("ports { http = 0 dns = 0 serf_lan = 0 sidecar_min_port = %d sidecar_max_port = %d }", first, first+8)
 	all := append([]string{"agent", "-dev", "-log-json", "-node", "host1", "-hcl", ports}, args...)
 	a := &runningAgent{t: t, cmd: program(t, all...), news: make(chan struct{}), ended: make(chan struct{})}
 	out, err := a.cmd.StdoutPipe()

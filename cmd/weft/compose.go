@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/weftmesh/weft/agent"
+	"github.com/weftmesh/weft/agent/dns"
 	"github.com/weftmesh/weft/agent/gossip"
 	"github.com/weftmesh/weft/agent/httpapi"
 	"github.com/weftmesh/weft/catalog"
@@ -118,7 +119,8 @@ func (h *host) agentConfig(reg *prometheus.Registry, load func() (*config.Config
 		NodeName: c.NodeName, NodeID: h.nodeID, Datacenter: c.Datacenter,
 		Advertise: c.AdvertiseAddr, BindAddr: c.BindAddr, NodeMeta: c.NodeMeta,
 		Version: buildInfo().Version, DataDir: c.DataDir, Dial: h.server.Dial,
-		Gossip: h.gossip, HTTP: h.httpConfig(reg), Files: filesOf(c),
+		Gossip: h.gossip, HTTP: h.httpConfig(reg), Files: filesOf(c), DNS: dnsConfig(c),
+		DNSViews:     dns.ViewsConfig{AllowStale: c.DNS.AllowStale, MaxStale: c.DNS.MaxStale, UseCache: c.DNS.UseCache},
 		Load:         h.reload(load),
 		DrainTimeout: c.LeaveDrainTime, SidecarMinPort: c.Ports.SidecarMinPort, SidecarMaxPort: c.Ports.SidecarMaxPort,
 		CheckUpdateInterval: cmp.Or(c.CheckUpdateInterval, -1), // 0 is at once
@@ -142,6 +144,20 @@ func (h *host) httpConfig(reg *prometheus.Registry) httpapi.Config {
 		DiscoveryMaxStale: c.DiscoveryMaxStale, MaxConnsPerClient: cmp.Or(c.HTTPMaxConnsClient, -1),
 		MaxHeaderBytes: c.MaxHeaderBytes, ResponseHeaders: c.ResponseHeaders, Gatherer: reg,
 		BlockEndpoints: c.BlockEndpoints, AllowWriteFrom: c.Writers(), AllowedHosts: c.AllowedHosts,
+	}
+}
+
+func dnsConfig(c *config.Config) dns.Config {
+	d := c.DNS
+	return dns.Config{
+		Addrs: c.DNSAddrs(), Domain: c.Domain, AltDomain: c.AltDomain,
+		NodeTTL: d.NodeTTL, ServiceTTL: d.ServiceTTL, OnlyPassing: d.OnlyPassing,
+		UDPAnswerLimit: d.UDPAnswerLimit, ARecordLimit: d.ARecordLimit, EnableTruncate: d.EnableTruncate,
+		DisableCompression: d.DisableCompression, DisableNodeMetaTXT: !d.NodeMetaTXT,
+		SOA: dns.SOA{
+			Refresh: uint32(d.SOA.Refresh), Retry: uint32(d.SOA.Retry), Expire: uint32(d.SOA.Expire), MinTTL: uint32(d.SOA.MinTTL),
+		},
+		Recursors: d.Recursors, RecursorStrategy: d.RecursorStrategy, RecursorTimeout: d.RecursorTimeout, RecurseFrom: c.RecurseFrom(),
 	}
 }
 
@@ -215,5 +231,8 @@ func (h *host) banner() {
 	h.log.Info("listening", "service", "gossip", "addr", h.gossip.Addr())
 	for _, a := range h.agent.HTTPAddrs() {
 		h.log.Info("listening", "service", "http", "addr", a.String())
+	}
+	for _, a := range h.agent.DNSAddrs() {
+		h.log.Info("listening", "service", "dns", "addr", a.String())
 	}
 }

@@ -65,7 +65,11 @@ func (c *Config) resolveAddresses() error {
 		key string
 		val *string
 	}{
-		{"bind_addr", &c.BindAddr}, {"advertise_addr", &c.AdvertiseAddr}, {"client_addr", &c.ClientAddr}, {"addresses.http", &c.Addresses.HTTP},
+		{"bind_addr", &c.BindAddr},
+		{"advertise_addr", &c.AdvertiseAddr},
+		{"client_addr", &c.ClientAddr},
+		{"addresses.http", &c.Addresses.HTTP},
+		{"addresses.dns", &c.Addresses.DNS},
 	} {
 		s, err := evaluate(*a.val)
 		if err != nil {
@@ -83,6 +87,9 @@ func (c *Config) resolveAddresses() error {
 		return err
 	}
 	if _, err := c.listeners("addresses.http", c.Addresses.HTTP, c.Ports.HTTP); err != nil {
+		return err
+	}
+	if err := c.resolveDNS(); err != nil {
 		return err
 	}
 	if c.AdvertiseAddr == "" {

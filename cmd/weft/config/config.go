@@ -21,6 +21,7 @@ type Config struct {
 	NodeMeta        map[string]string `key:"node_meta"`
 	DataDir         string            `key:"data_dir"`
 	Domain          string            `key:"domain"`
+	AltDomain       string            `key:"alt_domain"`
 
 	BindAddr      string `key:"bind_addr"`
 	AdvertiseAddr string `key:"advertise_addr"`
@@ -30,6 +31,7 @@ type Config struct {
 
 	DefaultIntentionPolicy string `key:"default_intention_policy"`
 	Connect                Connect
+	DNS                    DNS
 
 	Services      []*catalog.ServiceRegistration
 	Checks        []*catalog.CheckDefinition
@@ -69,11 +71,13 @@ type Config struct {
 // Addresses of listeners that differ from client_addr.
 type Addresses struct {
 	HTTP string `key:"addresses.http"`
+	DNS  string `key:"addresses.dns"`
 }
 
 // Ports of listeners; -1 is off.
 type Ports struct {
 	HTTP           int `key:"ports.http"`
+	DNS            int `key:"ports.dns"`
 	SerfLAN        int `key:"ports.serf_lan"`
 	SerfWAN        int `key:"ports.serf_wan"` // only shown
 	Server         int `key:"ports.server"`
@@ -99,11 +103,12 @@ func Default() *Config {
 		BindAddr:   "0.0.0.0",
 		ClientAddr: "127.0.0.1",
 		Ports: Ports{
-			HTTP: 8500, SerfLAN: 8301, SerfWAN: 8302, Server: 8300,
+			HTTP: 8500, DNS: 8600, SerfLAN: 8301, SerfWAN: 8302, Server: 8300,
 			SidecarMinPort: 21000, SidecarMaxPort: 21255, GRPC: -1, GRPCTLS: -1,
 		},
 		DefaultIntentionPolicy: string(catalog.ActionDeny),
 		Connect:                Connect{Enabled: true, CAProvider: "consul"},
+		DNS:                    defaultDNS(),
 		CheckUpdateInterval:    5 * time.Minute,
 		LogLevel:               "info",
 		DefaultQueryTime:       5 * time.Minute,

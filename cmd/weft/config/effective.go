@@ -20,6 +20,12 @@ func (c *Config) Effective() map[string]any {
 		switch v := f.Interface().(type) {
 		case time.Duration:
 			out[key] = v.String()
+		case map[string]time.Duration:
+			words := make(map[string]string, len(v))
+			for name, d := range v {
+				words[name] = d.String()
+			}
+			out[key] = words
 		case map[string]any:
 			out[key] = hidden(v)
 		default:

@@ -19,6 +19,7 @@ const (
 	StringMap  Type = "map of strings"
 	AnyMap     Type = "map"
 	IntMap     Type = "map of numbers"
+	Durations  Type = "map of durations"
 	Blocks     Type = "blocks"
 	Anything   Type = "any"
 )

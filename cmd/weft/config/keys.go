@@ -31,7 +31,7 @@ func generalKeys() []Key {
 		Key{Name: "node_id", Type: String, Flag: "node-id", Doc: "The UUID of this host. Made at the first start and kept in the data directory when it is not set."},
 		Key{Name: "node_meta", Type: StringMap, Flag: "node-meta", Doc: "Metadata of this host in the catalog; at most 64 keys."},
 		Key{Name: "data_dir", Type: String, Flag: "data-dir", Doc: "Where the agent keeps what must survive a restart. Required, but for -dev, which keeps everything in memory when it is not set."},
-		Key{Name: "domain", Type: String, Default: "consul", Flag: "domain", Doc: "The domain of names in DNS. Shown by the API; DNS itself comes in a later version."},
+		Key{Name: "domain", Type: String, Default: "consul", Flag: "domain", Doc: "The domain that DNS answers for."},
 	)
 }
 
@@ -39,7 +39,7 @@ func addressKeys() []Key {
 	return with(Effective, "",
 		Key{Name: "bind_addr", Type: String, Default: "0.0.0.0", Flag: "bind", Doc: "The address on which gossip, the server and the proxies listen. May be a go-sockaddr template, such as {{ GetPrivateIP }}."},
 		Key{Name: "advertise_addr", Type: String, Flag: "advertise", Doc: "The address that other hosts use for this one. bind_addr when it is not set, or the private address of this host where that is 0.0.0.0. May be a template."},
-		Key{Name: "client_addr", Type: String, Default: "127.0.0.1", Flag: "client", Doc: "The addresses, separated by spaces, on which the HTTP API listens. May be a template."},
+		Key{Name: "client_addr", Type: String, Default: "127.0.0.1", Flag: "client", Doc: "The addresses, separated by spaces, on which the HTTP API and DNS listen. May be a template."},
 		Key{Name: "addresses.http", Type: String, Doc: "The addresses of the HTTP API, instead of client_addr. unix:///path/to/socket stands for a Unix socket."},
 		Key{Name: "ports.http", Type: Int, Default: "8500", Flag: "http-port", Doc: "The port of the HTTP API. -1 switches it off."},
 		Key{Name: "ports.serf_lan", Type: Int, Default: "8301", Flag: "serf-lan-port", Doc: "The port of gossip, TCP and UDP."},

@@ -1,33 +1,5 @@
 package config
 
-func dnsKeys() []Key {
-	return with(Accepted, "DNS comes in a later version",
-		Key{Name: "ports.dns", Type: Int, Default: "8600", Flag: "dns-port", Doc: "The port of DNS."},
-		Key{Name: "addresses.dns", Type: String, Doc: "The addresses of DNS, instead of client_addr."},
-		Key{Name: "alt_domain", Type: String, Flag: "alt-domain", Doc: "A second domain that is answered."},
-		Key{Name: "recursors", Type: StringList, Flag: "recursor", Doc: "DNS servers for names outside the domain."},
-		Key{Name: "dns_config.allow_stale", Type: Bool, Default: "true", Doc: "Answer from any server."},
-		Key{Name: "dns_config.max_stale", Type: Duration, Default: "87600h", Doc: "How old an answer may be."},
-		Key{Name: "dns_config.node_ttl", Type: Duration, Default: "0s", Doc: "The TTL of answers about nodes."},
-		Key{Name: "dns_config.service_ttl", Type: StringMap, Doc: "The TTL of answers about services, by name or prefix*."},
-		Key{Name: "dns_config.enable_truncate", Type: Bool, Default: "false", Doc: "Mark answers that were cut."},
-		Key{Name: "dns_config.only_passing", Type: Bool, Default: "false", Doc: "Leave instances out that warn."},
-		Key{Name: "dns_config.recursor_timeout", Type: Duration, Default: "2s", Doc: "How long a recursor may take."},
-		Key{Name: "dns_config.recursor_strategy", Type: String, Default: "sequential", Doc: "In which order recursors are asked."},
-		Key{Name: "dns_config.disable_compression", Type: Bool, Default: "false", Doc: "Do not compress names."},
-		Key{Name: "dns_config.udp_answer_limit", Type: Int, Default: "3", Doc: "How many answers fit in UDP."},
-		Key{Name: "dns_config.a_record_limit", Type: Int, Default: "0", Doc: "How many addresses an answer holds."},
-		Key{Name: "dns_config.enable_additional_node_meta_txt", Type: Bool, Default: "true", Doc: "Add node metadata as TXT."},
-		Key{Name: "dns_config.soa.expire", Type: Int, Default: "86400", Doc: "Seconds of SOA expire."},
-		Key{Name: "dns_config.soa.min_ttl", Type: Int, Default: "0", Doc: "Seconds of SOA minimum TTL."},
-		Key{Name: "dns_config.soa.refresh", Type: Int, Default: "3600", Doc: "Seconds of SOA refresh."},
-		Key{Name: "dns_config.soa.retry", Type: Int, Default: "600", Doc: "Seconds of SOA retry."},
-		Key{Name: "dns_config.use_cache", Type: Bool, Default: "false", Doc: "Answer from the agent's cache."},
-		Key{Name: "dns_config.cache_max_age", Type: Duration, Default: "0s", Doc: "How old such an answer may be."},
-		Key{Name: "dns_config.prefer_namespace", Type: Bool, Default: "false", Doc: "Has a meaning with namespaces only."},
-	)
-}
-
 func telemetryKeys() []Key {
 	return with(Accepted, "metrics are served for Prometheus only",
 		Key{Name: "telemetry.prometheus_retention_time", Type: Duration, Default: "0s", Doc: "How long a series is kept that nobody updates.", Note: "series are kept while the agent runs"},

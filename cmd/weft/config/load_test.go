@@ -176,9 +176,12 @@ func TestHarnessFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if c.Ports.DNS != 2 || c.DNS.NodeTTL != 11*time.Second || c.DNS.ServiceTTL["*"] != 5*time.Second || !c.DNS.AllowStale {
+		t.Errorf("DNS: %+v", c.DNS)
+	}
 	text := strings.Join(c.Warnings, "\n")
 	for _, want := range []string{
-		"ports.grpc is ignored: ", "acl.enabled has no effect yet: ", "disable_update_check is ignored: ", "dns_config.node_ttl has no effect yet",
+		"ports.grpc is ignored: ", "acl.enabled has no effect yet: ", "disable_update_check is ignored: ",
 	} {
 		if strings.Count(text, want) != 1 {
 			t.Errorf("want one warning %q in:\n%s", want, text)

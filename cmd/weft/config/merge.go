@@ -139,21 +139,25 @@ func (m *merger) check(k *Key, f *field) (any, error) {
 		}
 		return nil, wrong("a number")
 	case Duration:
-		s, ok := n.scalar.(string)
-		if !ok {
-			return nil, wrong(`a duration such as "10s"`)
-		}
-		d, err := time.ParseDuration(s)
-		if err != nil {
-			return nil, errorAt(f.pos, k.Name, `%q is not a duration such as "10s"`, s)
-		}
-		if d < 0 {
-			return nil, errorAt(f.pos, k.Name, "%s is below zero", s)
-		}
-		return d, nil
+		return duration(k.Name, f.pos, n)
 	default:
 		return m.checkNested(k, f)
 	}
+}
+
+func duration(key string, pos Pos, n *node) (time.Duration, error) {
+	s, ok := n.scalar.(string)
+	if !ok {
+		return 0, errorAt(pos, key, `must be a duration such as "10s", not %s`, n.only().kind)
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		return 0, errorAt(pos, key, `%q is not a duration such as "10s"`, s)
+	}
+	if d < 0 {
+		return 0, errorAt(pos, key, "%s is below zero", s)
+	}
+	return d, nil
 }
 
 func (m *merger) checkNested(k *Key, f *field) (any, error) {
@@ -162,6 +166,8 @@ func (m *merger) checkNested(k *Key, f *field) (any, error) {
 		return stringList(k, f)
 	case StringMap:
 		return stringMap(k, f)
+	case Durations:
+		return durations(k, f)
 	case AnyMap:
 		n, err := asObject(k.Name, f)
 		if err != nil {
@@ -202,6 +208,20 @@ func stringMap(k *Key, f *field) (any, error) {
 			return nil, errorAt(e.pos, k.Name+"."+e.name, "must be a string, not %s", e.node.only().kind)
 		}
 		out[e.name] = s
+	}
+	return out, nil
+}
+
+func durations(k *Key, f *field) (any, error) {
+	n, err := asObject(k.Name, f)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]time.Duration, len(n.fields))
+	for _, e := range n.fields {
+		if out[e.name], err = duration(k.Name+"."+e.name, e.pos, e.node); err != nil {
+			return nil, err
+		}
 	}
 	return out, nil
 }

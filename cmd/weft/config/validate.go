@@ -36,7 +36,7 @@ func (c *Config) finish(hostname func() (string, error)) error {
 		c.NodeName = name
 	}
 	c.Datacenter = strings.ToLower(c.Datacenter)
-	c.Domain = strings.TrimSuffix(c.Domain, ".")
+	c.Domain, c.AltDomain = strings.TrimSuffix(c.Domain, "."), strings.TrimSuffix(c.AltDomain, ".")
 	c.DefaultIntentionPolicy = cmp.Or(strings.ToLower(c.DefaultIntentionPolicy), string(catalog.ActionDeny))
 	c.LogLevel = strings.ToLower(c.LogLevel)
 	if c.LeaveOnTerminate == nil {
@@ -68,7 +68,7 @@ func (c *Config) finish(hostname func() (string, error)) error {
 // own part again.
 func (c *Config) validate() error {
 	for _, check := range []func() error{
-		c.validateNode, c.validateServer, c.validatePorts, c.validateMesh, c.validateRest,
+		c.validateNode, c.validateServer, c.validatePorts, c.validateMesh, c.validateDNS, c.validateRest,
 	} {
 		if err := check(); err != nil {
 			return err
@@ -161,6 +161,7 @@ func (c *Config) validatePorts() error {
 		off  bool // may be switched off
 	}{
 		{"ports.http", c.Ports.HTTP, true},
+		{"ports.dns", c.Ports.DNS, true},
 		{"ports.serf_lan", c.Ports.SerfLAN, false},
 		{"ports.server", c.Ports.Server, false},
 		{"ports.sidecar_min_port", c.Ports.SidecarMinPort, false},
@@ -174,7 +175,7 @@ func (c *Config) validatePorts() error {
 		if p.port < 0 || p.port > 65535 {
 			return c.problem(p.key, "%d is not a port", p.port)
 		}
-		if i >= 3 || p.port == 0 {
+		if i >= 4 || p.port == 0 {
 			continue // a range, or any free port
 		}
 		if other, taken := seen[p.port]; taken {
@@ -248,11 +249,15 @@ func (c *Config) validateRest() error {
 }
 
 func (c *Config) writers() ([]netip.Prefix, error) {
+	return c.networks("http_config.allow_write_http_from", c.AllowWriteFrom)
+}
+
+func (c *Config) networks(key string, list []string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
-	for _, s := range c.AllowWriteFrom {
+	for _, s := range list {
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
-			return nil, c.problem("http_config.allow_write_http_from", "%q is not a network such as 10.0.0.0/8", s)
+			return nil, c.problem(key, "%q is not a network such as 10.0.0.0/8", s)
 		}
 		out = append(out, p.Masked())
 	}
