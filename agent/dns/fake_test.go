@@ -108,7 +108,8 @@ func (f *fakeViews) where(want func(*catalog.Service) bool) []*catalog.Instance 
 	var out []*catalog.Instance
 	for _, i := range f.insts {
 		if want(i.Service) {
-			out = append(out, i)
+			node := *i.Node // each instance brings its own, as over the wire
+			out = append(out, &catalog.Instance{Node: &node, Service: i.Service, Checks: i.Checks})
 		}
 	}
 	return out

@@ -185,7 +185,7 @@ func (x *exchange) targets(list iter.Seq[*catalog.Instance], dc string, ttl uint
 		target string
 		port   uint16
 	}
-	seen, named, described := map[key]bool{}, map[string]bool{}, map[*catalog.Node]bool{}
+	seen, named, described := map[key]bool{}, map[string]bool{}, map[string]bool{}
 	for i := range list {
 		target, extra := x.target(i, dc, ttl)
 		k := key{target, portOf(i.Service)}
@@ -204,11 +204,11 @@ func (x *exchange) targets(list iter.Seq[*catalog.Instance], dc string, ttl uint
 			named[target] = true
 			x.resp.Extra = append(x.resp.Extra, extra)
 		}
-		if x.cfg.DisableNodeMetaTXT || len(i.Node.Meta) == 0 || described[i.Node] {
+		if x.cfg.DisableNodeMetaTXT || len(i.Node.Meta) == 0 || described[i.Node.Node] {
 			continue
 		}
 		if name, ok := x.nodeNameIn(i.Node.Node, dc); ok {
-			described[i.Node] = true
+			described[i.Node.Node] = true
 			x.resp.Extra = append(x.resp.Extra, x.metaTXT(name, i.Node, ttl)...)
 		}
 	}

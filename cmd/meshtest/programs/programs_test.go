@@ -1,6 +1,6 @@
 // Package programs_test puts unmodified programs behind the mesh and uses them
 // through it: an HTTP server with curl, Redis with redis-cli, PostgreSQL with
-// psql and pgbench.
+// psql and pgbench. And it asks for names with dig.
 package programs_test
 
 import (
