@@ -14,6 +14,8 @@ const (
 	CmdDelIntention   CommandType = 7
 	CmdSetCAConfig    CommandType = 8
 	CmdSetRoots       CommandType = 9
+
+	CmdSetEntryStatus CommandType = 30
 )
 
 // Command is a change to the replicated state. It is validated before it enters
@@ -47,6 +49,8 @@ func NewCommand(t CommandType) (Command, error) {
 		return &SetCAConfig{}, nil
 	case CmdSetRoots:
 		return &SetRoots{}, nil
+	case CmdSetEntryStatus:
+		return &SetEntryStatus{}, nil
 	default:
 		return nil, Invalidf("command type %d is unknown", t)
 	}

@@ -120,13 +120,14 @@ func sameKey(key, field string) bool {
 }
 
 var (
-	durationType = reflect.TypeFor[time.Duration]()
-	timeType     = reflect.TypeFor[time.Time]()
-	numberType   = reflect.TypeFor[json.Number]()
+	durationType     = reflect.TypeFor[time.Duration]()
+	textDurationType = reflect.TypeFor[Duration]()
+	timeType         = reflect.TypeFor[time.Time]()
+	numberType       = reflect.TypeFor[json.Number]()
 )
 
 func decodeDuration(from, to reflect.Type, v any) (any, error) {
-	if to != durationType {
+	if to != durationType && to != textDurationType {
 		return v, nil
 	}
 	s, ok := v.(string)
@@ -191,6 +192,8 @@ func decodeNumber(from, to reflect.Type, v any) (any, error) {
 		return i, nil
 	case reflect.Float32, reflect.Float64, reflect.Interface:
 		return n.Float64()
+	case reflect.Pointer:
+		return v, nil // asked again of what it points to
 	default:
 		return nil, fmt.Errorf("a number cannot be a %s", to.Kind())
 	}

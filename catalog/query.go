@@ -20,9 +20,14 @@ const (
 	QueryIntentionsSrc  QueryKind = "intentions-src"  // Intentions that can decide for source Name: its rows and those of "*"
 	QueryConfigEntries  QueryKind = "config-entries"  // Entries of kind Name
 	QueryConfigEntry    QueryKind = "config-entry"    // Entries (0 or 1) of kind Name and name Sub
+	QueryChain          QueryKind = "chain"           // Chain of service Name, or Problem; ChainOptions.Query makes it
 	QueryRoots          QueryKind = "roots"           // Roots and CAConfig.ClusterID
 	QueryCAConfig       QueryKind = "ca-config"       // CAConfig
 )
+
+// SubMerged, as Sub of a query for instances, merges central configuration into
+// those that are proxies or gateways: see MergeCentral.
+const SubMerged = "merged"
 
 // Query is a watchable question. It is comparable, and is the key of a hub: what
 // only narrows an answer (filters, tags, distance) is applied after the view and
@@ -49,7 +54,12 @@ func (q Query) Validate() error {
 	switch q.Kind {
 	case QueryNodes, QueryServices, QueryIntentions, QueryRoots, QueryCAConfig:
 		return nil
-	case QueryService, QueryConnect, QueryNode, QueryNodeChecks, QueryServiceChecks,
+	case QueryService, QueryConnect, QueryNode:
+		if q.Sub != "" && q.Sub != SubMerged {
+			return Invalidf("query %q: %q is not known beside a name", q.Kind, q.Sub)
+		}
+		return validName("query "+string(q.Kind), q.Name)
+	case QueryNodeChecks, QueryServiceChecks,
 		QueryChecks, QueryIntentionsDest, QueryIntentionsSrc, QueryConfigEntries:
 		return validName("query "+string(q.Kind), q.Name)
 	case QueryConfigEntry:
@@ -57,6 +67,11 @@ func (q Query) Validate() error {
 			return err
 		}
 		return validName("query "+string(q.Kind), q.Sub)
+	case QueryChain:
+		if _, err := q.ChainOptions(); err != nil {
+			return err
+		}
+		return validName("query "+string(q.Kind), q.Name)
 	default:
 		return Invalidf("query %q: unknown kind", q.Kind)
 	}
@@ -81,6 +96,9 @@ type View struct {
 	// Default is the action where no intention matches (intention queries only).
 	Default Action
 	Entries []Entry
+	// Chain is nil where entries do not fit together; Problem says why.
+	Chain   *Chain
+	Problem string
 	Roots   []*Root
 	// CAConfig is set by ca-config; by roots with only its ClusterID.
 	CAConfig *CAConfig

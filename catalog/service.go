@@ -89,23 +89,23 @@ type ConnectProxy struct {
 
 // TransparentProxy configures traffic capture.
 type TransparentProxy struct {
-	OutboundListenerPort int
-	DialedDirectly       bool
+	OutboundListenerPort int  `json:",omitempty"`
+	DialedDirectly       bool `json:",omitempty"`
 }
 
 // MeshGatewayConfig says through which gateway traffic to other clusters goes.
 type MeshGatewayConfig struct {
-	Mode string // "", "none", "local" or "remote"
+	Mode string `json:",omitempty"` // "", "none", "local" or "remote"
 }
 
 // AccessLogsConfig configures the access log of a proxy.
 type AccessLogsConfig struct {
-	Enabled             bool
-	DisableListenerLogs bool
-	Type                string
-	Path                string
-	JSONFormat          string
-	TextFormat          string
+	Enabled             bool   `json:",omitempty"`
+	DisableListenerLogs bool   `json:",omitempty"`
+	Type                string `json:",omitempty"`
+	Path                string `json:",omitempty"`
+	JSONFormat          string `json:",omitempty"`
+	TextFormat          string `json:",omitempty"`
 }
 
 // EnvoyExtension is carried for compatibility only.
@@ -119,17 +119,17 @@ type EnvoyExtension struct {
 
 // ExposeConfig opens chosen HTTP paths of a service past its proxy, in plaintext.
 type ExposeConfig struct {
-	Checks bool
-	Paths  []ExposePath
+	Checks bool         `json:",omitempty"`
+	Paths  []ExposePath `json:",omitempty"`
 }
 
 // ExposePath is one exposed path.
 type ExposePath struct {
-	ListenerPort    int
-	Path            string
-	LocalPathPort   int
-	Protocol        string
-	ParsedFromCheck bool
+	ListenerPort    int    `json:",omitempty"`
+	Path            string `json:",omitempty"`
+	LocalPathPort   int    `json:",omitempty"`
+	Protocol        string `json:",omitempty"`
+	ParsedFromCheck bool   `json:",omitempty"`
 }
 
 // Upstream is a destination that a service declares it dials, and where on this

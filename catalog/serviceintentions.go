@@ -244,6 +244,43 @@ func (h *IntentionHTTP) validate(at string) error {
 	return nil
 }
 
+// HasPermissions tells whether a source has rules about requests.
+func (e *ServiceIntentions) HasPermissions() bool {
+	for _, s := range e.Sources {
+		if s != nil && len(s.Permissions) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// JWTProviders names the providers that the entry refers to, each once.
+func (e *ServiceIntentions) JWTProviders() []string {
+	var out []string
+	add := func(j *IntentionJWT) {
+		if j == nil {
+			return
+		}
+		for _, p := range j.Providers {
+			if p != nil && !slices.Contains(out, p.Name) {
+				out = append(out, p.Name)
+			}
+		}
+	}
+	add(e.JWT)
+	for _, s := range e.Sources {
+		if s == nil {
+			continue
+		}
+		for _, p := range s.Permissions {
+			if p != nil {
+				add(p.JWT)
+			}
+		}
+	}
+	return out
+}
+
 // Intentions gives the entry as intentions, in its own order.
 func (e *ServiceIntentions) Intentions() Intentions {
 	out := make(Intentions, 0, len(e.Sources))

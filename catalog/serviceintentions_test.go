@@ -146,9 +146,9 @@ func TestEntryCodec(t *testing.T) {
 
 func TestDecodeConfigEntryRefuses(t *testing.T) {
 	for doc, want := range map[string]string{
-		`{}`:                         "config entry: the key Kind is missing",
-		`{"Kind":5}`:                 "config entry: the key Kind is missing",
-		`{"kind":"nope","Name":"a"}`: `invalid config entry kind: "nope", want one of service-intentions`,
+		`{}`:                         "Payload does not contain a kind/Kind key at the top level",
+		`{"Kind":5}`:                 "config entry: Kind must be a text",
+		`{"kind":"nope","Name":"a"}`: `invalid config entry kind: nope; the kinds are ` + strings.Join(ConfigKinds(), ", "),
 		`{"kind":"service-intentions","name":"a","sources":[{"nam":"x"}]}`: `json: unknown field "nam"`,
 	} {
 		if _, err := decodeEntry(t, doc); !errors.Is(err, ErrInvalid) || err.Error() != want {

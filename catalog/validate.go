@@ -164,10 +164,10 @@ func (c *SetConfigEntry) Validate() error {
 	if c.Entry.ConfigEntry == nil {
 		return Invalidf("config entry: empty")
 	}
-	if err := validName(c.Entry.EntryKind(), c.Entry.EntryName()); err != nil {
+	if err := c.Entry.Validate(); err != nil {
 		return err
 	}
-	return c.Entry.Validate()
+	return validName(c.Entry.EntryKind(), c.Entry.EntryName())
 }
 
 // Validate implements Command.

@@ -47,7 +47,7 @@ func TestCommandsValidate(t *testing.T) {
 		{&Deregister{Node: "n", ServiceID: "s", CheckID: "c"}, "deregister: name a service or a check, not both"},
 		{&Deregister{Node: "n", ServiceID: "a\x00"}, `service ID: the name "a\x00" has control characters or is not UTF-8`},
 		{&SetConfigEntry{}, "config entry: empty"},
-		{&DeleteConfigEntry{Kind: "x", Name: "y"}, `invalid config entry kind: "x", want one of service-intentions`},
+		{&DeleteConfigEntry{Kind: "x", Name: "y"}, `invalid config entry kind: x; the kinds are ` + strings.Join(ConfigKinds(), ", ")},
 		{&SetIntention{Destination: "db", Source: SourceIntention{Name: "web"}}, "Sources[0].Action must be set to 'allow' or 'deny'"},
 		{&DeleteIntention{ID: "x", Source: "a"}, "delete intention: name a source and a destination, or an ID"},
 		{&DeleteIntention{Source: "a"}, "delete intention: source and destination are both needed"},

@@ -23,9 +23,11 @@ type Delta struct {
 	Intentions Rows[*Intention]
 	Entries    Rows[Entry]
 	Roots      Rows[*Root]
-	// Default and CAConfig are those of the new view.
+	// Default, CAConfig, Chain and Problem are those of the new view.
 	Default  Action
 	CAConfig *CAConfig
+	Chain    *Chain
+	Problem  string
 
 	encode  sync.Once
 	encoded []byte
@@ -96,7 +98,7 @@ func (v *View) Diff(old *View) *Delta {
 func (v *View) makeDiff(old *View) *Delta {
 	d := &Delta{
 		Query: v.Query, From: old.Index, Index: v.Index, Epoch: v.Epoch,
-		Default: v.Default, CAConfig: v.CAConfig,
+		Default: v.Default, CAConfig: v.CAConfig, Chain: v.Chain, Problem: v.Problem,
 	}
 	ok := nodeList.diff(&d.Nodes, old.Nodes, v.Nodes) &&
 		summaryList.diff(&d.Services, old.Services, v.Services) &&
@@ -117,7 +119,10 @@ func (d *Delta) Patch(old *View) (*View, error) {
 	if old == nil || old.Query != d.Query || old.Epoch != d.Epoch || old.Index != d.From {
 		return nil, Conflictf("view of %s: the delta does not apply to the view held", d.Query)
 	}
-	v := &View{Query: d.Query, Index: d.Index, Epoch: d.Epoch, Default: d.Default, CAConfig: d.CAConfig}
+	v := &View{
+		Query: d.Query, Index: d.Index, Epoch: d.Epoch,
+		Default: d.Default, CAConfig: d.CAConfig, Chain: d.Chain, Problem: d.Problem,
+	}
 	if !d.complete() {
 		return nil, Invalidf("view of %s: the delta has an empty row", d.Query)
 	}

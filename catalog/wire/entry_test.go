@@ -97,6 +97,9 @@ func missing(at string, want, got any) string {
 			return fmt.Sprintf("%s: want an object, got %v", at, got)
 		}
 		for k, v := range w {
+			if _, there := g[k]; !there && nothing(v) {
+				continue // left out, as the value of nothing
+			}
 			if m := missing(at+"/"+k, v, g[k]); m != "" {
 				return m
 			}
@@ -117,6 +120,24 @@ func missing(at string, want, got any) string {
 		}
 	}
 	return ""
+}
+
+// nothing tells whether v is what a field holds that nobody set.
+func nothing(v any) bool {
+	switch v := v.(type) {
+	case nil:
+		return true
+	case bool:
+		return !v
+	case float64:
+		return v == 0
+	case string:
+		return v == ""
+	case []any:
+		return len(v) == 0
+	default:
+		return false
+	}
 }
 
 func TestEntryEnvelope(t *testing.T) {
