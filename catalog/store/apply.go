@@ -47,7 +47,9 @@ func (w *writer) apply(cmd catalog.Command) (any, error) {
 	case *catalog.SetConfigEntry:
 		return w.setEntry(c)
 	case *catalog.DeleteConfigEntry:
-		return w.deleteEntry(c), nil
+		return w.deleteEntry(c)
+	case *catalog.SetEntryStatus:
+		return w.setEntryStatus(c)
 	case *catalog.SetIntention:
 		return nil, w.setIntention(c)
 	case *catalog.DeleteIntention:

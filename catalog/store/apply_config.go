@@ -37,18 +37,53 @@ func (w *writer) setEntry(c *catalog.SetConfigEntry) (any, error) {
 	if casLost(c.CAS, c.Index, w.modifiedEntry(e.EntryKind(), e.EntryName())) {
 		return false, nil
 	}
+	if s, ok := e.(catalog.StatusEntry); ok {
+		*s.EntryStatus() = w.entryStatus(e.EntryKind(), e.EntryName())
+	}
+	w.putEntry(e)
+	if err := w.checkReferences(e.EntryKind(), e.EntryName()); err != nil {
+		return nil, err
+	}
+	return true, nil
+}
+
+// entryStatus is the status of an entry as the leader left it.
+func (w *writer) entryStatus(kind, name string) catalog.EntryStatus {
+	if old, ok := w.entry(kind, name); ok {
+		return *old.(catalog.StatusEntry).EntryStatus()
+	}
+	return catalog.EntryStatus{}
+}
+
+func (w *writer) setEntryStatus(c *catalog.SetEntryStatus) (any, error) {
+	old, ok := w.entry(c.Kind, c.Name)
+	if !ok || old.Raft().ModifyIndex != c.Index {
+		return false, nil
+	}
+	e, err := ownEntry(catalog.Entry{ConfigEntry: old})
+	if err != nil {
+		return nil, err
+	}
+	s, ok := e.(catalog.StatusEntry)
+	if !ok {
+		return nil, catalog.Invalidf("set status: %s %s has none", c.Kind, c.Name)
+	}
+	*s.EntryStatus() = c.Status
 	w.putEntry(e)
 	return true, nil
 }
 
-func (w *writer) deleteEntry(c *catalog.DeleteConfigEntry) bool {
+func (w *writer) deleteEntry(c *catalog.DeleteConfigEntry) (any, error) {
 	if casLost(c.CAS, c.Index, w.modifiedEntry(c.Kind, c.Name)) {
-		return false
+		return false, nil
 	}
 	if e, ok := w.entry(c.Kind, c.Name); ok {
 		w.dropEntry(e)
+		if err := w.checkReferences(c.Kind, c.Name); err != nil {
+			return nil, err
+		}
 	}
-	return true
+	return true, nil
 }
 
 func (w *writer) serviceIntentions(destination catalog.Name) (*catalog.ServiceIntentions, bool) {
@@ -81,7 +116,7 @@ func (w *writer) setIntention(c *catalog.SetIntention) error {
 		return err
 	}
 	w.putEntry(e)
-	return nil
+	return w.checkReferences(catalog.KindServiceIntentions, e.Name)
 }
 
 func findSource(e *catalog.ServiceIntentions, name catalog.Name, peer string) int {

@@ -37,7 +37,10 @@ const (
 	recRoot    = 7
 	recStated  = 8
 	recIndex   = 9
-	recEnd     = 255
+
+	recVirtualIP = 30
+
+	recEnd = 255
 )
 
 // header opens a backup.
@@ -105,6 +108,8 @@ func recordOf(row any) (byte, any) {
 		return recStated, v
 	case *indexRow:
 		return recIndex, v
+	case *virtualIPRow:
+		return recVirtualIP, v
 	default:
 		panic(fmt.Sprintf("store: no record for %T", row))
 	}
@@ -129,6 +134,8 @@ func emptyRow(typ byte) (table string, into any, err error) {
 		return tableStated, &statedRow{}, nil
 	case recIndex:
 		return tableIndex, &indexRow{}, nil
+	case recVirtualIP:
+		return tableVirtualIPs, &virtualIPRow{}, nil
 	default:
 		return "", nil, catalog.Invalidf("backup: record type %d is not known; it was written by a newer version", typ)
 	}

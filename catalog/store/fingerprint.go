@@ -9,6 +9,7 @@ import (
 // tables in the order of fingerprints and backups.
 var tables = []string{
 	tableNodes, tableServices, tableChecks, tableEntries, tableCA, tableRoots, tableStated, tableIndex,
+	tableVirtualIPs,
 }
 
 // Fingerprint is a digest of all that is stored, indexes included: servers that

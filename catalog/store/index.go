@@ -28,6 +28,7 @@ const (
 	classNodeChecks    = "node-checks"
 	classServiceChecks = "service-checks"
 	classSource        = "intention-source"
+	classVirtualIP     = "virtual-ip"
 )
 
 const (
@@ -104,6 +105,9 @@ func indexKeys(q catalog.Query) []indexKey {
 func (r reader) queryIndex(ws memdb.WatchSet, q catalog.Query) uint64 {
 	index := uint64(1)
 	for _, k := range indexKeys(q) {
+		index = max(index, r.keyIndex(ws, k))
+	}
+	for _, k := range r.derivedKeys(q) {
 		index = max(index, r.keyIndex(ws, k))
 	}
 	return index

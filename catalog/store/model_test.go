@@ -23,6 +23,22 @@ type model struct {
 	// clusterAt is when the cluster ID was set.
 	clusterAt uint64
 	ca        *catalog.CAConfig
+	// vips are the offsets of virtual addresses, vipHigh the highest ever given.
+	vips    map[string]uint32
+	vipHigh uint32
+}
+
+// connectName is the service for which s speaks mesh mTLS.
+func connectName(s catalog.Service) string {
+	return (&serviceRow{Service: &s}).connectName()
+}
+
+func (m *model) settleVIPs() {
+	used := map[string]bool{}
+	for _, s := range m.services {
+		used[connectName(s)] = true
+	}
+	maps.DeleteFunc(m.vips, func(n string, _ uint32) bool { return !used[n] })
 }
 
 func newModel() *model {
@@ -30,6 +46,7 @@ func newModel() *model {
 		nodes: map[string]catalog.Node{}, services: map[[2]string]catalog.Service{},
 		checks: map[[2]string]catalog.Check{}, stated: map[[2]string][]string{},
 		dests: map[string]catalog.ServiceIntentions{}, roots: map[string]catalog.Root{},
+		vips: map[string]uint32{},
 	}
 }
 
@@ -37,6 +54,7 @@ func (m *model) clone() *model {
 	c := *m
 	c.nodes, c.services, c.checks = maps.Clone(m.nodes), maps.Clone(m.services), maps.Clone(m.checks)
 	c.stated, c.dests, c.roots = maps.Clone(m.stated), maps.Clone(m.dests), maps.Clone(m.roots)
+	c.vips = maps.Clone(m.vips)
 	return &c
 }
 
@@ -103,10 +121,22 @@ func (m *model) dropNode(name string) {
 	maps.DeleteFunc(m.services, func(k [2]string, _ catalog.Service) bool { return onNode(k) })
 	maps.DeleteFunc(m.checks, func(k [2]string, _ catalog.Check) bool { return onNode(k) })
 	maps.DeleteFunc(m.stated, func(k [2]string, _ []string) bool { return onNode(k) })
+	m.settleVIPs()
 }
 
 func (m *model) putService(node string, s catalog.Service) {
+	if n := connectName(s); n != "" {
+		if m.vips[n] == 0 {
+			m.vipHigh++
+			m.vips[n] = m.vipHigh
+		}
+		tagged := map[string]catalog.ServiceAddress{}
+		maps.Copy(tagged, s.TaggedAddresses)
+		tagged[virtualTag] = catalog.ServiceAddress{Address: (&virtualIPRow{Offset: m.vips[n]}).addr().String(), Port: s.Port}
+		s.TaggedAddresses = tagged
+	}
 	put(m, m.services, [2]string{node, s.ID}, s, func(s *catalog.Service) *catalog.RaftIndex { return &s.RaftIndex })
+	m.settleVIPs()
 	for k, c := range m.checks {
 		if k[0] == node && c.ServiceID == s.ID {
 			m.putCheck(node, c)
@@ -117,6 +147,7 @@ func (m *model) putService(node string, s catalog.Service) {
 func (m *model) dropService(k [2]string) {
 	delete(m.services, k)
 	delete(m.stated, k)
+	m.settleVIPs()
 	maps.DeleteFunc(m.checks, func(ck [2]string, c catalog.Check) bool { return ck[0] == k[0] && c.ServiceID == k[1] })
 }
 

@@ -81,14 +81,12 @@ func (s *Store) view(r reader, e epoch, q catalog.Query) *catalog.View {
 		v.Nodes = all[*catalog.Node](r, tableNodes, byID)
 	case catalog.QueryServices:
 		v.Services = r.summaries()
-	case catalog.QueryService:
-		v.Instances = r.instances(all[*serviceRow](r, tableServices, byName, q.Name))
-	case catalog.QueryConnect:
-		v.Instances = r.instances(all[*serviceRow](r, tableServices, byConnect, q.Name))
+	case catalog.QueryService, catalog.QueryConnect:
+		v.Instances = r.asked(q)
 	case catalog.QueryNode:
 		if n, ok := r.node(q.Name); ok {
 			v.Nodes = []*catalog.Node{n}
-			v.Instances = r.instances(all[*serviceRow](r, tableServices, byNode, q.Name))
+			v.Instances = r.asked(q)
 		}
 	case catalog.QueryNodeChecks:
 		v.Checks = all[*catalog.Check](r, tableChecks, byNode, q.Name)
@@ -111,6 +109,8 @@ func (s *Store) view(r reader, e epoch, q catalog.Query) *catalog.View {
 		if e, ok := r.entry(q.Name, q.Sub); ok {
 			v.Entries = []catalog.Entry{{ConfigEntry: e}}
 		}
+	case catalog.QueryChain:
+		v.Chain, v.Problem, _ = r.chain(q)
 	case catalog.QueryRoots:
 		for _, root := range r.roots() {
 			public := *root
@@ -124,6 +124,27 @@ func (s *Store) view(r reader, e epoch, q catalog.Query) *catalog.View {
 		v.CAConfig, _ = r.caConfig()
 	}
 	return v
+}
+
+// asked gives the instances that q asks for, as it asks for them.
+func (r reader) asked(q catalog.Query) []*catalog.Instance {
+	out := r.baseInstances(q)
+	if q.Sub == catalog.SubMerged {
+		out, _ = r.merged(out)
+	}
+	return out
+}
+
+// baseInstances gives them as they were registered.
+func (r reader) baseInstances(q catalog.Query) []*catalog.Instance {
+	index := byName
+	switch q.Kind {
+	case catalog.QueryConnect:
+		index = byConnect
+	case catalog.QueryNode:
+		index = byNode
+	}
+	return r.instances(all[*serviceRow](r, tableServices, index, q.Name))
 }
 
 // instances joins services with their nodes and the checks of both, the node's first.

@@ -20,6 +20,8 @@ const (
 	tableStated   = "stated"
 	tableIndex    = "index"
 	tableMeta     = "meta"
+
+	tableVirtualIPs = "virtual-ips"
 )
 
 // Indexes of tables; "id" is the key.
@@ -33,6 +35,8 @@ const (
 	byStatus      = "status"
 	byKind        = "kind"
 	bySource      = "source"
+	byReference   = "reference"
+	byOffset      = "offset"
 )
 
 // serviceRow is a service and the node it is on.
@@ -199,7 +203,10 @@ func schema() *memdb.DBSchema {
 			also(byStatus, on(func(c *catalog.Check) []string { return []string{c.Status} }))),
 		table(tableEntries, on(func(r *entryRow) []string { return []string{r.Entry.EntryKind(), r.Entry.EntryName()} }),
 			also(byKind, on(func(r *entryRow) []string { return []string{r.Entry.EntryKind()} })),
-			also(bySource, sources{})),
+			also(bySource, sources{}),
+			also(byReference, references{})),
+		table(tableVirtualIPs, on(func(r *virtualIPRow) []string { return []string{r.Service} }),
+			also(byOffset, on(func(r *virtualIPRow) []string { return []string{offsetKey(r.Offset)} }))),
 		table(tableRoots, on(func(r *catalog.Root) []string { return []string{r.ID} })),
 		table(tableCA, on(func(*catalog.CAConfig) []string { return []string{singleton} })),
 		table(tableStated, on(func(r *statedRow) []string { return []string{r.Node, r.ServiceID} }),

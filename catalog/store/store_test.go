@@ -384,7 +384,7 @@ func TestIndexRowsDoNotGrow(t *testing.T) {
 		apply(t, s, &catalog.Register{Node: n, Service: svc, Checks: []*catalog.Check{{CheckID: "c", ServiceID: "s", Status: "passing"}}})
 		apply(t, s, &catalog.Deregister{Node: n.Node})
 	}
-	if n := rows(); n > 5*extinctBuckets+10 {
+	if n := rows(); n > 6*extinctBuckets+10 {
 		t.Fatalf("%d index rows are left of nothing", n)
 	}
 }
@@ -486,6 +486,9 @@ func TestApplyLeavesCommandsAlone(t *testing.T) {
 	src := &catalog.SetIntention{Destination: "db", Source: catalog.SourceIntention{Name: "x", Permissions: e.Sources[1].Permissions}}
 	want := fmt.Sprintf("%+v %+v %+v", *e, *e.Sources[1].Permissions[0].HTTP, *src)
 	s := newStore(t, Config{})
+	apply(t, s, &catalog.SetConfigEntry{Entry: catalog.Entry{ConfigEntry: &catalog.ServiceDefaults{
+		EntryHead: catalog.EntryHead{Name: "db"}, Protocol: "http",
+	}}})
 	apply(t, s, set)
 	apply(t, s, src)
 	if got := fmt.Sprintf("%+v %+v %+v", *e, *e.Sources[1].Permissions[0].HTTP, *src); got != want {

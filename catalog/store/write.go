@@ -1,6 +1,8 @@
 package store
 
 import (
+	"slices"
+
 	"github.com/hashicorp/go-memdb"
 
 	"github.com/weftmesh/weft/catalog"
@@ -129,6 +131,9 @@ func (w *writer) putService(node string, s *catalog.Service) {
 	svc := *s
 	row.Service = &svc
 	svc.RaftIndex = catalog.RaftIndex{}
+	if n := row.connectName(); n != "" {
+		w.tagVirtualIP(&svc, n)
+	}
 	if exists {
 		if same(&svc, old.Service) {
 			return
@@ -143,6 +148,9 @@ func (w *writer) putService(node string, s *catalog.Service) {
 	}
 	if exists {
 		w.touchInstance(old) // it may have left a name, or come to speak for another
+		if n := old.connectName(); n != "" {
+			w.settleVirtualIP(n)
+		}
 	}
 }
 
@@ -168,6 +176,9 @@ func (w *writer) dropService(r *serviceRow) {
 	w.remove(tableServices, r)
 	w.touch(keySummaries)
 	w.touchInstance(r)
+	if n := r.connectName(); n != "" {
+		w.settleVirtualIP(n)
+	}
 }
 
 // putCheck writes a check of the node, or, with of, of that service.
@@ -229,11 +240,17 @@ func (w *writer) putEntry(e catalog.ConfigEntry) {
 	*e.Raft() = w.stamp(*e.Raft())
 	w.insert(tableEntries, &entryRow{Entry: e})
 	w.touchEntry(kind, name, old, e)
+	if slices.Contains(kindsWithVirtualIP, kind) {
+		w.wantVirtualIP(name)
+	}
 }
 
 func (w *writer) dropEntry(e catalog.ConfigEntry) {
 	w.remove(tableEntries, &entryRow{Entry: e})
 	w.touchEntry(e.EntryKind(), e.EntryName(), e)
+	if slices.Contains(kindsWithVirtualIP, e.EntryKind()) {
+		w.settleVirtualIP(e.EntryName())
+	}
 }
 
 func (w *writer) touchEntry(kind, name string, versions ...catalog.ConfigEntry) {

@@ -1,0 +1,118 @@
+package store
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// virtualIPRow gives a service of the mesh an address of its own, in 240.0.0.0/4,
+// which no host has: a name for it where only addresses do.
+type virtualIPRow struct {
+	Service catalog.Name
+	Offset  uint32
+}
+
+// virtualIPMark is, in place of a service, that of the row with the highest offset
+// that was ever given.
+const virtualIPMark = ""
+
+const (
+	virtualIPBase = 240 << 24
+	virtualIPLast = 1<<28 - 2 // the last but the broadcast address
+)
+
+func (r *virtualIPRow) addr() netip.Addr {
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], virtualIPBase+r.Offset)
+	return netip.AddrFrom4(b)
+}
+
+func offsetKey(n uint32) string { return fmt.Sprintf("%08x", n) }
+
+func (r reader) virtualIP(service catalog.Name) (*virtualIPRow, bool) {
+	return first[*virtualIPRow](r, tableVirtualIPs, byID, service)
+}
+
+// wantVirtualIP gives a service an address unless it has one. Addresses of services
+// that are gone are given again only when all others were: who still has an old one
+// in hand must not reach somebody else.
+func (w *writer) wantVirtualIP(service catalog.Name) (*virtualIPRow, bool) {
+	if row, ok := w.virtualIP(service); ok {
+		return row, true
+	}
+	n := uint32(1)
+	if mark, ok := w.virtualIP(virtualIPMark); ok {
+		n = mark.Offset + 1
+	}
+	if n <= virtualIPLast {
+		w.insert(tableVirtualIPs, &virtualIPRow{Service: virtualIPMark, Offset: n})
+	} else if n = w.freeOffset(); n == 0 {
+		return nil, false
+	}
+	row := &virtualIPRow{Service: service, Offset: n}
+	w.insert(tableVirtualIPs, row)
+	w.touchName(classVirtualIP, service)
+	return row, true
+}
+
+// freeOffset is the lowest that nobody has, 0 for none.
+func (w *writer) freeOffset() uint32 {
+	free := uint32(1)
+	for _, row := range all[*virtualIPRow](w.reader, tableVirtualIPs, byOffset) {
+		if row.Service == virtualIPMark {
+			continue
+		}
+		if row.Offset != free {
+			break
+		}
+		free++
+	}
+	if free > virtualIPLast {
+		return 0
+	}
+	return free
+}
+
+// kindsWithVirtualIP are those of entries that give their service an address.
+var kindsWithVirtualIP = []string{
+	catalog.KindServiceDefaults, catalog.KindServiceRouter, catalog.KindServiceSplitter, catalog.KindServiceResolver,
+}
+
+// settleVirtualIP takes the address of a service that nothing speaks of any more.
+func (w *writer) settleVirtualIP(service catalog.Name) {
+	row, ok := w.virtualIP(service)
+	if !ok {
+		return
+	}
+	if _, ok := first[*serviceRow](w.reader, tableServices, byConnect, service); ok {
+		return
+	}
+	for _, kind := range kindsWithVirtualIP {
+		if _, ok := w.entry(kind, service); ok {
+			return
+		}
+	}
+	w.remove(tableVirtualIPs, row)
+	w.retire(classVirtualIP, service)
+}
+
+// virtualTag is under which tagged address an instance shows that of its service.
+const virtualTag = "consul-virtual"
+
+// tagVirtualIP adds to s, which the writer owns, the address of the service that
+// it speaks for.
+func (w *writer) tagVirtualIP(s *catalog.Service, service catalog.Name) {
+	row, ok := w.wantVirtualIP(service)
+	if !ok {
+		return
+	}
+	tagged := make(map[string]catalog.ServiceAddress, len(s.TaggedAddresses)+1)
+	for k, v := range s.TaggedAddresses {
+		tagged[k] = v
+	}
+	tagged[virtualTag] = catalog.ServiceAddress{Address: row.addr().String(), Port: s.Port}
+	s.TaggedAddresses = tagged
+}
