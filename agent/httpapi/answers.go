@@ -127,7 +127,7 @@ func (a *answers) forget() {
 // narrowing is the part of the query that selects from a view.
 func narrowing(c *call) string {
 	var b strings.Builder
-	for _, name := range []string{"filter", "passing", "tag", "node-meta"} {
+	for _, name := range []string{"filter", "passing", "tag", "node-meta", "merge-central-config"} {
 		for _, v := range c.query[name] {
 			b.WriteString(name + "=" + v + "\x00")
 		}

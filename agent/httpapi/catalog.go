@@ -168,7 +168,7 @@ func (a catalogAPI) service(kind catalog.QueryKind) func(*call) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		v, err := a.q.read(c, catalog.Query{Kind: kind, Name: name})
+		v, err := a.q.read(c, c.instances(kind, name))
 		if err != nil {
 			return nil, err
 		}
@@ -189,7 +189,7 @@ func (a catalogAPI) readNode(c *call) (*nodeView, []*serviceView, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	v, err := a.q.read(c, catalog.Query{Kind: catalog.QueryNode, Name: name})
+	v, err := a.q.read(c, c.instances(catalog.QueryNode, name))
 	if err != nil || len(v.Nodes) == 0 {
 		return nil, nil, err
 	}

@@ -61,18 +61,10 @@ func decodeEntry(c *call) (catalog.ConfigEntry, error) {
 	if err != nil {
 		return nil, configWords(err)
 	}
-	for k := range raw {
-		switch strings.ToLower(strings.ReplaceAll(k, "_", "")) {
-		case "hash":
-			delete(raw, k) // of an answer; what is stored has its own
-		case "namespace", "partition":
-			if v, _ := raw[k].(string); v != "" && v != "default" {
-				return nil, badRequest(fmt.Sprintf("Request decoding failed: invalid %s %q: %ss are a Consul Enterprise feature", k, v, k))
-			}
-			delete(raw, k)
-		}
-	}
 	entry, err := catalog.DecodeConfigEntry(raw)
+	if catalog.IsRefusedKind(err) {
+		return nil, internal(err.Error())
+	}
 	if err != nil {
 		return nil, badRequest("Request decoding failed: " + err.Error())
 	}
@@ -147,7 +139,7 @@ func (a configAPI) remove(c *call) (any, error) {
 		return nil, notFound("Must provide both a kind and name to delete")
 	}
 	if _, err := catalog.NewConfigEntry(kind); err != nil {
-		return nil, internal("invalid config entry kind: " + kind)
+		return nil, badRequest("invalid config entry kind: " + kind)
 	}
 	index, cas, err := c.cas()
 	if err != nil {

@@ -150,6 +150,9 @@ func (w *filterWriter) expression(e grammar.Expression, s scope) {
 }
 
 func (w *filterWriter) match(e *grammar.MatchExpression, path []string, s scope) {
+	if full := unfold(path, s); len(full) != len(path) {
+		path, w.changed = full, true
+	}
 	if at := w.listIn(path, s); at > 0 {
 		w.changed = true
 		w.names++
@@ -218,7 +221,11 @@ func (w *filterWriter) collection(e *grammar.CollectionExpression, s scope) {
 	for k, v := range s.bound {
 		inner.bound[k] = v
 	}
-	t, err := resolve(e.Selector.Path, s)
+	path := unfold(e.Selector.Path, s)
+	if len(path) != len(e.Selector.Path) {
+		w.changed = true
+	}
+	t, err := resolve(path, s)
 	if err != nil && w.err == nil {
 		w.err = fmt.Errorf("Selector %q is not valid", e.Selector.String()) //nolint:staticcheck // the words clients know
 	}
@@ -247,7 +254,7 @@ func (w *filterWriter) collection(e *grammar.CollectionExpression, s scope) {
 	if b.Default != "" && t != nil && t.Kind() == reflect.Slice {
 		inner.bound[b.Default] = elem
 	}
-	w.out.WriteString("(" + strings.ToLower(string(e.Op)) + " " + selector(e.Selector.Path) + " as " + as + " { ")
+	w.out.WriteString("(" + strings.ToLower(string(e.Op)) + " " + selector(path) + " as " + as + " { ")
 	w.expression(e.Inner, inner)
 	w.out.WriteString(" })")
 }
@@ -280,6 +287,40 @@ func (w *filterWriter) listIn(path []string, s scope) int {
 		}
 	}
 	return 0
+}
+
+// unfold names the embedded structs on a path, which JSON does not show and bexpr
+// does not see through.
+func unfold(path []string, s scope) []string {
+	out := make([]string, 0, len(path)+1)
+	t := s.root
+	if len(path) > 0 {
+		if b, ok := s.bound[path[0]]; ok {
+			t, out, path = b, append(out, path[0]), path[1:]
+		}
+	}
+	for i, part := range path {
+		if t = deref(t); t == nil {
+			return append(out, path[i:]...)
+		}
+		switch t.Kind() {
+		case reflect.Struct:
+			f, ok := t.FieldByName(part)
+			if !ok {
+				return append(out, path[i:]...)
+			}
+			for at := 1; at < len(f.Index); at++ {
+				out = append(out, t.FieldByIndex(f.Index[:at]).Name)
+			}
+			t = f.Type
+		case reflect.Map, reflect.Slice:
+			t = t.Elem()
+		default:
+			return append(out, path[i:]...)
+		}
+		out = append(out, part)
+	}
+	return out
 }
 
 // resolve gives the type that a path leads to; nil where types do not tell.

@@ -92,7 +92,7 @@ func (a healthAPI) instances(kind catalog.QueryKind) func(*call) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		v, err := a.q.read(c, catalog.Query{Kind: kind, Name: name})
+		v, err := a.q.read(c, c.instances(kind, name))
 		if err != nil {
 			return nil, err
 		}

@@ -25,6 +25,16 @@ func newQueries(cfg Config) *queries {
 	return &queries{servers: cfg.Servers, datacenter: cfg.Self.Datacenter, dev: cfg.Dev, seen: newRecently(4096), answers: newAnswers()}
 }
 
+// instances is a query for instances, with their central configuration when the
+// request asks for it.
+func (c *call) instances(kind catalog.QueryKind, name string) catalog.Query {
+	q := catalog.Query{Kind: kind, Name: name}
+	if c.query.Has("merge-central-config") {
+		q.Sub = catalog.SubMerged
+	}
+	return q
+}
+
 // readTimeout bounds a read beyond the time that it may wait: elections included.
 const readTimeout = 20 * time.Second
 

@@ -94,7 +94,7 @@ var (
 	paramTag    = Param{"tag", "only instances with this tag, in any case; may be repeated, all must match"}
 	paramMeta   = Param{"node-meta", "key:value that the node must have; may be repeated"}
 	paramNear   = Param{"near", "accepted; network distance is not measured yet"}
-	paramMerge  = Param{"merge-central-config", "accepted: answers carry the registered configuration"}
+	paramMerge  = Param{"merge-central-config", "show proxies and gateways with what proxy-defaults and service-defaults say merged in"}
 	paramCAS    = Param{"cas", "act only when the entry's ModifyIndex is this; 0: when there is none"}
 	paramEntry  = []Param{{"source", "the calling service, or *; required"}, {"destination", "the called service, or *; required"}}
 )
@@ -135,7 +135,7 @@ func allRoutes(cfg Config, q *queries) []Route {
 		agentConnectAPI{cfg, q}.routes(), proxiesAPI{cfg}.routes(),
 		catalogAPI{cfg, q}.routes(), catalogWriteAPI{cfg}.routes(), healthAPI{q}.routes(),
 		caAPI{cfg, q}.routes(), intentionsAPI{cfg, q}.routes(), intentionIDsAPI{cfg, q}.routes(),
-		configAPI{cfg, q}.routes(), statusAPI{cfg}.routes(), aclAPI{}.routes(),
+		configAPI{cfg, q}.routes(), chainAPI{cfg, q}.routes(), exportsAPI{q}.routes(), statusAPI{cfg}.routes(), aclAPI{}.routes(),
 	} {
 		rs = append(rs, part...)
 	}

@@ -69,7 +69,7 @@ func (h *Handler) needsOf(cmd catalog.Command) ([]need, error) {
 		return []need{{acl.Write, acl.Intention, c.Destination}}, nil
 	case *catalog.DeleteIntention:
 		return []need{{acl.Write, acl.Intention, h.destinationOf(c)}}, nil
-	case *catalog.SetCAConfig, *catalog.SetRoots:
+	case *catalog.SetCAConfig, *catalog.SetRoots, *catalog.SetEntryStatus:
 		return nil, fmt.Errorf("%w: command %T is for the leader alone", catalog.ErrDenied, cmd)
 	default:
 		return nil, fmt.Errorf("%w: no rule says who may use command %T", catalog.ErrDenied, cmd)
@@ -119,10 +119,18 @@ func (h *Handler) destinationOf(c *catalog.DeleteIntention) catalog.Name {
 }
 
 func entryNeed(verb acl.Verb, kind, name string) need {
-	if kind == catalog.KindServiceIntentions {
+	switch kind {
+	case catalog.KindServiceIntentions:
 		return need{verb, acl.Intention, name}
+	case catalog.KindServiceDefaults, catalog.KindServiceRouter, catalog.KindServiceSplitter, catalog.KindServiceResolver:
+		return need{verb, acl.Service, name}
+	case catalog.KindProxyDefaults, catalog.KindMesh, catalog.KindExportedServices, catalog.KindJWTProvider,
+		catalog.KindTerminatingGatewayEntry, catalog.KindIngressGatewayEntry, catalog.KindAPIGatewayEntry,
+		catalog.KindHTTPRoute, catalog.KindTCPRoute, catalog.KindInlineCertificate, catalog.KindFileSystemCertificate:
+		return need{verb, acl.Mesh, ""}
+	default:
+		return need{verb, acl.Operator, ""}
 	}
-	return need{verb, acl.Operator, ""}
 }
 
 // needsOfQuery says what reading an answer takes. The roots are public: who could
@@ -137,7 +145,7 @@ func needsOfQuery(q catalog.Query) []need {
 		return []need{{acl.Read, acl.Node, q.Name}}
 	case catalog.QueryServices:
 		return []need{{acl.Read, acl.Service, ""}}
-	case catalog.QueryService, catalog.QueryConnect, catalog.QueryServiceChecks:
+	case catalog.QueryService, catalog.QueryConnect, catalog.QueryServiceChecks, catalog.QueryChain:
 		return []need{{acl.Read, acl.Service, q.Name}}
 	case catalog.QueryIntentions:
 		return []need{{acl.Read, acl.Intention, ""}}
