@@ -30,6 +30,7 @@ type leader struct {
 	leadership catalog.Watch[consensus.Leadership]
 	authority  *authority
 	members    *reconciler
+	gateways   *gateways
 	changed    func() <-chan struct{}
 	log        *slog.Logger
 }
@@ -41,6 +42,7 @@ func newLeader(s *Server) *leader {
 	}
 	return &leader{
 		leadership: s.raft.Leadership(), authority: s.authority, changed: membership.Changed, log: s.log,
+		gateways: newGateways(s.store, s.raft, time.Now, s.log),
 		members: &reconciler{
 			store: s.store, raft: s.raft, members: membership.Members, self: s.cfg.NodeName,
 			datacenter: s.cfg.Datacenter, now: time.Now, log: s.log,
@@ -75,6 +77,8 @@ func (l *leader) run(ctx context.Context) {
 func (l *leader) lead(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { l.repeat(ctx, "certificate authority", authorityEvery, nil, l.authority.Ensure) })
+	wg.Go(func() { l.gateways.follow(ctx) })
+	wg.Go(func() { l.repeat(ctx, "gateways", gatewaysEvery, l.gateways.changed, l.gateways.settle) })
 	l.members.begin()
 	l.repeat(ctx, "members", reconcileEvery, l.changed, l.members.reconcile)
 	wg.Wait()
