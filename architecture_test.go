@@ -51,6 +51,7 @@ var forbidden = map[string][]string{
 	"server":           {"agent/...", "cmd/..."},
 	"agent/gossip":     {"server/...", "cmd/...", grpc, raft},
 	"agent/local":      {"server/...", "cmd/...", "connect", "connect/identity", "connect/ca", grpc, netHTTP},
+	"agent/central":    {"server/...", "cmd/...", "catalog/store", grpc, netHTTP},
 	"agent/checks":     {"server/...", "cmd/...", "agent/local"},
 	"agent/remote":     {"server/...", "cmd/...", "catalog/store", netHTTP},
 	"agent/sidecar":    {"server/...", "cmd/...", "catalog/store", grpc, netHTTP},

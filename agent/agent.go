@@ -8,6 +8,7 @@ import (
 	"net"
 	"sync"
 
+	"github.com/weftmesh/weft/agent/central"
 	"github.com/weftmesh/weft/agent/dns"
 	"github.com/weftmesh/weft/agent/httpapi"
 	"github.com/weftmesh/weft/agent/local"
@@ -23,6 +24,7 @@ type Agent struct {
 	gossip   Gossip // may be nil
 	remote   *remote.Remote
 	local    *local.State
+	central  *central.Merger // nil: registrations stay as they are
 	sidecars *sidecar.Manager
 	leaves   *sidecar.Leaves
 	dns      *dns.Server // nil when off
@@ -59,8 +61,12 @@ func (a *Agent) build() error {
 	}); err != nil {
 		return err
 	}
+	var syncer local.Syncer
+	if a.central, syncer, err = newCentral(cfg, a.remote); err != nil {
+		return err
+	}
 	if a.local, err = local.New(local.Config{
-		Node: cfg.node(cfg.Files.NodeMeta), DataDir: cfg.DataDir, Syncer: a.remote, Logger: cfg.Logger,
+		Node: cfg.node(cfg.Files.NodeMeta), DataDir: cfg.DataDir, Syncer: syncer, Logger: cfg.Logger,
 		SidecarMinPort: cfg.SidecarMinPort, SidecarMaxPort: cfg.SidecarMaxPort,
 		CheckUpdateInterval: cfg.CheckUpdateInterval, AliasTarget: aliasTargets(a.remote.Watch),
 	}); err != nil {
@@ -70,7 +76,7 @@ func (a *Agent) build() error {
 		return err
 	}
 	if a.sidecars, err = sidecar.New(sidecar.Config{
-		Host: a.local.Watch(), Views: a.remote.Watch, Signer: sidecar.NewSigner(a.remote),
+		Host: merged(a.local, a.central).Watch(), Views: a.remote.Watch, Signer: sidecar.NewSigner(a.remote),
 		Listening: a.local.SetListening, Datacenter: cfg.Datacenter, DataDir: cfg.DataDir,
 		BindAddr: cfg.BindAddr, DrainTimeout: cfg.DrainTimeout, Logger: cfg.Logger, Metrics: connect.NewMetrics(cfg.Registerer),
 	}); err != nil {
@@ -91,7 +97,7 @@ func (a *Agent) build() error {
 func httpConfig(a *Agent) httpapi.Config {
 	h := a.cfg.HTTP
 	h.Self.Datacenter, h.Self.NodeName, h.Self.NodeID, h.Self.Version = a.cfg.Datacenter, a.cfg.NodeName, a.cfg.NodeID, a.cfg.Version
-	h.Local, h.Servers, h.Proxies, h.Leaves = a.local, a.remote, a.sidecars, a.leaves
+	h.Local, h.Servers, h.Proxies, h.Leaves = merged(a.local, a.central), a.remote, a.sidecars, a.leaves
 	h.Control = control{a}
 	if a.gossip != nil {
 		h.Members = a.gossip
@@ -114,6 +120,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	links := start(base, "remote", failed, a.remote.Run)
 	members := start(base, "gossip", failed, orIdle(a.gossip != nil, func(ctx context.Context) error { return a.gossip.Run(ctx) }))
 	host := start(base, "local", failed, a.local.Run)
+	settings := start(base, "central configuration", failed, merging(a.local, a.central))
 	proxies := start(base, "sidecar", failed, a.sidecars.Run)
 	names := start(base, "dns", failed, orIdle(a.dns != nil, a.dns.Run))
 	api := start(base, "http api", failed, a.api.Run)
@@ -138,6 +145,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	end(names)
 	end(proxies) // no more connections; those that run may finish
 	end(host)
+	end(settings)
 	end(members)
 	end(links)
 	select {

@@ -64,6 +64,10 @@ type Config struct {
 	Files Files
 	Load  func(ctx context.Context) (Files, error)
 
+	// NoCentralConfig leaves registrations as they are, whatever proxy-defaults and
+	// service-defaults say.
+	NoCentralConfig bool
+
 	// SidecarMinPort and SidecarMaxPort bound the ports given to sidecars. Default 21000 to 21255.
 	SidecarMinPort int
 	SidecarMaxPort int

@@ -240,6 +240,15 @@ func (s *State) changed() {
 	poke(s.dirty)
 }
 
+// Restate says everything to the servers again, soon: what a statement is made of
+// beside this state has changed.
+func (s *State) Restate() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gen++
+	poke(s.dirty)
+}
+
 func poke(c chan struct{}) {
 	select {
 	case c <- struct{}{}:

@@ -122,7 +122,8 @@ func (h *host) agentConfig(reg *prometheus.Registry, load func() (*config.Config
 		Gossip: h.gossip, HTTP: h.httpConfig(reg), Files: filesOf(c), DNS: dnsConfig(c),
 		DNSViews:     dns.ViewsConfig{AllowStale: c.DNS.AllowStale, MaxStale: c.DNS.MaxStale, UseCache: c.DNS.UseCache},
 		Load:         h.reload(load),
-		DrainTimeout: c.LeaveDrainTime, SidecarMinPort: c.Ports.SidecarMinPort, SidecarMaxPort: c.Ports.SidecarMaxPort,
+		DrainTimeout: c.LeaveDrainTime, NoCentralConfig: !c.CentralServiceConfig,
+		SidecarMinPort: c.Ports.SidecarMinPort, SidecarMaxPort: c.Ports.SidecarMaxPort,
 		CheckUpdateInterval: cmp.Or(c.CheckUpdateInterval, -1), // 0 is at once
 		Logger:              h.log, LogLevel: h.logs.level, Registerer: reg,
 	}

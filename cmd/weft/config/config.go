@@ -36,6 +36,8 @@ type Config struct {
 	Services      []*catalog.ServiceRegistration
 	Checks        []*catalog.CheckDefinition
 	ConfigEntries []catalog.ConfigEntry
+	// CentralServiceConfig merges proxy-defaults and service-defaults into proxies.
+	CentralServiceConfig bool `key:"enable_central_service_config"`
 
 	CheckUpdateInterval time.Duration `key:"check_update_interval"`
 
@@ -109,6 +111,7 @@ func Default() *Config {
 		DefaultIntentionPolicy: string(catalog.ActionDeny),
 		Connect:                Connect{Enabled: true, CAProvider: "consul"},
 		DNS:                    defaultDNS(),
+		CentralServiceConfig:   true,
 		CheckUpdateInterval:    5 * time.Minute,
 		LogLevel:               "info",
 		DefaultQueryTime:       5 * time.Minute,

@@ -64,6 +64,7 @@ func definitionKeys() []Key {
 		Key{Name: "services", Type: Blocks, Reload: true, Doc: "A list of services of this host."},
 		Key{Name: "check", Type: Blocks, Reload: true, Doc: "A check of this host, or of the service that its service_id names. May be given many times."},
 		Key{Name: "checks", Type: Blocks, Reload: true, Doc: "A list of checks."},
+		Key{Name: "enable_central_service_config", Type: Bool, Default: "true", Doc: "Merge what proxy-defaults and service-defaults say into the proxies of this host."},
 		Key{Name: "config_entries.bootstrap", Type: Blocks, Doc: "Config entries that a server writes when the cluster has none of that kind and name."},
 		Key{Name: "check_update_interval", Type: Duration, Default: "5m", Doc: "How often a change of a check's output alone, with its state unchanged, reaches the catalog. 0 is at once."},
 	)

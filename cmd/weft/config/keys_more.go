@@ -18,7 +18,6 @@ func telemetryKeys() []Key {
 
 func laterKeys() []Key {
 	return with(Accepted, "",
-		Key{Name: "enable_central_service_config", Type: Bool, Default: "true", Doc: "Merge service-defaults and proxy-defaults into registrations."},
 		Key{Name: "enable_script_checks", Type: Bool, Default: "false", Flag: "enable-script-checks", Doc: "Allow script checks from files and the API.", Note: "script checks come in a later version and are refused until then"},
 		Key{Name: "enable_local_script_checks", Type: Bool, Default: "false", Flag: "enable-local-script-checks", Doc: "Allow script checks from files.", Note: "script checks come in a later version and are refused until then"},
 		Key{Name: "check_output_max_size", Type: Int, Default: "4096", Doc: "How many bytes of a check's output are kept."},
