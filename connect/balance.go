@@ -1,6 +1,7 @@
 package connect
 
 import (
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -24,8 +25,8 @@ type endpoint struct {
 
 type endpointKey struct{ upstream, addr string }
 
-// balancer picks instances: the less loaded of two drawn by weight, passing ones
-// before warning ones. An instance that could not be reached is skipped for a
+// balancer picks instances: the less loaded of two drawn by weight, those of a low
+// priority number before others and passing ones before warning ones. An instance that could not be reached is skipped for a
 // while, longer each time. The panic rule: skipped ones are tried last, never not
 // at all, so that wrong suspicion costs time but refuses nobody.
 type balancer struct {
@@ -40,11 +41,15 @@ type candidate struct {
 	state *endpoint
 }
 
+// Tiers, best first: by priority, and within one passing before warning; then the
+// same for those that are skipped.
 const (
 	tierPassing = iota
 	tierWarning
-	tierSkipped
-	tierSkippedWarning
+	tiersEach // of a priority
+
+	maxPriority = 1 << 16
+	tierSkipped = tiersEach * (maxPriority + 1)
 )
 
 func (b *balancer) state(up *upstream, e *Endpoint) *endpoint {
@@ -66,7 +71,7 @@ func (b *balancer) pick(up *upstream, tried []bool) *candidate {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.now()
-	best, chosen := tierSkippedWarning+1, []int(nil)
+	best, chosen := math.MaxInt, []int(nil)
 	for i := range up.Instances {
 		if tried[i] {
 			continue
@@ -108,7 +113,7 @@ func tierOf(e *Endpoint, s *endpoint, now time.Time) int {
 	if now.Before(s.until) {
 		t += tierSkipped
 	}
-	return t
+	return t + tiersEach*min(max(e.Priority, 0), maxPriority)
 }
 
 // draw picks one of the chosen, each as likely as its weight says.
@@ -197,7 +202,7 @@ func (b *balancer) status(up *upstream) []InstanceStatus {
 		s := b.state(up, e)
 		is := InstanceStatus{
 			ID: e.ID, Node: e.Node, Addr: e.Addr, Status: e.Status, Weight: weight(e),
-			Active: s.active, Error: s.err,
+			Active: s.active, Error: s.err, Service: e.Service, Priority: e.Priority,
 		}
 		if until := s.until; now.Before(until) {
 			is.SkippedUntil = &until

@@ -64,6 +64,21 @@ func TestBalancer(t *testing.T) {
 			t.Errorf("order %v, want q, w, p", order)
 		}
 	})
+	t.Run("low numbers of priority first", func(t *testing.T) {
+		b, up := fresh(), of(Endpoint{Addr: "c", Priority: 7}, Endpoint{Addr: "b", Priority: 1, Status: warning}, Endpoint{Addr: "a", Status: warning},
+			Endpoint{Addr: "x", Priority: -3}, Endpoint{Addr: "skipped"}, Endpoint{Addr: "z", Priority: 1 << 40})
+		bad := b.state(up, &up.Instances[4])
+		bad.active++
+		b.failed(bad, errors.New("refused"))
+		order := ""
+		tried := make([]bool, len(up.Instances))
+		for range up.Instances {
+			order += b.pick(up, tried).Addr + " "
+		}
+		if order != "x a b c z skipped " {
+			t.Errorf("order %s", order)
+		}
+	})
 	t.Run("skipped for a while, then tried once", func(t *testing.T) {
 		b, up := fresh(), of(Endpoint{Addr: "a"}, Endpoint{Addr: "b"})
 		a := b.state(up, &up.Instances[0])

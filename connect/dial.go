@@ -51,6 +51,9 @@ func (s *Service) dial(ctx context.Context, name catalog.Name, from string) (*Co
 	if len(up.Instances) == 0 {
 		return nil, refuse(ReasonNoInstance, fmt.Errorf("%s has no healthy instance", name))
 	}
+	if !s.table.reserve(up.key, up.MaxConnections) {
+		return nil, refuse(ReasonLimit, fmt.Errorf("%d connections to %s are open, which is the limit", up.MaxConnections, name))
+	}
 	tried := make([]bool, len(up.Instances))
 	var failures []string
 	for range maxAttempts {
@@ -70,6 +73,7 @@ func (s *Service) dial(ctx context.Context, name catalog.Name, from string) (*Co
 		s.balancer.failed(e.state, err)
 		failures = append(failures, fmt.Sprintf("%s at %s: %v", e.ID, e.Addr, err))
 	}
+	s.table.release(up.key)
 	return nil, refuse(ReasonDialFailed, tellTried(len(up.Instances), failures))
 }
 
@@ -103,14 +107,15 @@ func (s *Service) connect(ctx context.Context, w *world, up *upstream, e *candid
 	if err != nil {
 		return nil, err
 	}
-	c := &Conn{wire: newWire(raw), peer: up.id}
-	c.tls = tls.Client(c.wire, up.tls)
+	id := up.peer(e.Endpoint)
+	c := &Conn{wire: newWire(raw), peer: id}
+	c.tls = tls.Client(c.wire, w.peers[id])
 	if err := s.limitedHandshake(ctx, c, up, limit); err != nil {
 		_ = raw.Close() // in order, so that the TLS alert arrives
 		return nil, err
 	}
 	r := &row{
-		svc: s, outbound: true, source: w.service(), destination: up.Name, peer: up.id.String(),
+		svc: s, outbound: true, source: w.service(), destination: id.Service, peer: id.String(),
 		addr: e.Addr, upstream: up.key, instance: e.ID, endpoint: e.state,
 		chain: c.tls.ConnectionState().PeerCertificates, started: s.now(), legs: []aborter{c},
 	}
@@ -124,8 +129,9 @@ func (s *Service) connect(ctx context.Context, w *world, up *upstream, e *candid
 		}
 	}
 	if !r.admit("") {
-		// Its count at the endpoint went with the row; the caller takes one back.
+		// Its counts went with the row; the caller takes one back of each.
 		s.balancer.again(e.state)
+		s.table.reserve(up.key, 0)
 		return nil, errors.New("trust changed during the handshake")
 	}
 	return c, nil

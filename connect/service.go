@@ -118,19 +118,17 @@ func (s *Service) Update(snap *Snapshot) {
 	old := s.world.Load()
 	w := newWorld(snap, old)
 	for key, up := range w.upstreams {
-		was := old.upstreams[key]
-		if was != nil {
+		if was := old.upstreams[key]; was != nil {
 			up.handshakes = was.handshakes
 		} else {
 			up.handshakes = make(chan struct{}, maxOutboundHandshakes)
 		}
-		if was != nil && was.id == up.id && w.bundle == old.bundle {
-			up.tls = was.tls
-			continue
+		for i := range up.Instances {
+			id := up.peer(&up.Instances[i])
+			if w.peers[id] == nil {
+				w.peers[id] = s.peerConfig(id, w, old)
+			}
 		}
-		bundle := w.bundle // not all of w, which the config may outlive
-		up.tls = identity.ClientConfig(s.tlsOptions(func() *identity.Bundle { return bundle }), up.id)
-		up.tls.DynamicRecordSizingDisabled = true
 	}
 	s.world.Store(w)
 	s.judge(w, old)
@@ -167,6 +165,18 @@ func (s *Service) judge(w, old *world) {
 	}
 }
 
+// peerConfig is the tls.Config that accepts only id. Those of the old world are
+// kept, with the sessions that can be resumed, while whom to trust stays the same.
+func (s *Service) peerConfig(id identity.ServiceID, w, old *world) *tls.Config {
+	if was := old.peers[id]; was != nil && w.bundle == old.bundle {
+		return was
+	}
+	bundle := w.bundle // not all of w, which the config may outlive
+	c := identity.ClientConfig(s.tlsOptions(func() *identity.Bundle { return bundle }), id)
+	c.DynamicRecordSizingDisabled = true
+	return c
+}
+
 func (s *Service) tlsOptions(bundle func() *identity.Bundle) identity.Options {
 	return identity.Options{Certificate: s.keys.certificate, Bundle: bundle, Now: s.now}
 }
@@ -181,22 +191,32 @@ type world struct {
 	signing   *identity.Bundle // the signing root alone; nil when not named
 	problem   string           // why nothing passes, empty when all is well
 	upstreams map[catalog.Name]*upstream
+	// peers has, for each identity that upstreams lead to, the tls.Config that accepts only it.
+	peers map[identity.ServiceID]*tls.Config
 }
 
-// upstream is one destination, with the tls.Config that accepts only it.
+// upstream is one destination.
 type upstream struct {
 	Upstream
 	key catalog.Name
 	id  identity.ServiceID
-	tls *tls.Config
 
 	handshakes chan struct{} // those under way
+}
+
+// peer is the identity that an instance must show.
+func (u *upstream) peer(e *Endpoint) identity.ServiceID {
+	id := u.id
+	if e.Service != "" {
+		id.Service = e.Service
+	}
+	return id
 }
 
 // newWorld keeps the bundle of old when the roots are the same, so that a changed
 // pointer means changed trust.
 func newWorld(snap *Snapshot, old *world) *world {
-	w := &world{snap: snap, upstreams: map[catalog.Name]*upstream{}}
+	w := &world{snap: snap, upstreams: map[catalog.Name]*upstream{}, peers: map[identity.ServiceID]*tls.Config{}}
 	if snap == nil {
 		w.problem = "no snapshot"
 		return w

@@ -39,7 +39,8 @@ type Snapshot struct {
 
 // Upstream is a destination that Service dials through a loopback listener.
 type Upstream struct {
-	// Name is the destination service: the identity that the far end must show.
+	// Name is the destination service: the identity that the far end must show, unless
+	// the instance says another.
 	Name       catalog.Name
 	Datacenter string
 	// Listen is the loopback listener: "host:port", or the path of a Unix socket.
@@ -49,6 +50,8 @@ type Upstream struct {
 	// Instances are the endpoints, in any order; unhealthy ones are left out.
 	Instances      []Endpoint
 	ConnectTimeout time.Duration // for each instance; 0 is 5 s
+	// MaxConnections bounds the connections that are open, or being opened, to it; 0: no cap.
+	MaxConnections int `json:",omitempty"`
 }
 
 // Endpoint is the mTLS address of one instance of an upstream.
@@ -58,6 +61,10 @@ type Endpoint struct {
 	Addr   string // host:port
 	Status catalog.Status
 	Weight int // 0 counts as 1
+	// Service is the identity that it must show, where that is not the upstream's name.
+	Service catalog.Name `json:",omitempty"`
+	// Priority puts off instances: they are tried when none with a lower one can be reached.
+	Priority int `json:",omitempty"`
 }
 
 // Limits bound what a peer may cost. Zero fields take their defaults.

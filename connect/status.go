@@ -65,6 +65,9 @@ type InstanceStatus struct {
 	Status catalog.Status
 	Weight int
 	Active int64 // open connections from here
+	// Service and Priority are as in Endpoint.
+	Service  catalog.Name `json:",omitempty"`
+	Priority int          `json:",omitempty"`
 	// SkippedUntil is set while others are preferred after a failure.
 	SkippedUntil *time.Time `json:",omitempty"`
 	Error        string     `json:",omitempty"` // the last failure, cleared by success

@@ -128,6 +128,35 @@ type table struct {
 	rows    map[*row]struct{}
 	inbound int
 	lastID  uint64
+	// outbound counts, by upstream, the connections that are open or being opened.
+	outbound map[catalog.Name]int
+}
+
+// reserve counts a connection that is about to be opened, unless limit (0: none) is
+// reached. Its row takes the count over; one that gets no row is released.
+func (t *table) reserve(upstream catalog.Name, limit int) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if limit > 0 && t.outbound[upstream] >= limit {
+		return false
+	}
+	if t.outbound == nil {
+		t.outbound = map[catalog.Name]int{}
+	}
+	t.outbound[upstream]++
+	return true
+}
+
+func (t *table) release(upstream catalog.Name) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.releaseLocked(upstream)
+}
+
+func (t *table) releaseLocked(upstream catalog.Name) {
+	if t.outbound[upstream]--; t.outbound[upstream] <= 0 {
+		delete(t.outbound, upstream)
+	}
 }
 
 func (t *table) add(r *row) (inbound int) {
@@ -149,7 +178,9 @@ func (t *table) remove(r *row) {
 		return
 	}
 	delete(t.rows, r)
-	if !r.outbound {
+	if r.outbound {
+		t.releaseLocked(r.upstream)
+	} else {
 		t.inbound--
 	}
 }

@@ -1,0 +1,99 @@
+package connect
+
+import (
+	"errors"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// The instances of one upstream may be of other services, as redirects and
+// failover have it: each shows its own identity, and no other is taken for it.
+func TestInstancesOfOtherServices(t *testing.T) {
+	ca := newTestCA(t, testDomain)
+	open := func(s *Snapshot) { s.Default = catalog.ActionAllow }
+	db, _ := startService(t, ca, "db", "", open)
+	backup, _ := startService(t, ca, "backup", "", open)
+	dbAddr, backupAddr := meshListener(t, db), meshListener(t, backup)
+	gone := func() string {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		must(t, err)
+		defer l.Close()
+		return l.Addr().String()
+	}()
+	web, log := startService(t, ca, "web", "", nil)
+	lead := func(es ...Endpoint) {
+		snap := *web.Snapshot()
+		snap.Upstreams = []Upstream{{Name: "db", Instances: es}}
+		web.Update(&snap)
+	}
+	peer := func() string {
+		t.Helper()
+		c, err := web.Dial(t.Context(), "db")
+		must(t, err)
+		must(t, roundTrip(c, "hello"))
+		must(t, c.Close())
+		return c.(*Conn).Peer().Service
+	}
+	lead(Endpoint{ID: "b", Addr: backupAddr, Service: "backup"})
+	if got := peer(); got != "backup" {
+		t.Errorf("reached %s", got)
+	}
+	log.find(t, "reason=ok", "destination=backup", "upstream=db")
+	lead(Endpoint{ID: "b", Addr: backupAddr, Service: "backup", Priority: 1}, Endpoint{ID: "d", Addr: dbAddr})
+	for range 20 {
+		if got := peer(); got != "db" {
+			t.Fatalf("reached %s while the first choice is there", got)
+		}
+	}
+	lead(Endpoint{ID: "b", Addr: backupAddr, Service: "backup", Priority: 1}, Endpoint{ID: "d", Addr: gone})
+	for range 20 {
+		if got := peer(); got != "backup" {
+			t.Fatalf("reached %s", got)
+		}
+	}
+	lead(Endpoint{ID: "b", Addr: dbAddr, Service: "backup"})
+	if _, err := web.Dial(t.Context(), "db"); err == nil || !strings.Contains(err.Error(), "backup") {
+		t.Errorf("db was taken for backup: %v", err)
+	}
+}
+
+func TestUpstreamLimit(t *testing.T) {
+	ca := newTestCA(t, testDomain)
+	db, _ := startService(t, ca, "db", "", func(s *Snapshot) { s.Default = catalog.ActionAllow })
+	addr := meshListener(t, db)
+	web, log := startService(t, ca, "web", "", func(s *Snapshot) {
+		up := upstreamOf("db", addr)
+		up.MaxConnections = 2
+		s.Upstreams = []Upstream{up, upstreamOf("none", "127.0.0.1:1")}
+		s.Upstreams[1].MaxConnections = 1
+	})
+	var open []net.Conn
+	for range 2 {
+		c, err := web.Dial(t.Context(), "db")
+		must(t, err)
+		open = append(open, c)
+	}
+	_, err := web.Dial(t.Context(), "db")
+	var refused *RefusedError
+	if !errors.As(err, &refused) || refused.Reason != ReasonLimit {
+		t.Fatalf("%v", err)
+	}
+	log.find(t, "reason=limit", "destination=db")
+	must(t, open[0].Close())
+	c, err := web.Dial(t.Context(), "db")
+	must(t, err)
+	must(t, c.Close())
+	must(t, open[1].Close())
+	// What failed is not counted.
+	for range 3 {
+		if _, err := web.Dial(t.Context(), "none"); !errors.As(err, &refused) || refused.Reason != ReasonDialFailed {
+			t.Fatalf("%v", err)
+		}
+	}
+	if n := len(web.table.outbound); n != 0 {
+		t.Errorf("%d upstreams are counted with nothing open", n)
+	}
+}
