@@ -9,6 +9,7 @@ type QueryKind string
 const (
 	QueryNodes          QueryKind = "nodes"           // Nodes
 	QueryServices       QueryKind = "services"        // Services
+	QueryInstances      QueryKind = "instances"       // Instances of all services, without checks
 	QueryService        QueryKind = "service"         // Instances of Name, of any kind
 	QueryConnect        QueryKind = "connect"         // Instances that speak the mesh's mTLS for Name: sidecars and native
 	QueryNode           QueryKind = "node"            // Nodes (0 or 1) and Instances of node Name (services, their checks and the node's)
@@ -52,7 +53,7 @@ func (q Query) String() string {
 // Validate refuses queries that no store can answer.
 func (q Query) Validate() error {
 	switch q.Kind {
-	case QueryNodes, QueryServices, QueryIntentions, QueryRoots, QueryCAConfig:
+	case QueryNodes, QueryServices, QueryInstances, QueryIntentions, QueryRoots, QueryCAConfig:
 		return nil
 	case QueryService, QueryConnect, QueryNode:
 		if q.Sub != "" && q.Sub != SubMerged {

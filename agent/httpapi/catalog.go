@@ -1,10 +1,8 @@
 package httpapi
 
 import (
-	"context"
 	"net/http"
 	"slices"
-	"sync"
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/acl"
@@ -61,23 +59,25 @@ func (a catalogAPI) services(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := a.q.read(c, catalog.Query{Kind: catalog.QueryServices})
-	if err != nil {
-		return nil, err
-	}
 	meta := c.query["node-meta"]
 	if c.opts.filter == "" && len(meta) == 0 {
+		v, err := a.q.read(c, catalog.Query{Kind: catalog.QueryServices})
+		if err != nil {
+			return nil, err
+		}
 		return a.q.share(c, v, func() (any, error) { return viewServiceNames(v.Services), nil })
 	}
-	instances, err := a.instancesOn(c, v.Services, meta)
+	v, err := a.q.read(c, catalog.Query{Kind: catalog.QueryInstances})
 	if err != nil {
 		return nil, err
 	}
-	selected, err := f.slice(viewServiceNodes(instances, a.cfg.Self.Datacenter))
-	if err != nil {
-		return nil, err
-	}
-	return tagsByService(selected), nil
+	return a.q.share(c, v, func() (any, error) {
+		selected, err := f.slice(viewServiceNodes(withNodeMeta(v.Instances, meta), a.cfg.Self.Datacenter))
+		if err != nil {
+			return nil, err
+		}
+		return tagsByService(selected), nil
+	})
 }
 
 func viewServiceNames(in []*catalog.ServiceSummary) map[string][]string {
@@ -96,66 +96,6 @@ func tagsByService(in []serviceNodeView) map[string][]string {
 		out[s.ServiceName] = slices.Compact(tags)
 	}
 	return out
-}
-
-// instancesOn gives every instance on the nodes that have the metadata.
-func (a catalogAPI) instancesOn(c *call, services []*catalog.ServiceSummary, meta []string) ([]*catalog.Instance, error) {
-	nodes, err := a.q.peek(c, catalog.Query{Kind: catalog.QueryNodes})
-	if err != nil {
-		return nil, err
-	}
-	wanted := map[string]bool{}
-	for _, n := range nodes.Nodes {
-		if nodeHasMeta(n, meta) {
-			wanted[n.Node] = true
-		}
-	}
-	names := []string{}
-	for _, s := range services {
-		if len(s.Nodes) == 0 || slices.ContainsFunc(s.Nodes, func(n string) bool { return wanted[n] }) {
-			names = append(names, s.Name)
-		}
-	}
-	views, err := a.readAll(c, names)
-	if err != nil {
-		return nil, err
-	}
-	var out []*catalog.Instance
-	for _, v := range views {
-		out = append(out, keep(v.Instances, func(i *catalog.Instance) bool { return i.Node != nil && wanted[i.Node.Node] })...)
-	}
-	return out, nil
-}
-
-// parallelReads bounds the reads that one request makes at the same time.
-const parallelReads = 8
-
-// readAll reads the instances of many services, a few at a time.
-func (a catalogAPI) readAll(c *call, names []string) ([]*catalog.View, error) {
-	ctx, cancel := context.WithCancelCause(c.ctx())
-	defer cancel(nil)
-	each := *c
-	each.r = c.r.WithContext(ctx)
-	out := make([]*catalog.View, len(names))
-	slots := make(chan struct{}, parallelReads)
-	var wg sync.WaitGroup
-	for i, name := range names {
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			v, err := a.q.peek(&each, catalog.Query{Kind: catalog.QueryService, Name: name})
-			if err != nil {
-				cancel(err)
-				return
-			}
-			out[i] = v
-		})
-	}
-	wg.Wait()
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	return out, nil
 }
 
 func (a catalogAPI) service(kind catalog.QueryKind) func(*call) (any, error) {

@@ -58,7 +58,9 @@ func (a checksAPI) register(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	translateCheck(raw)
+	if err := translateCheck(raw); err != nil {
+		return nil, err
+	}
 	var def catalog.CheckDefinition
 	if err := decodeInto(raw, &def); err != nil {
 		return nil, err

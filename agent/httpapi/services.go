@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -119,7 +121,9 @@ func (a servicesAPI) register(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	translateService(raw)
+	if err := translateService(raw); err != nil {
+		return nil, err
+	}
 	var reg catalog.ServiceRegistration
 	if err := decodeInto(raw, &reg); err != nil {
 		return nil, err
@@ -150,20 +154,38 @@ func (c *call) warn(warnings []string) {
 }
 
 // translateService gives keys their other names, sidecars included.
-func translateService(raw map[string]any) {
-	for _, key := range []string{"check", "checks"} {
-		eachObject(raw, key, translateCheck)
+func translateService(raw map[string]any) error {
+	var errs []error
+	checksOf := func(service map[string]any) {
+		for _, key := range []string{"check", "checks"} {
+			eachObject(service, key, func(check map[string]any) { errs = append(errs, translateCheck(check)) })
+		}
 	}
+	checksOf(raw)
 	eachObject(raw, "connect", func(connect map[string]any) {
-		eachObject(connect, "sidecarservice", func(sidecar map[string]any) {
-			for _, key := range []string{"check", "checks"} {
-				eachObject(sidecar, key, translateCheck)
-			}
-		})
+		eachObject(connect, "sidecarservice", checksOf)
 	})
+	return errors.Join(errs...)
 }
 
-func translateCheck(raw map[string]any) { renameKey(raw, "args", "ScriptArgs") }
+// snakeInChecks are the keys of a check that Consul's API takes in snake_case; all
+// others it takes in one word alone, as configuration files do not.
+var snakeInChecks = []string{
+	"script_args", "deregister_critical_service_after", "docker_container_id", "service_id",
+	"tls_server_name", "tls_skip_verify", "grpc_use_tls", "h2ping_use_tls", "tcp_use_tls",
+}
+
+// translateCheck gives keys their other names, and refuses those in snake_case that
+// Consul refuses: a check that registers here registers there.
+func translateCheck(raw map[string]any) error {
+	for _, k := range slices.Sorted(maps.Keys(raw)) {
+		if strings.Contains(k, "_") && !slices.Contains(snakeInChecks, strings.ToLower(k)) {
+			return badRequest("Request decode failed: " + (&catalog.UnknownKeyError{Path: k}).Error())
+		}
+	}
+	renameKey(raw, "args", "ScriptArgs")
+	return nil
+}
 
 func unknownService(id string) error {
 	return notFound(fmt.Sprintf("Unknown service ID %q. Ensure that the service ID is passed, not the service name.", id))

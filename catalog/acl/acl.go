@@ -22,6 +22,7 @@ const (
 	Service   Resource = "service"
 	Intention Resource = "intention"
 	Mesh      Resource = "mesh"
+	Peering   Resource = "peering"
 	Operator  Resource = "operator"
 )
 

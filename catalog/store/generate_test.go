@@ -23,6 +23,7 @@ func queries() []catalog.Query {
 	out := []catalog.Query{
 		{Kind: catalog.QueryNodes},
 		{Kind: catalog.QueryServices},
+		{Kind: catalog.QueryInstances},
 		{Kind: catalog.QueryIntentions},
 		{Kind: catalog.QueryRoots},
 		{Kind: catalog.QueryCAConfig},

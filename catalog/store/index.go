@@ -14,6 +14,7 @@ import (
 const (
 	keyNodes     = "nodes"
 	keySummaries = "service-names"
+	keyInstances = "service-instances"
 	keyChecks    = "checks"
 	keyRoots     = "roots"
 	keyClusterID = "ca-cluster-id"
@@ -66,6 +67,8 @@ func indexKeys(q catalog.Query) []indexKey {
 		return []indexKey{fixed(keyNodes)}
 	case catalog.QueryServices:
 		return []indexKey{fixed(keySummaries)}
+	case catalog.QueryInstances:
+		return []indexKey{fixed(keyInstances)}
 	case catalog.QueryService:
 		return []indexKey{{classService, q.Name}}
 	case catalog.QueryConnect:

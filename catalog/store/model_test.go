@@ -424,6 +424,11 @@ func (m *model) view(q catalog.Query) *catalog.View {
 			}
 		}
 		slices.SortFunc(v.Services, func(a, b *catalog.ServiceSummary) int { return cmp.Compare(a.Name, b.Name) })
+	case catalog.QueryInstances:
+		v.Instances = m.instances(func(string, *catalog.Service) bool { return true })
+		for _, i := range v.Instances {
+			i.Checks = nil
+		}
 	case catalog.QueryService:
 		v.Instances = m.instances(func(_ string, s *catalog.Service) bool { return s.Service == q.Name })
 	case catalog.QueryConnect:

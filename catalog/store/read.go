@@ -81,6 +81,8 @@ func (s *Store) view(r reader, e epoch, q catalog.Query) *catalog.View {
 		v.Nodes = all[*catalog.Node](r, tableNodes, byID)
 	case catalog.QueryServices:
 		v.Services = r.summaries()
+	case catalog.QueryInstances:
+		v.Instances = r.everyInstance()
 	case catalog.QueryService, catalog.QueryConnect:
 		v.Instances = r.asked(q)
 	case catalog.QueryNode:
@@ -158,6 +160,26 @@ func (r reader) instances(rows []*serviceRow) []*catalog.Instance {
 		checks := all[*catalog.Check](r, tableChecks, byNodeService, row.Node, "")
 		checks = append(checks, all[*catalog.Check](r, tableChecks, byNodeService, row.Node, row.Service.ID)...)
 		out = append(out, &catalog.Instance{Node: n, Service: row.Service, Checks: checks})
+	}
+	return out
+}
+
+// everyInstance joins all services with their nodes, without checks.
+func (r reader) everyInstance() []*catalog.Instance {
+	var out []*catalog.Instance
+	var n *catalog.Node
+	it, err := r.txn.Get(tableServices, byID) // by node
+	must(err)
+	for v := it.Next(); v != nil; v = it.Next() {
+		row := v.(*serviceRow)
+		if n == nil || n.Node != row.Node {
+			node, ok := r.node(row.Node)
+			if !ok {
+				continue
+			}
+			n = node
+		}
+		out = append(out, &catalog.Instance{Node: n, Service: row.Service})
 	}
 	return out
 }

@@ -104,6 +104,9 @@ func (w *writer) putNode(n *catalog.Node, created uint64) {
 	w.touch(keyNodes)
 	w.touchName(classNode, n.Node)
 	w.touchInstancesOn(n.Node)
+	if _, ok := first[*serviceRow](w.reader, tableServices, byNode, n.Node); ok {
+		w.touch(keyInstances)
+	}
 }
 
 // dropNode removes a node with all that is on it.
@@ -142,6 +145,7 @@ func (w *writer) putService(node string, s *catalog.Service) {
 	}
 	svc.RaftIndex = w.stamp(svc.RaftIndex)
 	w.insert(tableServices, row)
+	w.touch(keyInstances)
 	w.touchInstance(row)
 	if !exists || old.Service.Service != svc.Service || old.Service.Address != svc.Address || !same(old.Service.Tags, svc.Tags) {
 		w.touch(keySummaries)
@@ -175,6 +179,7 @@ func (w *writer) dropService(r *serviceRow) {
 	}
 	w.remove(tableServices, r)
 	w.touch(keySummaries)
+	w.touch(keyInstances)
 	w.touchInstance(r)
 	if n := r.connectName(); n != "" {
 		w.settleVirtualIP(n)

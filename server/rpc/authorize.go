@@ -143,7 +143,7 @@ func needsOfQuery(q catalog.Query) []need {
 		return []need{{acl.Read, acl.Node, ""}}
 	case catalog.QueryNode, catalog.QueryNodeChecks:
 		return []need{{acl.Read, acl.Node, q.Name}}
-	case catalog.QueryServices:
+	case catalog.QueryServices, catalog.QueryInstances:
 		return []need{{acl.Read, acl.Service, ""}}
 	case catalog.QueryService, catalog.QueryConnect, catalog.QueryServiceChecks, catalog.QueryChain:
 		return []need{{acl.Read, acl.Service, q.Name}}

@@ -124,6 +124,8 @@ func (a *agent) waitReady(c *Case) error {
 		{"/v1/status/leader", func(b []byte) bool { s := string(bytes.TrimSpace(b)); return s != `""` && s != "" }},
 		{"/v1/health/node/" + nodeName, func(b []byte) bool { return acls || bytes.Contains(b, []byte("serfHealth")) }},
 		{"/v1/connect/ca/roots", func(b []byte) bool { return bytes.Contains(b, []byte("ActiveRootID")) }},
+		// Services of the configuration file: their sidecars serve.
+		{"/v1/agent/checks", func(b []byte) bool { return a.settings["services"] == nil || !bytes.Contains(b, []byte(`"critical"`)) }},
 		{"/v1/catalog/node/" + nodeName, func(b []byte) bool { return acls || bytes.Contains(b, []byte(`"lan"`)) }},
 	}
 	for deadline := time.Now().Add(30 * time.Second); len(wants) > 0; {

@@ -59,14 +59,15 @@ func typeName(v any) string {
 	}
 }
 
-// integer gives the value of a whole number.
+// integer gives the value of a whole number; one that is out of range, as hashes
+// may be, is the largest or least that there is.
 func integer(v any) (int64, bool) {
 	n, ok := v.(json.Number)
 	if !ok || strings.ContainsAny(n.String(), ".eE") {
 		return 0, false
 	}
 	i, err := n.Int64()
-	return i, err == nil
+	return i, err == nil || errors.Is(err, strconv.ErrRange)
 }
 
 func sameNumber(a, b json.Number) bool {
