@@ -90,6 +90,15 @@ func (a *Agent) build() error {
 	if a.dns, err = newNames(a); err != nil {
 		return err
 	}
+	if cfg.Registerer != nil {
+		m := hostMetrics{version: cfg.Version}
+		if a.gossip != nil {
+			m.members = a.gossip.Members
+		}
+		if err = cfg.Registerer.Register(m); err != nil {
+			return err
+		}
+	}
 	a.api, err = httpapi.New(httpConfig(a))
 	return err
 }

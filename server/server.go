@@ -101,7 +101,10 @@ func (s *Server) build() error {
 		grpc.StreamInterceptor(s.ending.streams),
 	)
 	wire.Register(s.grpc, h)
-	return nil
+	if cfg.Registerer == nil {
+		return nil
+	}
+	return cfg.Registerer.Register(stateMetrics{s.store.Counts})
 }
 
 // openState makes the store and the Raft node that feeds it.

@@ -88,14 +88,37 @@ func viewMetrics(families []*dto.MetricFamily, now time.Time) metricsView {
 		Gauges:    []gaugeView{}, Points: []struct{}{}, Counters: []sampleView{}, Samples: []sampleView{},
 	}
 	for _, f := range families {
+		name := consulName(f.GetName())
 		for _, m := range f.GetMetric() {
-			v.add(f.GetName(), m)
+			v.add(name, m)
 		}
 	}
 	byName := func(a, b sampleView) int { return cmp.Compare(a.Name, b.Name) }
+	slices.SortStableFunc(v.Gauges, func(a, b gaugeView) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortStableFunc(v.Counters, byName)
 	slices.SortStableFunc(v.Samples, byName)
 	return v
+}
+
+// underscored are the metrics of Consul with an underscore that stands for itself.
+var underscored = map[string]string{
+	"consul_cache_fetch_success": "consul.cache.fetch_success", "consul_runtime_num_goroutines": "consul.runtime.num_goroutines",
+	"consul_runtime_alloc_bytes": "consul.runtime.alloc_bytes", "consul_runtime_sys_bytes": "consul.runtime.sys_bytes",
+	"consul_runtime_malloc_count": "consul.runtime.malloc_count", "consul_runtime_free_count": "consul.runtime.free_count",
+	"consul_runtime_heap_objects": "consul.runtime.heap_objects", "consul_runtime_total_gc_pause_ns": "consul.runtime.total_gc_pause_ns",
+	"consul_runtime_total_gc_runs": "consul.runtime.total_gc_runs", "consul_state_service_instances": "consul.state.service_instances",
+	"consul_state_connect_instances": "consul.state.connect_instances", "consul_state_config_entries": "consul.state.config_entries",
+}
+
+// consulName is the name of a metric as Consul's JSON has it: in parts, with dots.
+func consulName(name string) string {
+	if dotted, ok := underscored[name]; ok {
+		return dotted
+	}
+	if strings.HasPrefix(name, "consul_") {
+		return strings.ReplaceAll(name, "_", ".")
+	}
+	return name
 }
 
 func (v *metricsView) add(name string, m *dto.Metric) {

@@ -1,8 +1,10 @@
 package httpapi
 
 import (
+	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -12,6 +14,7 @@ import (
 // paths, and known methods.
 type metrics struct {
 	requests *prometheus.HistogramVec
+	consul   *prometheus.SummaryVec
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -20,10 +23,13 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		Help:    "Time to answer a request to the HTTP API, waiting of blocking queries included.",
 		Buckets: []float64{.001, .005, .025, .1, .5, 2.5, 30, 330},
 	}, []string{"path", "method", "code"})}
+	m.consul = prometheus.NewSummaryVec(prometheus.SummaryOpts{
+		Name: "consul_api_http", Help: "Milliseconds to answer a request to the HTTP API, as Consul counts them.",
+	}, []string{"method", "path"})
 	if reg == nil {
 		return m, nil
 	}
-	return m, reg.Register(m.requests)
+	return m, errors.Join(reg.Register(m.requests), reg.Register(m.consul))
 }
 
 func (m *metrics) observe(path, method string, status int, d time.Duration) {
@@ -32,5 +38,6 @@ func (m *metrics) observe(path, method string, status int, d time.Duration) {
 	default:
 		method = "other"
 	}
+	m.consul.WithLabelValues(method, strings.ReplaceAll(strings.Trim(path, "/"), "/", "_")).Observe(float64(d) / float64(time.Millisecond))
 	m.requests.WithLabelValues(path, method, strconv.Itoa(status/100)+"xx").Observe(d.Seconds())
 }

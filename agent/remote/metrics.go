@@ -10,6 +10,7 @@ type metrics struct {
 	retries  *prometheus.CounterVec
 	views    prometheus.Gauge
 	restarts prometheus.Counter
+	fetched  *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -20,10 +21,16 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		views:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "weft_remote_views", Help: "Queries that are kept current."}),
 		restarts: prometheus.NewCounter(prometheus.CounterOpts{Name: "weft_remote_stream_restarts_total", Help: "Streams of views that broke and were opened again."}),
 	}
+	m.fetched = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "consul_cache_fetch_success", Help: "News from the servers about queries that are kept current; not_modified is true where it was that nothing changed.",
+	}, []string{"result_not_modified"})
+	for _, unchanged := range []string{"true", "false"} {
+		m.fetched.WithLabelValues(unchanged)
+	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.calls, m.failed, m.retries, m.views, m.restarts} {
+	for _, c := range []prometheus.Collector{m.calls, m.failed, m.retries, m.views, m.restarts, m.fetched} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

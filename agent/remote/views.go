@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
@@ -328,6 +329,7 @@ func (v *view) request() *wire.WatchRequest {
 // be held by somebody who wants v.mu.
 func (v *view) event(ev *wire.WatchEvent) error {
 	v.set.heard(nil)
+	v.set.metrics.fetched.WithLabelValues(strconv.FormatBool(ev.View == nil)).Inc()
 	v.mu.Lock()
 	v.meta, v.heardAt, v.connected = ev.Meta, time.Now(), true
 	v.mu.Unlock()

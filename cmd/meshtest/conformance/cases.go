@@ -159,8 +159,8 @@ func readList(file string, words int) (map[string]string, error) {
 			continue
 		}
 		f := strings.Fields(line)
-		if len(f) < words+2 {
-			return nil, fmt.Errorf("%s:%d: want a name and a reason in words", file, i+1)
+		if len(f) <= words {
+			return nil, fmt.Errorf("%s:%d: want a name and a reason", file, i+1)
 		}
 		key := strings.Join(f[:words], " ")
 		if _, twice := out[key]; twice {
