@@ -236,6 +236,10 @@ func TestAgentRefusals(t *testing.T) {
 		{"service/register", `{"Name":"e","Check":{"TTL":"abc"}}`, 400, ""},
 		{"service/register", `[]`, 400, ""},
 		{"service/register", `null`, 400, ""},
+		{"service/register", `{"name":"a","check":{"ttl":"1h","check_id":"c"}}`, 400, `Request decode failed: json: unknown field "check_id"`},
+		{"service/register", `{"Name":"a","Port":1,"Connect":{"SidecarService":{"Checks":[{"TTL":"1h","success_before_passing":1}]}}}`, 400, `Request decode failed: json: unknown field "success_before_passing"`},
+		{"check/register", `{"Name":"x","TTL":"1h","check_id":"c"}`, 400, `Request decode failed: json: unknown field "check_id"`},
+		{"check/register", `{"Name":"y","TTL":"1h","deregister_critical_service_after":"90m"}`, 200, ""},
 		{"check/register", `{}`, 400, "Missing check name"},
 		{"check/register", `{"Name":"x"}`, 400, ""},
 		{"check/register", `{"Name":"x","TTL":"1h","Status":"odd"}`, 400, ""},
@@ -297,7 +301,36 @@ func TestAgentItself(t *testing.T) {
 		t.Fatalf("%v %v", host, err)
 	}
 	r.want(r.do("GET", "/v1/acl/tokens", ""), 401, "ACL support disabled")
+	r.want(r.do("GET", "/v1/peerings", ""), 500, "peering must be enabled to use this endpoint")
+	r.want(r.do("DELETE", "/v1/peering/p", ""), 500, "peering must be enabled to use this endpoint")
+	r.want(r.do("GET", "/v1/peering/token", ""), 405, "method GET not allowed")
 	r.want(r.do("GET", "/v1/agent/connect/proxies", ""), 200, "")
+}
+
+func TestServiceNamesByNodeAndFilter(t *testing.T) {
+	r := newRig(t)
+	for _, body := range []string{
+		`{"Node":"n1","Address":"10.0.0.1","NodeMeta":{"rack":"1"},"Service":{"Service":"web","Tags":["b","a"]}}`,
+		`{"Node":"n2","Address":"10.0.0.2","NodeMeta":{"rack":"2"},"Service":{"Service":"web","Tags":["c"]}}`,
+		`{"Node":"n2","Address":"10.0.0.2","NodeMeta":{"rack":"2"},"Service":{"Service":"db"}}`,
+	} {
+		r.want(r.do("PUT", "/v1/catalog/register", body), 200, "true")
+	}
+	for query, want := range map[string]string{
+		"?node-meta=rack:1":                            `{"web":["a","b"]}`,
+		"?node-meta=rack:2":                            `{"web":["c"],"db":[]}`,
+		"?node-meta=rack:2&filter=ServiceName+==+web":  `{"web":["c"]}`,
+		"?filter=%22a%22+in+ServiceTags":               `{"web":["a","b"]}`,
+		"?filter=NodeMeta.rack+==+%222%22&index=1":     `{"web":["c"],"db":[]}`,
+		"?node-meta=rack:3":                            `{}`,
+		"?filter=ServiceName+==+none&node-meta=rack:1": `{}`,
+	} {
+		a := r.want(r.do("GET", "/v1/catalog/services"+query, ""), 200, "")
+		sameJSON(t, a.body, want)
+		if a.header.Get("X-Consul-Index") == "" {
+			t.Errorf("%s: no index", query)
+		}
+	}
 }
 
 func TestMetricsFormats(t *testing.T) {
@@ -310,7 +343,7 @@ func TestMetricsFormats(t *testing.T) {
 	if err := json.Unmarshal([]byte(r.do("GET", "/v1/agent/metrics", "").body), &m); err != nil {
 		t.Fatal(err)
 	}
-	if len(m.Samples) == 0 || m.Samples[0]["Name"] != "weft_http_request_seconds" || m.Points == nil || m.Gauges == nil {
+	if len(m.Samples) == 0 || m.Samples[0]["Name"] != "consul.api.http" || m.Points == nil || m.Gauges == nil {
 		t.Fatalf("%+v", m)
 	}
 	a := r.want(r.do("GET", "/v1/agent/metrics?format=prometheus", ""), 200, "")
