@@ -213,7 +213,7 @@ func (p ports) free() bool {
 		if err != nil {
 			return false
 		}
-		u.Close()
+		_ = u.Close()
 	}
 	return true
 }

@@ -116,7 +116,7 @@ func (c *comparison) certificates(want, doc any, path string) {
 func (c *comparison) holds(check [3]any, r *result) {
 	x, y := c.operand(check[0], r), c.operand(check[2], r)
 	op, _ := check[1].(string)
-	ok := false
+	var ok bool
 	switch op {
 	case "==":
 		ok = equal(x, y)
