@@ -12,6 +12,8 @@ const (
 	QueryInstances      QueryKind = "instances"       // Instances of all services, without checks
 	QueryService        QueryKind = "service"         // Instances of Name, of any kind
 	QueryConnect        QueryKind = "connect"         // Instances that speak the mesh's mTLS for Name: sidecars and native
+	QueryGateway        QueryKind = "gateway"         // Entries of the gateways called Name, and Instances of all services, without checks: see GatewayLinks
+	QueryIngress        QueryKind = "ingress"         // Instances of the ingress gateways that lead to service Name
 	QueryNode           QueryKind = "node"            // Nodes (0 or 1) and Instances of node Name (services, their checks and the node's)
 	QueryNodeChecks     QueryKind = "node-checks"     // Checks of node Name
 	QueryServiceChecks  QueryKind = "service-checks"  // Checks of service Name
@@ -55,12 +57,12 @@ func (q Query) Validate() error {
 	switch q.Kind {
 	case QueryNodes, QueryServices, QueryInstances, QueryIntentions, QueryRoots, QueryCAConfig:
 		return nil
-	case QueryService, QueryConnect, QueryNode:
+	case QueryService, QueryConnect, QueryIngress, QueryNode:
 		if q.Sub != "" && q.Sub != SubMerged {
 			return Invalidf("query %q: %q is not known beside a name", q.Kind, q.Sub)
 		}
 		return validName("query "+string(q.Kind), q.Name)
-	case QueryNodeChecks, QueryServiceChecks,
+	case QueryNodeChecks, QueryServiceChecks, QueryGateway,
 		QueryChecks, QueryIntentionsDest, QueryIntentionsSrc, QueryConfigEntries:
 		return validName("query "+string(q.Kind), q.Name)
 	case QueryConfigEntry:

@@ -26,6 +26,8 @@ func (a healthAPI) routes() []Route {
 	connect := read("/v1/health/connect/:service", "the instances that speak the mesh's mTLS for a service, with node and checks",
 		Permission{acl.Read, acl.Service, "service"}, instances, a.instances(catalog.QueryConnect))
 	service.streaming, connect.streaming = true, true
+	ingress := read("/v1/health/ingress/:service", "the instances of the ingress gateways that lead to a service, with node and checks",
+		Permission{acl.Read, acl.Service, "service"}, instances, a.instances(catalog.QueryIngress))
 	return []Route{
 		read("/v1/health/node/:node", "the checks on a node", Permission{acl.Read, acl.Node, "node"},
 			[]Param{paramFilter}, a.checks(catalog.QueryNodeChecks, "node name")),
@@ -33,7 +35,7 @@ func (a healthAPI) routes() []Route {
 			[]Param{paramMeta, paramFilter, paramNear}, a.checks(catalog.QueryServiceChecks, "service name")),
 		read("/v1/health/state/:state", "the checks in a state: any, passing, warning or critical", Permission{acl.Read, acl.Node, ""},
 			[]Param{paramMeta, paramFilter, paramNear}, a.checks(catalog.QueryChecks, "check state")),
-		service, connect,
+		service, connect, ingress,
 	}
 }
 

@@ -136,7 +136,7 @@ func allRoutes(cfg Config, q *queries) []Route {
 		catalogAPI{cfg, q}.routes(), catalogWriteAPI{cfg}.routes(), healthAPI{q}.routes(),
 		caAPI{cfg, q}.routes(), intentionsAPI{cfg, q}.routes(), intentionIDsAPI{cfg, q}.routes(),
 		configAPI{cfg, q}.routes(), chainAPI{cfg, q}.routes(), exportsAPI{q}.routes(), statusAPI{cfg}.routes(), aclAPI{}.routes(),
-		peeringAPI{}.routes(),
+		gatewaysAPI{q}.routes(), peeringAPI{}.routes(),
 	} {
 		rs = append(rs, part...)
 	}

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"reflect"
 	"strings"
@@ -331,6 +332,72 @@ func TestServiceNamesByNodeAndFilter(t *testing.T) {
 			t.Errorf("%s: no index", query)
 		}
 	}
+}
+
+func TestGateways(t *testing.T) {
+	r := newRig(t)
+	for _, body := range []string{
+		`{"Kind":"terminating-gateway","Name":"tgw","Services":[{"Name":"ext","SNI":"s","DisableAutoHostRewrite":true},{"Name":"*"}]}`,
+		`{"Kind":"ingress-gateway","Name":"igw","Listeners":[{"Port":80,"Protocol":"http","Services":[{"Name":"*"}]},{"Port":81,"Protocol":"tcp","Services":[{"Name":"db"}]}]}`,
+	} {
+		r.want(r.do("PUT", "/v1/config", body), 200, "true")
+	}
+	for _, service := range []string{
+		`{"Service":"web","Port":1}`, `{"Service":"consul"}`, `{"Service":"ext"}`, `{"Service":"db","Connect":{"Native":true}}`,
+		`{"Kind":"connect-proxy","Service":"web-proxy","Port":2,"Proxy":{"DestinationServiceName":"web"}}`,
+		`{"Kind":"ingress-gateway","Service":"igw","Port":80}`, `{"ID":"plain","Service":"igw","Port":80}`,
+	} {
+		r.want(r.do("PUT", "/v1/catalog/register", `{"Node":"n1","Address":"10.0.0.1","Service":`+service+`}`), 200, "true")
+	}
+	shape := func(path string) string {
+		t.Helper()
+		var rows []struct {
+			Service                  struct{ Name string }
+			GatewayKind, ServiceKind string
+			Port                     int
+			FromWildcard             bool
+			AutoHostRewrite          bool
+			CreateIndex, ModifyIndex uint64
+		}
+		if err := json.Unmarshal([]byte(r.want(r.do("GET", path, ""), 200, "").body), &rows); err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for _, g := range rows {
+			if g.CreateIndex == 0 || g.CreateIndex != g.ModifyIndex {
+				t.Errorf("%s: %+v has no good indexes", path, g)
+			}
+			out = append(out, fmt.Sprintf("%s %d %v %v %s", g.Service.Name, g.Port, g.FromWildcard, g.AutoHostRewrite, g.ServiceKind))
+		}
+		return strings.Join(out, ";")
+	}
+	if got := shape("/v1/catalog/gateway-services/tgw"); got != "ext 0 false false service;igw 0 true true service;web 0 true true service" {
+		t.Error(got)
+	}
+	if got := shape("/v1/catalog/gateway-services/igw"); got != "db 80 true false service;db 81 false false service;web 80 true false service" {
+		t.Error(got)
+	}
+	for service, want := range map[string]int{"db": 1, "web": 1, "ext": 0, "consul": 0} {
+		var rows []struct{ Service struct{ ID string } }
+		a := r.want(r.do("GET", "/v1/health/ingress/"+service, ""), 200, "")
+		if err := json.Unmarshal([]byte(a.body), &rows); err != nil || len(rows) != want || want > 0 && rows[0].Service.ID != "igw" {
+			t.Errorf("ingress for %s: %v, %s", service, err, a.body)
+		}
+	}
+
+	// Who waits hears of a gateway that comes to lead to the service, and of its health.
+	index := r.do("GET", "/v1/health/ingress/ext", "").header.Get("X-Consul-Index")
+	r.want(r.do("PUT", "/v1/config", `{"Kind":"ingress-gateway","Name":"igw","Listeners":[{"Port":80,"Protocol":"tcp","Services":[{"Name":"ext"}]}]}`), 200, "true")
+	a := r.do("GET", "/v1/health/ingress/ext?wait=10s&index="+index, "")
+	if !strings.Contains(a.body, `"igw"`) {
+		t.Fatal(a.body)
+	}
+	index = a.header.Get("X-Consul-Index")
+	r.want(r.do("PUT", "/v1/catalog/register", `{"Node":"n1","Address":"10.0.0.1","Check":{"CheckID":"c","Name":"c","ServiceID":"igw","Status":"critical"}}`), 200, "true")
+	if a = r.do("GET", "/v1/health/ingress/ext?wait=10s&index="+index, ""); !strings.Contains(a.body, `"critical"`) {
+		t.Fatal(a.body)
+	}
+	sameJSON(t, r.do("GET", "/v1/health/ingress/ext?passing", "").body, `[]`)
 }
 
 func TestMetricsFormats(t *testing.T) {

@@ -36,6 +36,9 @@ func queries() []catalog.Query {
 		out = append(out, catalog.Query{Kind: catalog.QueryService, Name: s}, catalog.Query{Kind: catalog.QueryConnect, Name: s},
 			catalog.Query{Kind: catalog.QueryServiceChecks, Name: s})
 	}
+	for _, s := range serviceNames {
+		out = append(out, catalog.Query{Kind: catalog.QueryGateway, Name: s})
+	}
 	for _, s := range append(statuses, catalog.StatusAny) {
 		out = append(out, catalog.Query{Kind: catalog.QueryChecks, Name: s})
 	}

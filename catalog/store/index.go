@@ -69,6 +69,14 @@ func indexKeys(q catalog.Query) []indexKey {
 		return []indexKey{fixed(keySummaries)}
 	case catalog.QueryInstances:
 		return []indexKey{fixed(keyInstances)}
+	case catalog.QueryGateway:
+		var keys []indexKey
+		for _, kind := range kindsOfGateways {
+			keys = append(keys, indexKey{entryClass(kind), q.Name})
+		}
+		return keys
+	case catalog.QueryIngress:
+		return []indexKey{fixed(classKey(classKind, catalog.KindIngressGatewayEntry))}
 	case catalog.QueryService:
 		return []indexKey{{classService, q.Name}}
 	case catalog.QueryConnect:

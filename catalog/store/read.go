@@ -83,6 +83,15 @@ func (s *Store) view(r reader, e epoch, q catalog.Query) *catalog.View {
 		v.Services = r.summaries()
 	case catalog.QueryInstances:
 		v.Instances = r.everyInstance()
+	case catalog.QueryGateway:
+		if v.Entries = r.gateway(q.Name); len(v.Entries) > 0 {
+			v.Instances = r.everyInstance()
+		}
+	case catalog.QueryIngress:
+		v.Instances, _ = r.ingress(q.Name)
+		if q.Sub == catalog.SubMerged {
+			v.Instances, _ = r.merged(v.Instances)
+		}
 	case catalog.QueryService, catalog.QueryConnect:
 		v.Instances = r.asked(q)
 	case catalog.QueryNode:

@@ -78,6 +78,18 @@ func (r reader) derivedKeys(q catalog.Query) []indexKey {
 	case q.Kind == catalog.QueryChain:
 		_, _, keys := r.chain(q)
 		return keys
+	case q.Kind == catalog.QueryGateway:
+		if len(r.gateway(q.Name)) == 0 {
+			return nil
+		}
+		return []indexKey{fixed(keyInstances)}
+	case q.Kind == catalog.QueryIngress:
+		instances, keys := r.ingress(q.Name)
+		if q.Sub == catalog.SubMerged {
+			_, more := r.merged(instances)
+			keys = append(keys, more...)
+		}
+		return keys
 	case q.Sub == catalog.SubMerged:
 		_, keys := r.merged(r.baseInstances(q))
 		return keys

@@ -145,7 +145,8 @@ func needsOfQuery(q catalog.Query) []need {
 		return []need{{acl.Read, acl.Node, q.Name}}
 	case catalog.QueryServices, catalog.QueryInstances:
 		return []need{{acl.Read, acl.Service, ""}}
-	case catalog.QueryService, catalog.QueryConnect, catalog.QueryServiceChecks, catalog.QueryChain:
+	case catalog.QueryService, catalog.QueryConnect, catalog.QueryServiceChecks, catalog.QueryChain,
+		catalog.QueryGateway, catalog.QueryIngress:
 		return []need{{acl.Read, acl.Service, q.Name}}
 	case catalog.QueryIntentions:
 		return []need{{acl.Read, acl.Intention, ""}}

@@ -1,0 +1,47 @@
+package store
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// kindsOfGateways are the kinds of entries that say what a gateway leads to.
+var kindsOfGateways = []string{catalog.KindTerminatingGatewayEntry, catalog.KindIngressGatewayEntry}
+
+// gateway gives the entries of the gateways that are called name.
+func (r reader) gateway(name catalog.Name) []catalog.Entry {
+	var out []catalog.Entry
+	for _, kind := range kindsOfGateways {
+		if e, ok := r.entry(kind, name); ok {
+			out = append(out, catalog.Entry{ConfigEntry: e})
+		}
+	}
+	slices.SortFunc(out, func(a, b catalog.Entry) int { return cmp.Compare(a.EntryKind(), b.EntryKind()) })
+	return out
+}
+
+// ingress gives the instances of the ingress gateways that lead to a service, and
+// what that rests on beside the entries.
+func (r reader) ingress(service catalog.Name) ([]*catalog.Instance, []indexKey) {
+	keys := []indexKey{{classConnect, service}}
+	_, inMesh := first[*serviceRow](r, tableServices, byConnect, service)
+	var rows []*serviceRow
+	for _, row := range all[*entryRow](r, tableEntries, byKind, catalog.KindIngressGatewayEntry) {
+		if !catalog.LeadsTo(row.Entry, service, inMesh) {
+			continue
+		}
+		name := row.Entry.EntryName()
+		keys = append(keys, indexKey{classService, name})
+		for _, s := range all[*serviceRow](r, tableServices, byName, name) {
+			if s.Service.Kind == catalog.KindIngressGateway {
+				rows = append(rows, s)
+			}
+		}
+	}
+	slices.SortFunc(rows, func(a, b *serviceRow) int {
+		return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Service.ID, b.Service.ID))
+	})
+	return r.instances(rows), keys
+}
