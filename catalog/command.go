@@ -15,7 +15,11 @@ const (
 	CmdSetCAConfig    CommandType = 8
 	CmdSetRoots       CommandType = 9
 
-	CmdSetEntryStatus CommandType = 30
+	CmdSetEntryStatus   CommandType = 30
+	CmdSetPreparedQuery CommandType = 40
+	CmdDelPreparedQuery CommandType = 41
+	CmdSetCoordinates   CommandType = 42
+	CmdSetAutopilot     CommandType = 50
 )
 
 // Command is a change to the replicated state. It is validated before it enters
@@ -51,6 +55,14 @@ func NewCommand(t CommandType) (Command, error) {
 		return &SetRoots{}, nil
 	case CmdSetEntryStatus:
 		return &SetEntryStatus{}, nil
+	case CmdSetPreparedQuery:
+		return &SetPreparedQuery{}, nil
+	case CmdDelPreparedQuery:
+		return &DeletePreparedQuery{}, nil
+	case CmdSetCoordinates:
+		return &SetCoordinates{}, nil
+	case CmdSetAutopilot:
+		return &SetAutopilot{}, nil
 	default:
 		return nil, Invalidf("command type %d is unknown", t)
 	}

@@ -26,6 +26,13 @@ const (
 	QueryChain          QueryKind = "chain"           // Chain of service Name, or Problem; ChainOptions.Query makes it
 	QueryRoots          QueryKind = "roots"           // Roots and CAConfig.ClusterID
 	QueryCAConfig       QueryKind = "ca-config"       // CAConfig
+
+	QueryDump            QueryKind = "dump"             // Nodes, Instances and Checks: all
+	QueryPreparedQueries QueryKind = "prepared-queries" // Queries: all
+	QueryPreparedQuery   QueryKind = "prepared-query"   // Queries (0 or 1): the one with ID or name Name, or the template for it
+	QueryCoordinates     QueryKind = "coordinates"      // Coordinates: all
+	QueryCoordinate      QueryKind = "coordinate"       // Coordinates (0 or 1) of node Name
+	QueryAutopilot       QueryKind = "autopilot"        // Autopilot
 )
 
 // SubMerged, as Sub of a query for instances, merges central configuration into
@@ -57,6 +64,10 @@ func (q Query) Validate() error {
 	switch q.Kind {
 	case QueryNodes, QueryServices, QueryInstances, QueryIntentions, QueryRoots, QueryCAConfig:
 		return nil
+	case QueryDump, QueryPreparedQueries, QueryCoordinates, QueryAutopilot:
+		return nil
+	case QueryPreparedQuery, QueryCoordinate:
+		return validName("query "+string(q.Kind), q.Name)
 	case QueryService, QueryConnect, QueryIngress, QueryNode:
 		if q.Sub != "" && q.Sub != SubMerged {
 			return Invalidf("query %q: %q is not known beside a name", q.Kind, q.Sub)
@@ -105,6 +116,10 @@ type View struct {
 	Roots   []*Root
 	// CAConfig is set by ca-config; by roots with only its ClusterID.
 	CAConfig *CAConfig
+
+	Queries     []*PreparedQuery
+	Coordinates []*NodeCoordinate
+	Autopilot   *Autopilot
 
 	encode  sync.Once
 	encoded []byte

@@ -23,11 +23,15 @@ type Delta struct {
 	Intentions Rows[*Intention]
 	Entries    Rows[Entry]
 	Roots      Rows[*Root]
-	// Default, CAConfig, Chain and Problem are those of the new view.
-	Default  Action
-	CAConfig *CAConfig
-	Chain    *Chain
-	Problem  string
+
+	Queries     Rows[*PreparedQuery]
+	Coordinates Rows[*NodeCoordinate]
+	// Default, CAConfig, Chain, Problem and Autopilot are those of the new view.
+	Default   Action
+	CAConfig  *CAConfig
+	Chain     *Chain
+	Problem   string
+	Autopilot *Autopilot
 
 	encode  sync.Once
 	encoded []byte
@@ -75,6 +79,9 @@ var (
 	}
 	entryList = byKey(func(e Entry) Key { return Key{A: e.EntryKind(), B: e.EntryName()} })
 	rootList  = byKey(func(r *Root) Key { return Key{A: r.ID} })
+
+	queryList      = byKey(func(q *PreparedQuery) Key { return Key{A: q.ID} })
+	coordinateList = byKey(func(c *NodeCoordinate) Key { return Key{A: c.Node} })
 )
 
 // Diff returns what turns old into v. It is nil where there is no such thing:
@@ -98,7 +105,7 @@ func (v *View) Diff(old *View) *Delta {
 func (v *View) makeDiff(old *View) *Delta {
 	d := &Delta{
 		Query: v.Query, From: old.Index, Index: v.Index, Epoch: v.Epoch,
-		Default: v.Default, CAConfig: v.CAConfig, Chain: v.Chain, Problem: v.Problem,
+		Default: v.Default, CAConfig: v.CAConfig, Chain: v.Chain, Problem: v.Problem, Autopilot: v.Autopilot,
 	}
 	ok := nodeList.diff(&d.Nodes, old.Nodes, v.Nodes) &&
 		summaryList.diff(&d.Services, old.Services, v.Services) &&
@@ -106,7 +113,9 @@ func (v *View) makeDiff(old *View) *Delta {
 		checkList.diff(&d.Checks, old.Checks, v.Checks) &&
 		intentionList.diff(&d.Intentions, old.Intentions, v.Intentions) &&
 		entryList.diff(&d.Entries, old.Entries, v.Entries) &&
-		rootList.diff(&d.Roots, old.Roots, v.Roots)
+		rootList.diff(&d.Roots, old.Roots, v.Roots) &&
+		queryList.diff(&d.Queries, old.Queries, v.Queries) &&
+		coordinateList.diff(&d.Coordinates, old.Coordinates, v.Coordinates)
 	if !ok {
 		return nil
 	}
@@ -121,7 +130,7 @@ func (d *Delta) Patch(old *View) (*View, error) {
 	}
 	v := &View{
 		Query: d.Query, Index: d.Index, Epoch: d.Epoch,
-		Default: d.Default, CAConfig: d.CAConfig, Chain: d.Chain, Problem: d.Problem,
+		Default: d.Default, CAConfig: d.CAConfig, Chain: d.Chain, Problem: d.Problem, Autopilot: d.Autopilot,
 	}
 	if !d.complete() {
 		return nil, Invalidf("view of %s: the delta has an empty row", d.Query)
@@ -133,6 +142,8 @@ func (d *Delta) Patch(old *View) (*View, error) {
 	v.Intentions = intentionList.patch(old.Intentions, d.Intentions)
 	v.Entries = entryList.patch(old.Entries, d.Entries)
 	v.Roots = rootList.patch(old.Roots, d.Roots)
+	v.Queries = queryList.patch(old.Queries, d.Queries)
+	v.Coordinates = coordinateList.patch(old.Coordinates, d.Coordinates)
 	return v, nil
 }
 
@@ -150,7 +161,8 @@ func (d *Delta) complete() bool {
 	}
 	return !slices.Contains(d.Nodes.Put, nil) && !slices.Contains(d.Services.Put, nil) &&
 		!slices.Contains(d.Checks.Put, nil) && !slices.Contains(d.Intentions.Put, nil) &&
-		!slices.Contains(d.Roots.Put, nil)
+		!slices.Contains(d.Roots.Put, nil) && !slices.Contains(d.Queries.Put, nil) &&
+		!slices.Contains(d.Coordinates.Put, nil)
 }
 
 // diff walks both lists, which are ordered, side by side. It reports false when

@@ -24,6 +24,8 @@ const (
 	Mesh      Resource = "mesh"
 	Peering   Resource = "peering"
 	Operator  Resource = "operator"
+	Keyring   Resource = "keyring"
+	Query     Resource = "query" // prepared queries
 )
 
 // Authorizer answers whether its caller may do verb to the named thing. An empty

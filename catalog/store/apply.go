@@ -60,7 +60,7 @@ func (w *writer) apply(cmd catalog.Command) (any, error) {
 	case *catalog.SetRoots:
 		return w.setRoots(c), nil
 	default:
-		return nil, catalog.Invalidf("command %T is not known to this version", cmd)
+		return w.applyOperator(cmd)
 	}
 }
 

@@ -38,7 +38,10 @@ const (
 	recStated  = 8
 	recIndex   = 9
 
-	recVirtualIP = 30
+	recVirtualIP  = 30
+	recQuery      = 40
+	recCoordinate = 42
+	recAutopilot  = 50
 
 	recEnd = 255
 )
@@ -110,6 +113,12 @@ func recordOf(row any) (byte, any) {
 		return recIndex, v
 	case *virtualIPRow:
 		return recVirtualIP, v
+	case *catalog.PreparedQuery:
+		return recQuery, v
+	case *catalog.NodeCoordinate:
+		return recCoordinate, v
+	case *catalog.Autopilot:
+		return recAutopilot, v
 	default:
 		panic(fmt.Sprintf("store: no record for %T", row))
 	}
@@ -136,6 +145,12 @@ func emptyRow(typ byte) (table string, into any, err error) {
 		return tableIndex, &indexRow{}, nil
 	case recVirtualIP:
 		return tableVirtualIPs, &virtualIPRow{}, nil
+	case recQuery:
+		return tableQueries, &catalog.PreparedQuery{}, nil
+	case recCoordinate:
+		return tableCoordinates, &catalog.NodeCoordinate{}, nil
+	case recAutopilot:
+		return tableAutopilot, &catalog.Autopilot{}, nil
 	default:
 		return "", nil, catalog.Invalidf("backup: record type %d is not known; it was written by a newer version", typ)
 	}

@@ -8,7 +8,8 @@ import (
 
 // tables in the order of fingerprints and backups.
 var tables = []string{
-	tableNodes, tableServices, tableChecks, tableEntries, tableCA, tableRoots, tableStated, tableIndex,
+	tableNodes, tableServices, tableChecks, tableEntries, tableCA, tableRoots, tableStated,
+	tableQueries, tableCoordinates, tableAutopilot, tableIndex,
 	tableVirtualIPs,
 }
 

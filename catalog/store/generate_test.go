@@ -15,6 +15,8 @@ var (
 	checkIDs     = []string{"c1", "c2", catalog.NodeCheckID}
 	statuses     = []string{catalog.StatusPassing, catalog.StatusWarning, catalog.StatusCritical}
 	policyNames  = []string{"web", "db", "we", catalog.Wildcard}
+	queryIDs     = []string{"q1", "q2", "q3"}
+	queryNames   = []string{"", "q1", "ge", "geo-"}
 	tagSets      = [][]string{nil, {"a"}, {"a", "b"}, {"c"}}
 )
 
@@ -27,10 +29,15 @@ func queries() []catalog.Query {
 		{Kind: catalog.QueryIntentions},
 		{Kind: catalog.QueryRoots},
 		{Kind: catalog.QueryCAConfig},
+		{Kind: catalog.QueryDump},
+		{Kind: catalog.QueryPreparedQueries},
+		{Kind: catalog.QueryCoordinates},
+		{Kind: catalog.QueryAutopilot},
 		{Kind: catalog.QueryConfigEntries, Name: catalog.KindServiceIntentions},
 	}
 	for _, n := range append(nodeNames, "never") {
-		out = append(out, catalog.Query{Kind: catalog.QueryNode, Name: n}, catalog.Query{Kind: catalog.QueryNodeChecks, Name: n})
+		out = append(out, catalog.Query{Kind: catalog.QueryNode, Name: n}, catalog.Query{Kind: catalog.QueryNodeChecks, Name: n},
+			catalog.Query{Kind: catalog.QueryCoordinate, Name: n})
 	}
 	for _, s := range append(serviceNames, "never") {
 		out = append(out, catalog.Query{Kind: catalog.QueryService, Name: s}, catalog.Query{Kind: catalog.QueryConnect, Name: s},
@@ -38,6 +45,9 @@ func queries() []catalog.Query {
 	}
 	for _, s := range serviceNames {
 		out = append(out, catalog.Query{Kind: catalog.QueryGateway, Name: s})
+	}
+	for _, n := range append(queryIDs, "ge", "geo-x", "never") {
+		out = append(out, catalog.Query{Kind: catalog.QueryPreparedQuery, Name: n})
 	}
 	for _, s := range append(statuses, catalog.StatusAny) {
 		out = append(out, catalog.Query{Kind: catalog.QueryChecks, Name: s})
@@ -129,7 +139,29 @@ func drawRegister(t *rapid.T) *catalog.Register {
 // drawCommand draws a valid command; at is an index for check-and-sets.
 func drawCommand(t *rapid.T, at uint64) catalog.Command {
 	cas := rapid.IntRange(0, 4).Draw(t, "cas") == 0
-	switch rapid.IntRange(0, 12).Draw(t, "command") {
+	switch rapid.IntRange(0, 15).Draw(t, "command") {
+	case 12:
+		q := catalog.PreparedQuery{ID: pick(t, queryIDs, "query ID"), Name: pick(t, queryNames, "query name")}
+		q.Service.Service = pick(t, serviceNames, "service")
+		if q.Name == "" || rapid.Bool().Draw(t, "template") {
+			q.Template.Type = catalog.TemplatePrefix
+		}
+		return &catalog.SetPreparedQuery{Query: q, Update: rapid.Bool().Draw(t, "update")}
+	case 13:
+		return &catalog.DeletePreparedQuery{ID: pick(t, queryIDs, "query ID")}
+	case 14:
+		c := &catalog.SetCoordinates{}
+		for range rapid.IntRange(1, 2).Draw(t, "updates") {
+			u := &catalog.NodeCoordinate{Node: pick(t, nodeNames, "node")}
+			u.Coord.Vec = make([]float64, catalog.CoordinateDimensions)
+			u.Coord.Vec[0] = float64(rapid.IntRange(0, 1).Draw(t, "place"))
+			c.Updates = append(c.Updates, u)
+		}
+		return c
+	case 15:
+		a := catalog.DefaultAutopilot()
+		a.MinQuorum = uint(rapid.IntRange(0, 1).Draw(t, "quorum"))
+		return &catalog.SetAutopilot{Config: a, CAS: cas, Index: at}
 	case 0, 1, 2:
 		return drawSync(t)
 	case 3, 4, 5:

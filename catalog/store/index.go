@@ -19,6 +19,10 @@ const (
 	keyRoots     = "roots"
 	keyClusterID = "ca-cluster-id"
 	keyCAConfig  = "ca-config"
+
+	keyQueries     = "prepared-queries"
+	keyCoordinates = "coordinates"
+	keyAutopilot   = "autopilot"
 )
 
 // Classes of keys by name.
@@ -30,6 +34,7 @@ const (
 	classServiceChecks = "service-checks"
 	classSource        = "intention-source"
 	classVirtualIP     = "virtual-ip"
+	classCoordinate    = "coordinate"
 )
 
 const (
@@ -106,6 +111,16 @@ func indexKeys(q catalog.Query) []indexKey {
 		return []indexKey{fixed(keyRoots), fixed(keyClusterID)}
 	case catalog.QueryCAConfig:
 		return []indexKey{fixed(keyCAConfig)}
+	case catalog.QueryDump:
+		return []indexKey{fixed(keyNodes), fixed(keyInstances), fixed(keyChecks)}
+	case catalog.QueryPreparedQueries, catalog.QueryPreparedQuery:
+		return []indexKey{fixed(keyQueries)}
+	case catalog.QueryCoordinates:
+		return []indexKey{fixed(keyCoordinates)}
+	case catalog.QueryCoordinate:
+		return []indexKey{{classCoordinate, q.Name}}
+	case catalog.QueryAutopilot:
+		return []indexKey{fixed(keyAutopilot)}
 	default:
 		return nil
 	}

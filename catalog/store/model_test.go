@@ -24,8 +24,9 @@ type model struct {
 	clusterAt uint64
 	ca        *catalog.CAConfig
 	// vips are the offsets of virtual addresses, vipHigh the highest ever given.
-	vips    map[string]uint32
-	vipHigh uint32
+	vips     map[string]uint32
+	vipHigh  uint32
+	operator operatorModel
 }
 
 // connectName is the service for which s speaks mesh mTLS.
@@ -46,13 +47,15 @@ func newModel() *model {
 		nodes: map[string]catalog.Node{}, services: map[[2]string]catalog.Service{},
 		checks: map[[2]string]catalog.Check{}, stated: map[[2]string][]string{},
 		dests: map[string]catalog.ServiceIntentions{}, roots: map[string]catalog.Root{},
-		vips: map[string]uint32{},
+		vips:     map[string]uint32{},
+		operator: newOperatorModel(),
 	}
 }
 
 func (m *model) clone() *model {
 	c := *m
 	c.nodes, c.services, c.checks = maps.Clone(m.nodes), maps.Clone(m.services), maps.Clone(m.checks)
+	c.operator = m.operator.clone()
 	c.stated, c.dests, c.roots = maps.Clone(m.stated), maps.Clone(m.dests), maps.Clone(m.roots)
 	c.vips = maps.Clone(m.vips)
 	return &c
@@ -71,6 +74,12 @@ func show(v any) string {
 		x.RaftIndex = catalog.RaftIndex{}
 		return fmt.Sprintf("%+v", x)
 	case catalog.Root:
+		x.RaftIndex = catalog.RaftIndex{}
+		return fmt.Sprintf("%+v", x)
+	case catalog.PreparedQuery:
+		x.RaftIndex = catalog.RaftIndex{}
+		return fmt.Sprintf("%+v", x)
+	case catalog.NodeCoordinate:
 		x.RaftIndex = catalog.RaftIndex{}
 		return fmt.Sprintf("%+v", x)
 	default:
@@ -117,6 +126,7 @@ func (m *model) putNode(n catalog.Node) error {
 
 func (m *model) dropNode(name string) {
 	delete(m.nodes, name)
+	delete(m.operator.coordinates, name)
 	onNode := func(k [2]string) bool { return k[0] == name }
 	maps.DeleteFunc(m.services, func(k [2]string, _ catalog.Service) bool { return onNode(k) })
 	maps.DeleteFunc(m.checks, func(k [2]string, _ catalog.Check) bool { return onNode(k) })
@@ -307,6 +317,8 @@ func (m *model) do(cmd catalog.Command) (any, error) {
 		return m.setCA(c), nil
 	case *catalog.SetRoots:
 		return m.setRoots(c), nil
+	default:
+		return m.doOperator(cmd)
 	}
 	return nil, nil
 }
@@ -467,6 +479,8 @@ func (m *model) view(q catalog.Query) *catalog.View {
 		}
 	case catalog.QueryCAConfig:
 		v.CAConfig = m.ca
+	default:
+		m.viewOperator(v, q)
 	}
 	return v
 }

@@ -133,6 +133,8 @@ func (s *Store) view(r reader, e epoch, q catalog.Query) *catalog.View {
 		}
 	case catalog.QueryCAConfig:
 		v.CAConfig, _ = r.caConfig()
+	default:
+		r.viewOperator(v, q)
 	}
 	return v
 }

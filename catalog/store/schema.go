@@ -21,7 +21,10 @@ const (
 	tableIndex    = "index"
 	tableMeta     = "meta"
 
-	tableVirtualIPs = "virtual-ips"
+	tableVirtualIPs  = "virtual-ips"
+	tableQueries     = "prepared-queries"
+	tableCoordinates = "coordinates"
+	tableAutopilot   = "autopilot"
 )
 
 // Indexes of tables; "id" is the key.
@@ -37,6 +40,8 @@ const (
 	bySource      = "source"
 	byReference   = "reference"
 	byOffset      = "offset"
+	bySession     = "session"
+	byTemplate    = "template"
 )
 
 // serviceRow is a service and the node it is on.
@@ -211,6 +216,17 @@ func schema() *memdb.DBSchema {
 		table(tableCA, on(func(*catalog.CAConfig) []string { return []string{singleton} })),
 		table(tableStated, on(func(r *statedRow) []string { return []string{r.Node, r.ServiceID} }),
 			also(byNode, on(func(r *statedRow) []string { return []string{r.Node} }))),
+		table(tableQueries, on(func(q *catalog.PreparedQuery) []string { return []string{q.ID} }),
+			also(byName, on(queryName)),
+			also(byTemplate, on(queryTemplate)),
+			also(bySession, on(func(q *catalog.PreparedQuery) []string {
+				if q.Session == "" {
+					return nil
+				}
+				return []string{q.Session}
+			}))),
+		table(tableCoordinates, on(func(c *catalog.NodeCoordinate) []string { return []string{c.Node} })),
+		table(tableAutopilot, on(func(*catalog.Autopilot) []string { return []string{singleton} })),
 		table(tableIndex, on(func(r *indexRow) []string { return []string{r.Key} })),
 		table(tableMeta, on(func(*metaRow) []string { return []string{singleton} })),
 	}

@@ -70,6 +70,7 @@ func (w *writer) settle(class, name, table, index string, args ...any) {
 // touchInstance is called after the row, its node or one of its checks changed
 // and while or after it is in the table.
 func (w *writer) touchInstance(r *serviceRow) {
+	w.touch(keyInstances)
 	w.settle(classService, r.Service.Service, tableServices, byName, r.Service.Service)
 	if n := r.connectName(); n != "" {
 		w.settle(classConnect, n, tableServices, byConnect, n)
@@ -104,9 +105,6 @@ func (w *writer) putNode(n *catalog.Node, created uint64) {
 	w.touch(keyNodes)
 	w.touchName(classNode, n.Node)
 	w.touchInstancesOn(n.Node)
-	if _, ok := first[*serviceRow](w.reader, tableServices, byNode, n.Node); ok {
-		w.touch(keyInstances)
-	}
 }
 
 // dropNode removes a node with all that is on it.
@@ -121,6 +119,7 @@ func (w *writer) dropNode(name string) {
 	for _, c := range all[*catalog.Check](w.reader, tableChecks, byNode, name) {
 		w.dropCheck(c)
 	}
+	w.dropCoordinate(name)
 	w.remove(tableNodes, n)
 	w.touch(keyNodes)
 	w.retire(classNode, name)
@@ -145,7 +144,6 @@ func (w *writer) putService(node string, s *catalog.Service) {
 	}
 	svc.RaftIndex = w.stamp(svc.RaftIndex)
 	w.insert(tableServices, row)
-	w.touch(keyInstances)
 	w.touchInstance(row)
 	if !exists || old.Service.Service != svc.Service || old.Service.Address != svc.Address || !same(old.Service.Tags, svc.Tags) {
 		w.touch(keySummaries)
@@ -179,7 +177,6 @@ func (w *writer) dropService(r *serviceRow) {
 	}
 	w.remove(tableServices, r)
 	w.touch(keySummaries)
-	w.touch(keyInstances)
 	w.touchInstance(r)
 	if n := r.connectName(); n != "" {
 		w.settleVirtualIP(n)

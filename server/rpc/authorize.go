@@ -69,6 +69,18 @@ func (h *Handler) needsOf(cmd catalog.Command) ([]need, error) {
 		return []need{{acl.Write, acl.Intention, c.Destination}}, nil
 	case *catalog.DeleteIntention:
 		return []need{{acl.Write, acl.Intention, h.destinationOf(c)}}, nil
+	case *catalog.SetPreparedQuery:
+		return []need{{acl.Write, acl.Query, c.Query.Name}}, nil
+	case *catalog.DeletePreparedQuery:
+		return []need{{acl.Write, acl.Query, h.queryNamed(c.ID)}}, nil
+	case *catalog.SetCoordinates:
+		out := make([]need, 0, len(c.Updates))
+		for _, u := range c.Updates {
+			out = append(out, need{acl.Write, acl.Node, u.Node})
+		}
+		return out, nil
+	case *catalog.SetAutopilot:
+		return []need{{acl.Write, acl.Operator, ""}}, nil
 	case *catalog.SetCAConfig, *catalog.SetRoots, *catalog.SetEntryStatus:
 		return nil, fmt.Errorf("%w: command %T is for the leader alone", catalog.ErrDenied, cmd)
 	default:
@@ -118,6 +130,19 @@ func (h *Handler) destinationOf(c *catalog.DeleteIntention) catalog.Name {
 	return ""
 }
 
+// queryNamed finds the name of a prepared query by its ID; one that there is not
+// takes leave to write all.
+func (h *Handler) queryNamed(id string) string {
+	if v, err := h.cfg.Store.Read(catalog.Query{Kind: catalog.QueryPreparedQuery, Name: id}); err == nil {
+		for _, q := range v.Queries {
+			if q.ID == id {
+				return q.Name
+			}
+		}
+	}
+	return ""
+}
+
 func entryNeed(verb acl.Verb, kind, name string) need {
 	switch kind {
 	case catalog.KindServiceIntentions:
@@ -139,6 +164,16 @@ func needsOfQuery(q catalog.Query) []need {
 	switch q.Kind {
 	case catalog.QueryRoots:
 		return nil
+	case catalog.QueryDump:
+		return []need{{acl.Read, acl.Node, ""}, {acl.Read, acl.Service, ""}}
+	case catalog.QueryPreparedQueries:
+		return []need{{acl.Read, acl.Query, ""}}
+	case catalog.QueryPreparedQuery:
+		return []need{{acl.Read, acl.Query, q.Name}}
+	case catalog.QueryCoordinates:
+		return []need{{acl.Read, acl.Node, ""}}
+	case catalog.QueryCoordinate:
+		return []need{{acl.Read, acl.Node, q.Name}}
 	case catalog.QueryNodes, catalog.QueryChecks:
 		return []need{{acl.Read, acl.Node, ""}}
 	case catalog.QueryNode, catalog.QueryNodeChecks:
