@@ -38,6 +38,9 @@ type Config struct {
 	// keeps what it has. An empty Provider is "consul", keys that are missing take
 	// their defaults.
 	CA catalog.CAConfig
+	// Autopilot is how a new cluster looks after its servers; an existing one keeps
+	// what it has. The zero value takes the defaults.
+	Autopilot catalog.Autopilot
 	// Membership tells which hosts there are. Nil: this one alone.
 	Membership Membership
 	// Version is shown in the server's row of the catalog and in Status.
@@ -66,6 +69,12 @@ func (c *Config) validate() error {
 	case catalog.ActionAllow, catalog.ActionDeny:
 	default:
 		return fmt.Errorf("server: %w: default intention %q, want allow or deny", catalog.ErrInvalid, c.DefaultIntention)
+	}
+	if c.Autopilot == (catalog.Autopilot{}) {
+		c.Autopilot = catalog.DefaultAutopilot()
+	}
+	if err := c.Autopilot.Validate(); err != nil {
+		return fmt.Errorf("server: %w", err)
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -29,6 +29,8 @@ const (
 type leader struct {
 	leadership catalog.Watch[consensus.Leadership]
 	authority  *authority
+	autopilot  *autopilot
+	restored   chan struct{} // has a value when the state was replaced
 	members    *reconciler
 	gateways   *gateways
 	changed    func() <-chan struct{}
@@ -43,6 +45,11 @@ func newLeader(s *Server) *leader {
 	return &leader{
 		leadership: s.raft.Leadership(), authority: s.authority, changed: membership.Changed, log: s.log,
 		gateways: newGateways(s.store, s.raft, time.Now, s.log),
+		restored: make(chan struct{}, 1),
+		autopilot: &autopilot{
+			raft: s.raft, store: s.store, members: membership.Members, self: s.cfg.NodeID,
+			first: s.cfg.Autopilot, now: time.Now, since: map[string]standing{},
+		},
 		members: &reconciler{
 			store: s.store, raft: s.raft, members: membership.Members, self: s.cfg.NodeName,
 			datacenter: s.cfg.Datacenter, now: time.Now, log: s.log,
@@ -63,7 +70,7 @@ func (l *leader) run(ctx context.Context) {
 		}
 		term, cancel := context.WithCancel(ctx)
 		var wg sync.WaitGroup
-		wg.Go(func() { l.lead(term) })
+		wg.Go(func() { l.leadOn(term) })
 		_, _, err = l.leadership.Next(ctx, at) // any news ends this term of ours
 		cancel()
 		wg.Wait()
@@ -73,12 +80,37 @@ func (l *leader) run(ctx context.Context) {
 	}
 }
 
+// leadOn leads, and begins anew each time that the state was replaced.
+func (l *leader) leadOn(ctx context.Context) {
+	for ctx.Err() == nil {
+		spell, cancel := context.WithCancel(ctx)
+		var wg sync.WaitGroup
+		wg.Go(func() { l.lead(spell) })
+		select {
+		case <-ctx.Done():
+		case <-l.restored:
+		}
+		cancel()
+		wg.Wait()
+	}
+}
+
+// begun says that the state was replaced, by one that knows nothing of what this
+// leader has done.
+func (l *leader) begun() {
+	select {
+	case l.restored <- struct{}{}:
+	default:
+	}
+}
+
 // lead runs the loops of one term of leadership.
 func (l *leader) lead(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { l.repeat(ctx, "certificate authority", authorityEvery, nil, l.authority.Ensure) })
 	wg.Go(func() { l.gateways.follow(ctx) })
 	wg.Go(func() { l.repeat(ctx, "gateways", gatewaysEvery, l.gateways.changed, l.gateways.settle) })
+	wg.Go(func() { l.repeat(ctx, "autopilot", autopilotEvery, nil, l.autopilot.ensure) })
 	l.members.begin()
 	l.repeat(ctx, "members", reconcileEvery, l.changed, l.members.reconcile)
 	wg.Wait()

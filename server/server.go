@@ -101,6 +101,13 @@ func (s *Server) build() error {
 		grpc.StreamInterceptor(s.ending.streams),
 	)
 	wire.Register(s.grpc, h)
+	op, err := rpc.NewOperator(rpc.OperatorConfig{
+		Handler: h, Raft: s.raft, Names: s.leader.autopilot.name, Autopilot: s.leader.autopilot.state, Restored: s.leader.begun,
+	})
+	if err != nil {
+		return err
+	}
+	wire.RegisterOperators(s.grpc, op)
 	if cfg.Registerer == nil {
 		return nil
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"github.com/hashicorp/serf/coordinate"
 
 	"github.com/weftmesh/weft/catalog"
 )
@@ -39,6 +40,9 @@ type Config struct {
 	// SecretKeys encrypt gossip with AES (16, 24 or 32 bytes): the first encrypts, all
 	// decrypt. Empty: no encryption.
 	SecretKeys [][]byte
+	// KeyringFile keeps the keys that operators install over a restart; once it is
+	// there, SecretKeys do nothing. Empty: they are kept in memory only.
+	KeyringFile string
 	// AllowedNets, where given, are the networks from which members are accepted.
 	AllowedNets []net.IPNet
 	// Admit, where given, refuses members by returning an error. It must not block.
@@ -94,13 +98,17 @@ type Gossip struct {
 	list     *memberlist.Memberlist
 	table    *table
 	outgoing *memberlist.TransmitLimitedQueue
+	keys     *keyring           // nil: gossip is not encrypted
+	vivaldi  *coordinate.Client // places this host by the times that probes take
 
-	life   sync.Mutex // memberlist panics when it leaves after it was shut down
+	talks  sync.WaitGroup // answers under way to other members
+	life   sync.Mutex     // memberlist panics when it leaves after it was shut down
 	closed bool
 
-	mu   sync.Mutex
-	meta []byte
-	left bool
+	mu    sync.Mutex
+	meta  []byte
+	left  bool
+	ended bool
 }
 
 // New binds, and is a cluster of one until Join. Close it unless Run is called.
@@ -119,6 +127,12 @@ func New(cfg Config) (*Gossip, error) {
 		return nil, err
 	}
 	g := &Gossip{cfg: cfg, log: cfg.Logger, meta: meta, table: newTable(cfg.NodeName, cfg.Logger)}
+	if g.keys, err = openKeyring(cfg); err != nil {
+		return nil, err
+	}
+	if g.vivaldi, err = coordinate.NewClient(coordinate.DefaultConfig()); err != nil {
+		return nil, fmt.Errorf("gossip: %w", err)
+	}
 	g.outgoing = &memberlist.TransmitLimitedQueue{NumNodes: g.table.size, RetransmitMult: retransmitMult}
 	list, err := memberlist.Create(g.settings())
 	if err != nil {
@@ -164,14 +178,13 @@ func (g *Gossip) settings() *memberlist.Config {
 	c.UDPBufferSize = 1400
 	c.HandoffQueueDepth = 4096
 	c.CIDRsAllowed = g.cfg.AllowedNets
-	if len(g.cfg.SecretKeys) > 0 {
-		// Keys were validated; the constructor refuses nothing else.
-		c.Keyring, _ = memberlist.NewKeyring(g.cfg.SecretKeys, g.cfg.SecretKeys[0])
+	if g.keys != nil {
+		c.Keyring = g.keys.ring
 	}
 	c.LogOutput = nil
 	c.Logger = log.New(&logAdapter{log: g.log, seen: map[string]time.Time{}}, "", 0)
 	d := &delegate{g: g}
-	c.Delegate, c.Events, c.Conflict = d, d, d
+	c.Delegate, c.Events, c.Conflict, c.Ping = d, d, d, d
 	if g.cfg.Admit != nil {
 		c.Alive, c.Merge = d, d
 	}
@@ -218,6 +231,10 @@ func (g *Gossip) Close() {
 	if err := g.list.Shutdown(); err != nil {
 		g.log.Warn("gossip did not stop cleanly", "err", err)
 	}
+	g.mu.Lock()
+	g.ended = true
+	g.mu.Unlock()
+	g.talks.Wait()
 }
 
 // Addr is the address that other members are told, "host:port".

@@ -66,6 +66,10 @@ var description = grpc.ServiceDesc{
 func Register(s grpc.ServiceRegistrar, impl Servers) { s.RegisterService(&description, impl) }
 
 func unary[Req, Rep any](name string, call func(Servers, context.Context, *Req) (*Rep, error)) grpc.MethodDesc {
+	return unaryOf(serviceName, name, call)
+}
+
+func unaryOf[Impl, Req, Rep any](service, name string, call func(Impl, context.Context, *Req) (*Rep, error)) grpc.MethodDesc {
 	return grpc.MethodDesc{
 		MethodName: name,
 		Handler: func(srv any, ctx context.Context, dec func(any) error, ic grpc.UnaryServerInterceptor) (any, error) {
@@ -74,7 +78,7 @@ func unary[Req, Rep any](name string, call func(Servers, context.Context, *Req) 
 				return nil, err
 			}
 			handle := func(ctx context.Context, req any) (any, error) {
-				rep, err := call(srv.(Servers), ctx, req.(*Req))
+				rep, err := call(srv.(Impl), ctx, req.(*Req))
 				if err != nil {
 					return nil, ToStatus(err)
 				}
@@ -83,12 +87,14 @@ func unary[Req, Rep any](name string, call func(Servers, context.Context, *Req) 
 			if ic == nil {
 				return handle(ctx, req)
 			}
-			return ic(ctx, req, &grpc.UnaryServerInfo{Server: srv, FullMethod: method(name)}, handle)
+			return ic(ctx, req, &grpc.UnaryServerInfo{Server: srv, FullMethod: methodOf(service, name)}, handle)
 		},
 	}
 }
 
-func method(name string) string { return "/" + serviceName + "/" + name }
+func method(name string) string { return methodOf(serviceName, name) }
+
+func methodOf(service, name string) string { return "/" + service + "/" + name }
 
 func handleWatch(srv any, stream grpc.ServerStream) error {
 	req := new(WatchRequest)
@@ -112,8 +118,12 @@ var callOptions = []grpc.CallOption{
 }
 
 func invoke[Rep any](ctx context.Context, cc grpc.ClientConnInterface, name string, req any) (*Rep, error) {
+	return invokeOf[Rep](ctx, cc, serviceName, name, req)
+}
+
+func invokeOf[Rep any](ctx context.Context, cc grpc.ClientConnInterface, service, name string, req any) (*Rep, error) {
 	rep := new(Rep)
-	if err := cc.Invoke(ctx, method(name), req, rep, callOptions...); err != nil {
+	if err := cc.Invoke(ctx, methodOf(service, name), req, rep, callOptions...); err != nil {
 		return nil, FromStatus(err)
 	}
 	return rep, nil

@@ -274,6 +274,10 @@ func TestEveryCommandHasARule(t *testing.T) {
 		&catalog.DeleteIntention{ID: "id1"}:                                                                "[{write intention db}]",
 		&catalog.DeleteIntention{ID: "none"}:                                                               "[{write intention }]",
 		&catalog.SyncNode{State: hostState("n")}:                                                           "[{write node n} {write service web} {write service web}]",
+		&catalog.SetPreparedQuery{Query: catalog.PreparedQuery{ID: "i", Name: "q"}}:                        "[{write query q}]",
+		&catalog.DeletePreparedQuery{ID: "none"}:                                                           "[{write query }]",
+		&catalog.SetCoordinates{Updates: []*catalog.NodeCoordinate{{Node: "n"}, {Node: "m"}}}:              "[{write node n} {write node m}]",
+		&catalog.SetAutopilot{}:                                                                            "[{write operator }]",
 		legacy:                                                                                             "[{write intention db}]",
 	}
 	seen := map[catalog.CommandType]bool{catalog.CmdSetCAConfig: true, catalog.CmdSetRoots: true}

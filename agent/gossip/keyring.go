@@ -1,0 +1,301 @@
+package gossip
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// keyring holds the keys of gossip, and the file that keeps them.
+type keyring struct {
+	ring *memberlist.Keyring
+	file string
+
+	mu      sync.Mutex
+	waiting map[string]chan keysReply // by the ID of the question
+}
+
+func openKeyring(cfg Config) (*keyring, error) {
+	keys := cfg.SecretKeys
+	saved, err := loadKeys(cfg.KeyringFile)
+	if err != nil {
+		return nil, err
+	}
+	if len(saved) > 0 {
+		if len(keys) > 0 && !slices.Equal(keys[0], saved[0]) {
+			cfg.Logger.Warn("gossip uses the keys that were saved, not the one of the configuration",
+				"file", cfg.KeyringFile, "hint", "weft keyring -list shows them; delete the file to begin anew")
+		}
+		keys = saved
+	}
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	ring, err := memberlist.NewKeyring(keys, keys[0])
+	if err != nil {
+		return nil, fmt.Errorf("gossip: %w: encryption key: %w", catalog.ErrInvalid, err)
+	}
+	k := &keyring{ring: ring, file: cfg.KeyringFile, waiting: map[string]chan keysReply{}}
+	if len(saved) == 0 {
+		return k, k.save()
+	}
+	return k, nil
+}
+
+func loadKeys(file string) ([][]byte, error) {
+	if file == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("gossip: keyring: %w", err)
+	}
+	var texts []string
+	if err := json.Unmarshal(b, &texts); err != nil {
+		return nil, fmt.Errorf("gossip: keyring %s: %w: %w; restore the file, or delete it to use the key of the configuration", file, catalog.ErrInvalid, err)
+	}
+	keys := make([][]byte, 0, len(texts))
+	for i, t := range texts {
+		key, err := parseKey(t)
+		if err != nil {
+			return nil, fmt.Errorf("gossip: keyring %s: key %d: %w", file, i+1, err)
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
+
+func parseKey(text string) ([]byte, error) {
+	key, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return nil, catalog.Invalidf("the key is not base64; `weft keygen` makes one")
+	}
+	if err := memberlist.ValidateKey(key); err != nil {
+		return nil, catalog.Invalidf("the key has %d bytes, want 16, 24 or 32; `weft keygen` makes one", len(key))
+	}
+	return key, nil
+}
+
+// save writes the keys, the one in use first, for the next start.
+func (k *keyring) save() error {
+	if k.file == "" {
+		return nil
+	}
+	b, err := json.MarshalIndent(k.texts(), "", "  ")
+	if err != nil {
+		return fmt.Errorf("gossip: keyring: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(k.file), 0o700); err != nil {
+		return fmt.Errorf("gossip: keyring: %w", err)
+	}
+	tmp := k.file + ".tmp"
+	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
+		return fmt.Errorf("gossip: keyring: %w", err)
+	}
+	if err := os.Rename(tmp, k.file); err != nil {
+		return fmt.Errorf("gossip: keyring: %w", err)
+	}
+	return nil
+}
+
+// texts are the keys in base64, the one in use first.
+func (k *keyring) texts() []string {
+	keys := k.ring.GetKeys()
+	out := make([]string, 0, len(keys))
+	for _, key := range keys {
+		out = append(out, base64.StdEncoding.EncodeToString(key))
+	}
+	return out
+}
+
+// do carries out op on this host's ring.
+func (k *keyring) do(op catalog.KeyringOp, text string) error {
+	if op == catalog.KeyringList {
+		return nil
+	}
+	key, err := parseKey(text)
+	if err != nil {
+		return err
+	}
+	known := slices.ContainsFunc(k.ring.GetKeys(), func(have []byte) bool { return slices.Equal(have, key) })
+	switch op {
+	case catalog.KeyringInstall:
+		err = k.ring.AddKey(key)
+	case catalog.KeyringUse:
+		if !known {
+			return catalog.NotFoundf("Requested key is not in the keyring: install it first")
+		}
+		err = k.ring.UseKey(key)
+	case catalog.KeyringRemove:
+		if known && slices.Equal(k.ring.GetPrimaryKey(), key) {
+			return catalog.Conflictf("Removing the primary key is not allowed: use another key first")
+		}
+		err = k.ring.RemoveKey(key)
+	default:
+		return catalog.Invalidf("keyring operation %q is not known", op)
+	}
+	if err != nil {
+		return catalog.Conflictf("%w", err)
+	}
+	return k.save()
+}
+
+// keysMessage asks a member to do something with its keyring, or answers that.
+// Who can send one has a key of gossip already.
+type keysMessage struct {
+	ID   string
+	From string
+	Op   catalog.KeyringOp
+	Key  string `json:",omitempty"`
+}
+
+type keysReply struct {
+	ID   string
+	From string
+	Keys []string
+	Err  string `json:",omitempty"`
+}
+
+// keysWait is how long members have to answer.
+const keysWait = 5 * time.Second
+
+// Keyring carries out op on the keyring of every member that is alive, and tells
+// what came of it. The error is of this host alone: see KeyringReport.Errors.
+func (g *Gossip) Keyring(ctx context.Context, op catalog.KeyringOp, key string) (*catalog.KeyringReport, error) {
+	if g.keys == nil {
+		return nil, catalog.Conflictf("the keyring is empty: gossip is not encrypted; set encrypt to a key of `weft keygen` and restart the agents")
+	}
+	if op != catalog.KeyringList {
+		if _, err := parseKey(key); err != nil {
+			return nil, err
+		}
+	}
+	id := make([]byte, 16)
+	_, _ = rand.Read(id) // never fails
+	q := keysMessage{ID: hex.EncodeToString(id), From: g.cfg.NodeName, Op: op, Key: key}
+	others := slices.DeleteFunc(g.table.with(catalog.MemberAlive), func(m catalog.Member) bool { return m.Name == g.cfg.NodeName })
+	replies := g.keys.expect(q.ID, len(others)+1)
+	defer g.keys.forget(q.ID)
+
+	report := &catalog.KeyringReport{NumNodes: len(others) + 1, Keys: map[string]int{}, PrimaryKeys: map[string]int{}, Errors: map[string]string{}}
+	missing := map[string]bool{}
+	for _, m := range others {
+		if err := g.sendTo(m.Name, msgKeys, q); err != nil {
+			report.Errors[m.Name] = err.Error()
+			continue
+		}
+		missing[m.Name] = true
+	}
+	// This host last: a key that it no longer has could not carry the question.
+	report.Add(g.keys.answer(g.cfg.NodeName, q))
+	wait, cancel := context.WithTimeout(ctx, keysWait)
+	defer cancel()
+	for len(missing) > 0 {
+		select {
+		case r := <-replies:
+			if missing[r.From] {
+				delete(missing, r.From)
+				report.Add(r.From, r.Keys, r.Err)
+			}
+		case <-wait.Done():
+			for name := range missing {
+				report.Errors[name] = "no answer"
+			}
+			return report, nil
+		}
+	}
+	return report, nil
+}
+
+func (k *keyring) expect(id string, n int) <-chan keysReply {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	ch := make(chan keysReply, n)
+	k.waiting[id] = ch
+	return ch
+}
+
+func (k *keyring) forget(id string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.waiting, id)
+}
+
+// answer does what is asked, and says what the ring is then.
+func (k *keyring) answer(node string, q keysMessage) (string, []string, string) {
+	if err := k.do(q.Op, q.Key); err != nil {
+		return node, k.texts(), err.Error()
+	}
+	return node, k.texts(), ""
+}
+
+func (g *Gossip) keysMessage(kind byte, b []byte) {
+	if g.keys == nil {
+		return
+	}
+	if kind == msgKeysDone {
+		var r keysReply
+		if json.Unmarshal(b, &r) != nil {
+			return
+		}
+		g.keys.mu.Lock()
+		defer g.keys.mu.Unlock()
+		select {
+		case g.keys.waiting[r.ID] <- r:
+		default: // nobody waits for it
+		}
+		return
+	}
+	var q keysMessage
+	if json.Unmarshal(b, &q) != nil || q.From == g.cfg.NodeName {
+		return
+	}
+	node, keys, failure := g.keys.answer(g.cfg.NodeName, q)
+	if q.Op != catalog.KeyringList {
+		g.log.Info("gossip keyring", "peer", q.From, "rule", string(q.Op), "err", failure)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ended {
+		return
+	}
+	g.talks.Go(func() {
+		if err := g.sendTo(q.From, msgKeysDone, keysReply{ID: q.ID, From: node, Keys: keys, Err: failure}); err != nil {
+			g.log.Debug("an answer about the keyring was not sent", "node", q.From, "err", err)
+		}
+	})
+}
+
+// sendTo sends a message to one member, over TCP.
+func (g *Gossip) sendTo(name string, kind byte, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("gossip: %w", err)
+	}
+	if len(b) >= maxMessage {
+		return fmt.Errorf("gossip: a message of %d bytes: %w", len(b), catalog.ErrTooLarge)
+	}
+	for _, n := range g.list.Members() {
+		if n.Name == name {
+			return g.list.SendReliable(n, append([]byte{kind}, b...))
+		}
+	}
+	return catalog.NotFoundf("member %s is not alive", name)
+}
