@@ -28,6 +28,7 @@ type Agent struct {
 	sidecars *sidecar.Manager
 	leaves   *sidecar.Leaves
 	dns      *dns.Server // nil when off
+	places   *coordinates
 	api      *httpapi.Server
 
 	reloading sync.Mutex
@@ -99,6 +100,10 @@ func (a *Agent) build() error {
 			return err
 		}
 	}
+	a.places = &coordinates{cfg: cfg.Coordinates, node: cfg.NodeName, servers: a.remote, log: cfg.Logger}
+	if a.gossip != nil {
+		a.places.members = a.gossip.Members
+	}
 	a.api, err = httpapi.New(httpConfig(a))
 	return err
 }
@@ -107,6 +112,7 @@ func httpConfig(a *Agent) httpapi.Config {
 	h := a.cfg.HTTP
 	h.Self.Datacenter, h.Self.NodeName, h.Self.NodeID, h.Self.Version = a.cfg.Datacenter, a.cfg.NodeName, a.cfg.NodeID, a.cfg.Version
 	h.Local, h.Servers, h.Proxies, h.Leaves = merged(a.local, a.central), a.remote, a.sidecars, a.leaves
+	h.Operators = a.remote
 	h.Control = control{a}
 	if a.gossip != nil {
 		h.Members = a.gossip
@@ -132,6 +138,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	settings := start(base, "central configuration", failed, merging(a.local, a.central))
 	proxies := start(base, "sidecar", failed, a.sidecars.Run)
 	names := start(base, "dns", failed, orIdle(a.dns != nil, a.dns.Run))
+	places := start(base, "coordinates", failed, a.places.run)
 	api := start(base, "http api", failed, a.api.Run)
 
 	var err error
@@ -152,6 +159,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		sayGoodbye(base, a)
 	}
 	end(names)
+	end(places)
 	end(proxies) // no more connections; those that run may finish
 	end(host)
 	end(settings)

@@ -52,6 +52,9 @@ type Config struct {
 	// Leave does. Agents without a server want that; servers come back.
 	LeaveOnStop bool
 
+	// Coordinates says where this host is, and how often it tells.
+	Coordinates Coordinates
+
 	// HTTP configures the API. The agent fills in Self's names and its components.
 	HTTP httpapi.Config
 

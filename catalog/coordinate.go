@@ -92,3 +92,8 @@ func (c Coordinate) DistanceTo(o Coordinate) time.Duration {
 	}
 	return far
 }
+
+// OriginCoordinate is where a host begins that has measured nothing yet.
+func OriginCoordinate() Coordinate {
+	return Coordinate{Vec: make([]float64, CoordinateDimensions), Error: 1.5, Height: 1e-5}
+}

@@ -11,25 +11,10 @@ const (
 	KeyringRemove  KeyringOp = "remove"
 )
 
-// KeyringReport is what came of one on all members. Keys count on how many members
-// a key, in base64, is installed; PrimaryKeys where it is the one that encrypts.
+// KeyringReport is what came of one, by the names of the members that were asked.
 type KeyringReport struct {
-	NumNodes    int
-	Keys        map[string]int
-	PrimaryKeys map[string]int
-	// Errors are those of members by name.
+	// Keys are what a member has, in base64, the one in use first.
+	Keys map[string][]string
+	// Errors say what failed there.
 	Errors map[string]string
-}
-
-// Add counts what one member said: its keys, that in use first, and what failed.
-func (r *KeyringReport) Add(node string, keys []string, failure string) {
-	for i, k := range keys {
-		r.Keys[k]++
-		if i == 0 {
-			r.PrimaryKeys[k]++
-		}
-	}
-	if failure != "" {
-		r.Errors[node] = failure
-	}
 }

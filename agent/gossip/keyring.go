@@ -194,7 +194,13 @@ func (g *Gossip) Keyring(ctx context.Context, op catalog.KeyringOp, key string) 
 	replies := g.keys.expect(q.ID, len(others)+1)
 	defer g.keys.forget(q.ID)
 
-	report := &catalog.KeyringReport{NumNodes: len(others) + 1, Keys: map[string]int{}, PrimaryKeys: map[string]int{}, Errors: map[string]string{}}
+	report := &catalog.KeyringReport{Keys: map[string][]string{}, Errors: map[string]string{}}
+	add := func(node string, keys []string, failure string) {
+		report.Keys[node] = keys
+		if failure != "" {
+			report.Errors[node] = failure
+		}
+	}
 	missing := map[string]bool{}
 	for _, m := range others {
 		if err := g.sendTo(m.Name, msgKeys, q); err != nil {
@@ -204,7 +210,7 @@ func (g *Gossip) Keyring(ctx context.Context, op catalog.KeyringOp, key string) 
 		missing[m.Name] = true
 	}
 	// This host last: a key that it no longer has could not carry the question.
-	report.Add(g.keys.answer(g.cfg.NodeName, q))
+	add(g.keys.answer(g.cfg.NodeName, q))
 	wait, cancel := context.WithTimeout(ctx, keysWait)
 	defer cancel()
 	for len(missing) > 0 {
@@ -212,7 +218,7 @@ func (g *Gossip) Keyring(ctx context.Context, op catalog.KeyringOp, key string) 
 		case r := <-replies:
 			if missing[r.From] {
 				delete(missing, r.From)
-				report.Add(r.From, r.Keys, r.Err)
+				add(r.From, r.Keys, r.Err)
 			}
 		case <-wait.Done():
 			for name := range missing {

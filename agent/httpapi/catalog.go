@@ -48,8 +48,13 @@ func (a catalogAPI) nodes(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	near, err := a.q.near(c, c.query.Get("near"))
+	if err != nil {
+		return nil, err
+	}
 	return a.q.share(c, v, func() (any, error) {
 		nodes := keep(v.Nodes, func(n *catalog.Node) bool { return nodeHasMeta(n, c.query["node-meta"]) })
+		nodes = sortNear(near, nodes, func(n *catalog.Node) string { return n.Node })
 		return f.slice(viewNodes(nodes, a.cfg.Self.Datacenter))
 	})
 }
@@ -112,8 +117,13 @@ func (a catalogAPI) service(kind catalog.QueryKind) func(*call) (any, error) {
 		if err != nil {
 			return nil, err
 		}
+		near, err := a.q.near(c, c.query.Get("near"))
+		if err != nil {
+			return nil, err
+		}
 		return a.q.share(c, v, func() (any, error) {
 			instances := withNodeMeta(withTags(v.Instances, c.query["tag"]), c.query["node-meta"])
+			instances = sortNear(near, instances, nodeOf)
 			return f.slice(viewServiceNodes(instances, a.cfg.Self.Datacenter))
 		})
 	}

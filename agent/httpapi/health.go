@@ -53,15 +53,22 @@ func (a healthAPI) checks(kind catalog.QueryKind, what string) func(*call) (any,
 		if err != nil {
 			return nil, err
 		}
+		near, err := a.q.near(c, c.query.Get("near"))
+		if err != nil {
+			return nil, err
+		}
+		nodeOfCheck := func(ch *catalog.Check) string { return ch.Node }
 		if meta := c.query["node-meta"]; len(meta) > 0 && kind != catalog.QueryNodeChecks {
 			nodes, err := a.nodesWith(c, meta)
 			if err != nil {
 				return nil, err
 			}
 			checks := keep(v.Checks, func(ch *catalog.Check) bool { return nodes[ch.Node] })
-			return f.slice(viewChecks(checks))
+			return f.slice(viewChecks(sortNear(near, checks, nodeOfCheck)))
 		}
-		return a.q.share(c, v, func() (any, error) { return f.slice(viewChecks(v.Checks)) })
+		return a.q.share(c, v, func() (any, error) {
+			return f.slice(viewChecks(sortNear(near, v.Checks, nodeOfCheck)))
+		})
 	}
 }
 
@@ -98,8 +105,13 @@ func (a healthAPI) instances(kind catalog.QueryKind) func(*call) (any, error) {
 		if err != nil {
 			return nil, err
 		}
+		near, err := a.q.near(c, c.query.Get("near"))
+		if err != nil {
+			return nil, err
+		}
 		return a.q.share(c, v, func() (any, error) {
 			instances := withNodeMeta(withTags(v.Instances, c.query["tag"]), c.query["node-meta"])
+			instances = sortNear(near, instances, nodeOf)
 			if passing {
 				instances = passingOnly(instances)
 			}

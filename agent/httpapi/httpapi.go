@@ -46,6 +46,8 @@ type Config struct {
 	Local     Local
 	Servers   Servers
 	Members   Members
+	Operators Operators
+	Keyring   Keyring
 	Proxies   Proxies
 	Leaves    Leaves
 	Control   Control

@@ -64,6 +64,14 @@ type Proxies interface {
 	Status() []connect.Status
 }
 
+// Operators is what the servers offer to those who look after them (agent/remote).
+type Operators = wire.Operators
+
+// Keyring changes the keys that encrypt gossip, on all members (agent/gossip).
+type Keyring interface {
+	Keyring(ctx context.Context, op catalog.KeyringOp, key string) (*catalog.KeyringReport, error)
+}
+
 // Leaves gives native applications a certificate with its key.
 type Leaves interface {
 	// Leaf returns the certificate of a service and its private key in PEM once

@@ -16,13 +16,14 @@ import (
 type queries struct {
 	servers    Servers
 	datacenter string
+	self       string // the name of this node
 	dev        bool
 	seen       *recently
 	answers    *answers
 }
 
 func newQueries(cfg Config) *queries {
-	return &queries{servers: cfg.Servers, datacenter: cfg.Self.Datacenter, dev: cfg.Dev, seen: newRecently(4096), answers: newAnswers()}
+	return &queries{servers: cfg.Servers, datacenter: cfg.Self.Datacenter, self: cfg.Self.NodeName, dev: cfg.Dev, seen: newRecently(4096), answers: newAnswers()}
 }
 
 // instances is a query for instances, with their central configuration when the
@@ -54,6 +55,9 @@ func (q *queries) read(c *call, query catalog.Query) (*catalog.View, error) {
 
 // share lets all who wait for v with the same parameters have one answer.
 func (q *queries) share(c *call, v *catalog.View, build func() (any, error)) (any, error) {
+	if c.query.Get("near") != "" {
+		return build() // distances change while the view stays
+	}
 	return q.answers.shared(c, v, q.dev || c.query.Has("pretty"), build)
 }
 

@@ -85,6 +85,8 @@ const (
 	bodySmall = 64 << 10
 	bodyNoun  = 512 << 10
 	bodyLarge = 2 << 20
+	// bodySnapshot bounds an archive, which is read piece by piece.
+	bodySnapshot = 4 << 30
 )
 
 var (
@@ -93,7 +95,7 @@ var (
 	paramEnable = Param{"enable", "true to enter maintenance, false to leave it; required"}
 	paramTag    = Param{"tag", "only instances with this tag, in any case; may be repeated, all must match"}
 	paramMeta   = Param{"node-meta", "key:value that the node must have; may be repeated"}
-	paramNear   = Param{"near", "accepted; network distance is not measured yet"}
+	paramNear   = Param{"near", "nearest first, by network distance from this node; _agent is this agent's own"}
 	paramMerge  = Param{"merge-central-config", "show proxies and gateways with what proxy-defaults and service-defaults say merged in"}
 	paramCAS    = Param{"cas", "act only when the entry's ModifyIndex is this; 0: when there is none"}
 	paramEntry  = []Param{{"source", "the calling service, or *; required"}, {"destination", "the called service, or *; required"}}
@@ -137,6 +139,8 @@ func allRoutes(cfg Config, q *queries) []Route {
 		caAPI{cfg, q}.routes(), intentionsAPI{cfg, q}.routes(), intentionIDsAPI{cfg, q}.routes(),
 		configAPI{cfg, q}.routes(), chainAPI{cfg, q}.routes(), exportsAPI{q}.routes(), statusAPI{cfg}.routes(), aclAPI{}.routes(),
 		gatewaysAPI{q}.routes(), peeringAPI{}.routes(),
+		operatorAPI{cfg, q}.routes(), keyringAPI{cfg}.routes(), snapshotAPI{cfg}.routes(),
+		preparedQueriesAPI{cfg, q}.routes(), coordinatesAPI{cfg, q}.routes(), uiAPI{cfg, q}.routes(),
 	} {
 		rs = append(rs, part...)
 	}

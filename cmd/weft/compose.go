@@ -97,7 +97,7 @@ func (h *host) gossipConfig() gossip.Config {
 	return gossip.Config{
 		NodeName: c.NodeName, NodeID: h.nodeID,
 		BindAddr: c.BindAddr, BindPort: c.Ports.SerfLAN, AdvertiseAddr: c.AdvertiseAddr,
-		Tags: tags, Label: c.Datacenter, Logger: h.log,
+		Tags: tags, Label: c.Datacenter, SecretKeys: c.GossipKeys(), KeyringFile: c.KeyringFile(), Logger: h.log,
 	}
 }
 
@@ -109,6 +109,7 @@ func (h *host) serverConfig(reg prometheus.Registerer) server.Config {
 		DataDir: c.DataDir, Dev: c.DataDir == "", Bootstrap: c.Bootstrap,
 		DefaultIntention: catalog.Action(c.DefaultIntentionPolicy),
 		CA:               caConfig(c),
+		Autopilot:        autopilotConfig(c),
 		Membership:       h.gossip, Version: buildInfo().Version, Logger: h.log, Registerer: reg,
 	}
 }
@@ -122,6 +123,7 @@ func (h *host) agentConfig(reg *prometheus.Registry, load func() (*config.Config
 		Gossip: h.gossip, HTTP: h.httpConfig(reg), Files: filesOf(c), DNS: dnsConfig(c),
 		DNSViews:     dns.ViewsConfig{AllowStale: c.DNS.AllowStale, MaxStale: c.DNS.MaxStale, UseCache: c.DNS.UseCache},
 		Load:         h.reload(load),
+		Coordinates:  h.coordinates(),
 		DrainTimeout: c.LeaveDrainTime, NoCentralConfig: !c.CentralServiceConfig,
 		SidecarMinPort: c.Ports.SidecarMinPort, SidecarMaxPort: c.Ports.SidecarMaxPort,
 		CheckUpdateInterval: cmp.Or(c.CheckUpdateInterval, -1), // 0 is at once
@@ -141,7 +143,7 @@ func (h *host) httpConfig(reg *prometheus.Registry) httpapi.Config {
 			Server: c.Server, Revision: b.Revision, BuildDate: b.BuildDate,
 			GRPCPort: c.Ports.GRPC, GRPCTLSPort: c.Ports.GRPCTLS, Debug: c.Effective,
 		},
-		Monitor: h.logs.tap, DefaultQueryTime: c.DefaultQueryTime, MaxQueryTime: c.MaxQueryTime,
+		Keyring: h.gossip, Monitor: h.logs.tap, DefaultQueryTime: c.DefaultQueryTime, MaxQueryTime: c.MaxQueryTime,
 		DiscoveryMaxStale: c.DiscoveryMaxStale, MaxConnsPerClient: cmp.Or(c.HTTPMaxConnsClient, -1),
 		MaxHeaderBytes: c.MaxHeaderBytes, ResponseHeaders: c.ResponseHeaders, Gatherer: reg,
 		BlockEndpoints: c.BlockEndpoints, AllowWriteFrom: c.Writers(), AllowedHosts: c.AllowedHosts,
@@ -160,6 +162,24 @@ func dnsConfig(c *config.Config) dns.Config {
 		},
 		Recursors: d.Recursors, RecursorStrategy: d.RecursorStrategy, RecursorTimeout: d.RecursorTimeout, RecurseFrom: c.RecurseFrom(),
 	}
+}
+
+func autopilotConfig(c *config.Config) catalog.Autopilot {
+	a := c.Autopilot
+	return catalog.Autopilot{
+		CleanupDeadServers: a.CleanupDeadServers, LastContactThreshold: a.LastContactThreshold,
+		MaxTrailingLogs: uint64(max(0, a.MaxTrailingLogs)), MinQuorum: uint(max(0, a.MinQuorum)),
+		ServerStabilizationTime: a.ServerStabilizationTime, RedundancyZoneTag: a.RedundancyZoneTag,
+		DisableUpgradeMigration: a.DisableUpgradeMigration, UpgradeVersionTag: a.UpgradeVersionTag,
+	}
+}
+
+func (h *host) coordinates() agent.Coordinates {
+	out := agent.Coordinates{Every: h.cfg.SyncCoordinateIntervalMin, Rate: h.cfg.SyncCoordinateRateTarget}
+	if !h.cfg.DisableCoordinates {
+		out.Current = h.gossip.Coordinate
+	}
+	return out
 }
 
 // filesOf is the part of the configuration that a reload may change.

@@ -62,6 +62,13 @@ type Config struct {
 	SkipLeaveOnInterrupt *bool         `key:"skip_leave_on_interrupt"`
 	LeaveDrainTime       time.Duration `key:"performance.leave_drain_time"`
 
+	Encrypt                   string        `key:"encrypt"`
+	DisableKeyringFile        bool          `key:"disable_keyring_file"`
+	DisableCoordinates        bool          `key:"disable_coordinates"`
+	SyncCoordinateIntervalMin time.Duration `key:"sync_coordinate_interval_min"`
+	SyncCoordinateRateTarget  float64       `key:"sync_coordinate_rate_target"`
+	Autopilot                 Autopilot
+
 	// Warnings are said once, when the agent starts or is validated.
 	Warnings []string
 	// Files are the files that were read, in order.
@@ -97,6 +104,18 @@ type Connect struct {
 	CAConfig   map[string]any `key:"connect.ca_config"`
 }
 
+// Autopilot is how the servers of a new cluster look after themselves.
+type Autopilot struct {
+	CleanupDeadServers      bool          `key:"autopilot.cleanup_dead_servers"`
+	LastContactThreshold    time.Duration `key:"autopilot.last_contact_threshold"`
+	MaxTrailingLogs         int           `key:"autopilot.max_trailing_logs"`
+	MinQuorum               int           `key:"autopilot.min_quorum"`
+	ServerStabilizationTime time.Duration `key:"autopilot.server_stabilization_time"`
+	DisableUpgradeMigration bool          `key:"autopilot.disable_upgrade_migration"`
+	RedundancyZoneTag       string        `key:"autopilot.redundancy_zone_tag"`
+	UpgradeVersionTag       string        `key:"autopilot.upgrade_version_tag"`
+}
+
 // Default is the configuration of no source at all.
 func Default() *Config {
 	return &Config{
@@ -120,7 +139,14 @@ func Default() *Config {
 		MaxHeaderBytes:         64 << 10,
 		SocketMode:             "0600",
 		LeaveDrainTime:         5 * time.Second,
-		where:                  map[string]Pos{},
+
+		SyncCoordinateIntervalMin: 15 * time.Second,
+		SyncCoordinateRateTarget:  64,
+		Autopilot: Autopilot{
+			CleanupDeadServers: true, LastContactThreshold: 200 * time.Millisecond, MaxTrailingLogs: 250,
+			ServerStabilizationTime: 10 * time.Second,
+		},
+		where: map[string]Pos{},
 	}
 }
 

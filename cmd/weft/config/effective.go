@@ -32,6 +32,9 @@ func (c *Config) Effective() map[string]any {
 			out[key] = v
 		}
 	}
+	if c.Encrypt != "" {
+		out["encrypt"] = "hidden"
+	}
 	out["dev"] = c.Dev
 	out["services"] = len(c.Services)
 	out["checks"] = len(c.Checks)

@@ -5,7 +5,7 @@ import "slices"
 // Keys is every key of the configuration, in the order of the reference page.
 func Keys() []Key {
 	return slices.Concat(
-		generalKeys(), addressKeys(), meshKeys(), definitionKeys(), logKeys(), httpKeys(), lifecycleKeys(),
+		generalKeys(), addressKeys(), meshKeys(), definitionKeys(), logKeys(), httpKeys(), lifecycleKeys(), operatorKeys(),
 		clusterKeys(), aclKeys(), tlsKeys(), dnsKeys(), telemetryKeys(), laterKeys(), ignoredKeys(), refusedKeys(),
 	)
 }

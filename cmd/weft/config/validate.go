@@ -68,7 +68,7 @@ func (c *Config) finish(hostname func() (string, error)) error {
 // own part again.
 func (c *Config) validate() error {
 	for _, check := range []func() error{
-		c.validateNode, c.validateServer, c.validatePorts, c.validateMesh, c.validateDNS, c.validateRest,
+		c.validateNode, c.validateServer, c.validatePorts, c.validateMesh, c.validateDNS, c.validateOperator, c.validateRest,
 	} {
 		if err := check(); err != nil {
 			return err
