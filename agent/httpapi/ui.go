@@ -58,6 +58,15 @@ func viewUINode(n *catalog.Node) *uiNodeView {
 	}
 }
 
+// viewUIService is a service as it is stored: no tags are none here.
+func viewUIService(s *catalog.Service) *serviceView {
+	v := viewService(s)
+	if len(v.Tags) == 0 {
+		v.Tags = nil
+	}
+	return v
+}
+
 func (a uiAPI) nodes(c *call) (any, error) {
 	f, err := newFilter[*uiNodeView](c.opts.filter)
 	if err != nil {
@@ -76,7 +85,7 @@ func (a uiAPI) nodes(c *call) (any, error) {
 		}
 		for _, i := range v.Instances {
 			if u := byName[i.Node.Node]; u != nil {
-				u.Services = append(u.Services, viewService(i.Service))
+				u.Services = append(u.Services, viewUIService(i.Service))
 			}
 		}
 		for _, ch := range v.Checks {
@@ -106,7 +115,7 @@ func (a uiAPI) node(c *call) (any, error) {
 	}
 	u := viewUINode(v.Nodes[0])
 	for _, i := range v.Instances {
-		u.Services = append(u.Services, viewService(i.Service))
+		u.Services = append(u.Services, viewUIService(i.Service))
 	}
 	u.Checks = viewChecks(checks.Checks)
 	return u, nil

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
@@ -191,73 +190,47 @@ func checkSums(found map[string]string, sums []byte) error {
 	return nil
 }
 
-// Content is how much of one kind of thing a backup holds.
-type Content struct {
-	Name  string
-	Count int
-	Size  int64
-	// Keys is, for keys and values, how much lies under each key.
-	Keys map[string]int64 `json:",omitempty"`
+// Record is one row of a backup.
+type Record struct {
+	Table string
+	Size  int64 // in the backup
+	typ   byte
+	body  []byte
 }
 
-// Inspect reads a backup and tells what is in it, the largest first. detail, which
-// may be nil, names the keys that are counted one by one: see Content.Keys.
-func Inspect(r io.Reader, detail func(key string) (group string, count bool)) ([]Content, error) {
-	d, _, err := newDecoder(r)
+// Decode gives the row as its noun, or as what the store keeps beside the nouns.
+func (r Record) Decode() (any, error) {
+	_, row, err := emptyRow(r.typ)
 	if err != nil {
 		return nil, err
 	}
-	byName := map[string]*Content{}
-	for {
-		typ, body, err := d.next()
-		if err != nil {
-			return nil, err
-		}
-		if typ == recEnd {
-			break
-		}
-		name, row, err := emptyRow(typ)
-		if err != nil {
-			return nil, err
-		}
-		c := byName[name]
-		if c == nil {
-			c = &Content{Name: name}
-			byName[name] = c
-		}
-		c.Count++
-		c.Size += int64(len(body)) + 5
-		if err := c.detail(row, body, detail); err != nil {
-			return nil, err
-		}
+	if err := wire.Unmarshal(r.body, row); err != nil {
+		return nil, fmt.Errorf("backup: record of %s: %w", r.Table, err)
 	}
-	out := make([]Content, 0, len(byName))
-	for _, c := range byName {
-		out = append(out, *c)
-	}
-	slices.SortFunc(out, func(a, b Content) int {
-		if a.Size != b.Size {
-			return int(b.Size - a.Size)
-		}
-		return strings.Compare(a.Name, b.Name)
-	})
-	return out, nil
+	return row, nil
 }
 
-// keyed rows name the key that they hold.
-func (c *Content) detail(row any, body []byte, detail func(string) (string, bool)) error {
-	k, ok := row.(interface{ StoredKey() string })
-	if !ok || detail == nil {
-		return nil
+// recordHead is the type and the length that stand before each record.
+const recordHead = 5
+
+// Records reads a backup row by row, and checks its sum at the end. An error of
+// each ends it.
+func Records(r io.Reader, each func(Record) error) error {
+	d, _, err := newDecoder(r)
+	if err != nil {
+		return err
 	}
-	if err := wire.Unmarshal(body, row); err != nil {
-		return fmt.Errorf("backup: %w", err)
-	}
-	if group, count := detail(k.StoredKey()); count {
-		if c.Keys == nil {
-			c.Keys = map[string]int64{}
+	for {
+		typ, body, err := d.next()
+		if err != nil || typ == recEnd {
+			return err
 		}
-		c.Keys[group] += int64(len(body)) + 5
+		table, _, err := emptyRow(typ)
+		if err != nil {
+			return err
+		}
+		if err := each(Record{Table: table, Size: int64(len(body)) + recordHead, typ: typ, body: body}); err != nil {
+			return err
+		}
 	}
-	return nil
 }
