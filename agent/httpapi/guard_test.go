@@ -130,6 +130,15 @@ func TestBodiesAreBounded(t *testing.T) {
 			path = path[:i] + "x"
 		}
 		path += "?source=a&destination=b&enable=true"
+		if rt.MaxBody == bodySnapshot { // too long to be sent here
+			req := httptest.NewRequest(rt.Method, path, strings.NewReader(""))
+			req.Host, req.ContentLength = "localhost", rt.MaxBody+1
+			rec := httptest.NewRecorder()
+			if r.api.Handler().ServeHTTP(rec, req); rec.Code != http.StatusRequestEntityTooLarge {
+				t.Errorf("%s %s: %d with a body over the limit", rt.Method, rt.Path, rec.Code)
+			}
+			continue
+		}
 		big := strings.Repeat(" ", int(rt.MaxBody)+1)
 		for _, announced := range []bool{true, false} {
 			req := httptest.NewRequest(rt.Method, path, strings.NewReader(big))
@@ -162,7 +171,7 @@ func TestRoutesAreDocumented(t *testing.T) {
 			t.Errorf("%s is there twice", key)
 		}
 		seen[key] = true
-		if rt.Summary == "" || rt.MaxBody <= 0 || rt.MaxBody > 8<<20 || rt.handle == nil {
+		if rt.Summary == "" || rt.MaxBody <= 0 || rt.MaxBody > 8<<20 && rt.MaxBody != bodySnapshot || rt.handle == nil {
 			t.Errorf("%s lacks a summary, a body limit or a handler", key)
 		}
 		if !strings.HasPrefix(rt.Path, "/v1/") || strings.HasSuffix(rt.Summary, ".") {
