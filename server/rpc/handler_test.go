@@ -270,7 +270,7 @@ func TestEveryCommandHasARule(t *testing.T) {
 		&catalog.Deregister{Node: "n", CheckID: "none"}:                                                    "[{write node n}]",
 		&catalog.SetConfigEntry{Entry: catalog.Entry{ConfigEntry: &catalog.ServiceIntentions{Name: "db"}}}: "[{write intention db}]",
 		&catalog.DeleteConfigEntry{Kind: catalog.KindServiceIntentions, Name: "db"}:                        "[{write intention db}]",
-		&catalog.DeleteConfigEntry{Kind: "proxy-defaults", Name: "global"}:                                 "[{write operator }]",
+		&catalog.DeleteConfigEntry{Kind: "proxy-defaults", Name: "global"}:                                 "[{write mesh }]",
 		&catalog.DeleteIntention{ID: "id1"}:                                                                "[{write intention db}]",
 		&catalog.DeleteIntention{ID: "none"}:                                                               "[{write intention }]",
 		&catalog.SyncNode{State: hostState("n")}:                                                           "[{write node n} {write service web} {write service web}]",
@@ -280,7 +280,7 @@ func TestEveryCommandHasARule(t *testing.T) {
 		&catalog.SetAutopilot{}:                                                                            "[{write operator }]",
 		legacy:                                                                                             "[{write intention db}]",
 	}
-	seen := map[catalog.CommandType]bool{catalog.CmdSetCAConfig: true, catalog.CmdSetRoots: true}
+	seen := map[catalog.CommandType]bool{catalog.CmdSetCAConfig: true, catalog.CmdSetRoots: true, catalog.CmdSetEntryStatus: true} // the leader's own
 	for cmd, needs := range want {
 		seen[cmd.CommandType()] = true
 		got, err := r.needsOf(cmd)
