@@ -47,8 +47,8 @@ func ServiceProtocol(src EntrySource, service Name) string {
 	return ProtocolTCP
 }
 
-// defaultConnectTimeout is that of targets whose resolver has none.
-const defaultConnectTimeout = 5 * time.Second
+// DefaultConnectTimeout is that of targets whose resolver has none.
+const DefaultConnectTimeout = 5 * time.Second
 
 // maxChainNodes bounds a chain: entries can refer to each other without end.
 const maxChainNodes = 4096
@@ -389,7 +389,7 @@ func (c *compiler) keep(t *Target) *Target {
 }
 
 func (c *compiler) connectTimeout(entry *ServiceResolver) Duration {
-	d := Duration(defaultConnectTimeout)
+	d := Duration(DefaultConnectTimeout)
 	if entry != nil && entry.ConnectTimeout > 0 {
 		d = entry.ConnectTimeout
 	}

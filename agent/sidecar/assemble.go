@@ -31,8 +31,8 @@ type sidecar struct {
 	in        inputs
 	roots     bool // known, from a server or from disk
 	intends   bool
-	old       map[catalog.QueryKind]bool          // parts that are from disk, and that a server may know better
-	followers map[catalog.Name]context.CancelFunc // of upstreams
+	old       map[catalog.QueryKind]bool           // parts that are from disk, and that a server may know better
+	followers map[catalog.Query]context.CancelFunc // of what upstreams need
 	empty     map[catalog.Name]emptyUpstream
 	problems  []string
 	current   proxy // nil while it does not run
@@ -49,9 +49,9 @@ func newSidecar(cfg Config, reg *catalog.Service) *sidecar {
 		dirty:    make(chan struct{}, 1),
 		in: inputs{
 			proxy: reg, datacenter: cfg.Datacenter, bindAddr: cfg.BindAddr, drain: cfg.DrainTimeout,
-			instances: map[catalog.Name][]connect.Endpoint{},
+			world: newWorld(),
 		},
-		followers: map[catalog.Name]context.CancelFunc{},
+		followers: map[catalog.Query]context.CancelFunc{},
 		empty:     map[catalog.Name]emptyUpstream{},
 	}
 	if cfg.DataDir != "" {
@@ -160,35 +160,57 @@ func (s *sidecar) takeIntentions(v *catalog.View) {
 	delete(s.old, catalog.QueryIntentionsDest)
 }
 
-// followUpstreams watches the instances of the upstreams that the registration
-// names now, and of no others.
-func (s *sidecar) followUpstreams(ctx context.Context, follow func(context.Context, catalog.Query, func(*catalog.View))) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	want := map[catalog.Name]bool{}
+// upstreams names those that the registration names now and that can be reached.
+func (s *sidecar) upstreams() map[catalog.Name]bool {
+	out := map[catalog.Name]bool{}
 	for i := range s.in.proxy.Proxy.Upstreams {
 		up := &s.in.proxy.Proxy.Upstreams[i]
 		if ok, _ := watchable(up, s.cfg.Datacenter); ok {
-			want[up.DestinationName] = true
+			out[up.DestinationName] = true
 		}
 	}
-	for name, stop := range s.followers {
-		if !want[name] {
+	return out
+}
+
+// followUpstreams watches the chains of the upstreams that the registration names
+// now and the instances that they lead to, and nothing else.
+func (s *sidecar) followUpstreams(ctx context.Context, follow func(context.Context, catalog.Query, func(*catalog.View))) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	upstreams := s.upstreams()
+	want := map[catalog.Query]bool{}
+	for name := range upstreams {
+		want[catalog.ChainOptions{Datacenter: s.cfg.Datacenter}.Query(name)] = true
+		for _, service := range s.in.services(name, s.cfg.Datacenter) {
+			want[catalog.Query{Kind: catalog.QueryConnect, Name: service}] = true
+		}
+	}
+	for q, stop := range s.followers {
+		if !want[q] {
 			stop()
-			delete(s.followers, name)
-			delete(s.in.instances, name)
+			delete(s.followers, q)
+			s.in.forget(q)
+		}
+	}
+	for name := range s.in.last {
+		if !upstreams[name] {
+			delete(s.in.last, name)
+		}
+	}
+	for name := range s.empty {
+		if !upstreams[name] {
 			delete(s.empty, name)
 		}
 	}
-	for name := range want {
-		if s.followers[name] != nil {
+	for q := range want {
+		if s.followers[q] != nil {
 			continue
 		}
-		uctx, stop := context.WithCancel(ctx)
-		s.followers[name] = stop
-		follow(uctx, catalog.Query{Kind: catalog.QueryConnect, Name: name}, func(v *catalog.View) {
-			if uctx.Err() == nil {
-				s.in.instances[name] = endpoints(v)
+		qctx, stop := context.WithCancel(ctx)
+		s.followers[q] = stop
+		follow(qctx, q, func(v *catalog.View) {
+			if qctx.Err() == nil {
+				s.in.learn(q, v)
 			}
 		})
 	}
@@ -206,6 +228,11 @@ func (s *sidecar) publish(patient bool) {
 		return
 	}
 	snap, problems := build(s.in)
+	for _, up := range snap.Upstreams {
+		if s.in.known(up.Name, s.cfg.Datacenter) {
+			s.in.last[up.Name] = up.Instances
+		}
+	}
 	s.report(problems)
 	if last != nil {
 		snap.Index = last.Index
@@ -220,8 +247,8 @@ func (s *sidecar) publish(patient bool) {
 }
 
 func (s *sidecar) upstreamsKnown() bool {
-	for name := range s.followers {
-		if _, ok := s.in.instances[name]; !ok {
+	for name := range s.upstreams() {
+		if !s.in.known(name, s.cfg.Datacenter) {
 			return false
 		}
 	}
@@ -306,7 +333,7 @@ func (s *sidecar) seed() {
 	s.roots, s.intends = true, true
 	s.old = map[catalog.QueryKind]bool{catalog.QueryRoots: true, catalog.QueryIntentionsDest: true}
 	for _, up := range snap.Upstreams {
-		s.in.instances[up.Name] = up.Instances
+		s.in.last[up.Name] = up.Instances
 	}
 }
 

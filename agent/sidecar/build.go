@@ -8,7 +8,6 @@ import (
 	"net"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
@@ -24,8 +23,7 @@ type inputs struct {
 
 	// policy is what the servers say; each part is the last one known.
 	policy
-	// instances answer, for each upstream, who serves it.
-	instances map[catalog.Name][]connect.Endpoint
+	world
 }
 
 // policy is the part of a snapshot that comes from the servers and is the same
@@ -136,13 +134,17 @@ func buildUpstream(in inputs, up *catalog.Upstream, p *problems) (connect.Upstre
 		p.add(why)
 		return connect.Upstream{}, false
 	}
+	instances, timeout := in.resolve(up.DestinationName, in.datacenter, p)
 	out := connect.Upstream{
 		Name:           up.DestinationName,
 		Datacenter:     in.datacenter,
 		Listen:         up.LocalBindSocketPath,
 		SocketMode:     up.LocalBindSocketMode,
-		Instances:      in.instances[up.DestinationName],
-		ConnectTimeout: cfgMillis(p, up.Config, "connect_timeout_ms"),
+		Instances:      instances,
+		ConnectTimeout: cmp.Or(cfgMillis(p, up.Config, "connect_timeout_ms"), timeout),
+	}
+	if limits, ok := up.Config["limits"].(map[string]any); ok {
+		out.MaxConnections = maxConnections(p, limits)
 	}
 	if out.Listen == "" {
 		out.Listen = joinAddr(up.LocalBindAddress, "127.0.0.1", up.LocalBindPort)
@@ -153,22 +155,10 @@ func buildUpstream(in inputs, up *catalog.Upstream, p *problems) (connect.Upstre
 	return out, true
 }
 
-// endpoints are the instances of a view that may be dialled, sorted, so that
-// equal answers make equal snapshots.
-func endpoints(v *catalog.View) []connect.Endpoint {
-	out := make([]connect.Endpoint, 0, len(v.Instances))
-	for _, inst := range v.Instances {
-		if e, ok := endpoint(inst); ok {
-			out = append(out, e)
-		}
-	}
-	slices.SortFunc(out, func(a, b connect.Endpoint) int {
-		if c := strings.Compare(a.Node, b.Node); c != 0 {
-			return c
-		}
-		return strings.Compare(a.ID, b.ID)
-	})
-	return out
+// maxConnections reads the limit in either spelling: registrations are written
+// with one, entries with the other.
+func maxConnections(p *problems, limits map[string]any) int {
+	return cmp.Or(cfgInt(p, limits, "max_connections"), cfgInt(p, limits, "MaxConnections"))
 }
 
 // endpoint is the address of an instance, unless it is critical, in maintenance,

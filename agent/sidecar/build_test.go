@@ -40,6 +40,11 @@ func TestBuild(t *testing.T) {
 		return s
 	}
 	db := []connect.Endpoint{{ID: "db-1", Node: "n1", Addr: "10.0.0.1:21001", Status: catalog.StatusPassing, Weight: 1}}
+	said := newWorld()
+	said.learn(catalog.ChainOptions{Datacenter: "dc1"}.Query("db"), &catalog.View{})
+	said.learn(catalog.Query{Kind: catalog.QueryConnect, Name: "db"}, &catalog.View{Instances: []*catalog.Instance{{
+		Node: &catalog.Node{Node: "n1", Address: "10.0.0.1"}, Service: &catalog.Service{ID: "db-1", Port: 21001},
+	}}})
 	upstream := func(change func(*catalog.Upstream)) func(*catalog.Service) {
 		return func(s *catalog.Service) {
 			u := catalog.Upstream{DestinationName: "db", LocalBindPort: 9191}
@@ -129,9 +134,7 @@ func TestBuild(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			reg := sidecarService(tc.reg)
 			got, problems := build(inputs{
-				proxy: reg, datacenter: "dc1", bindAddr: "0.0.0.0", policy: base,
-				instances: map[catalog.Name][]connect.Endpoint{"db": db},
-			})
+				proxy: reg, datacenter: "dc1", bindAddr: "0.0.0.0", policy: base, world: said})
 			if w := want(tc.want); !reflect.DeepEqual(got, w) {
 				t.Errorf("got  %+v\nwant %+v", got, w)
 			}
@@ -177,7 +180,9 @@ func TestEndpoints(t *testing.T) {
 		nil,
 		{},
 	}}
-	got := endpoints(v)
+	w := newWorld()
+	w.learn(catalog.Query{Kind: catalog.QueryConnect, Name: "db"}, v)
+	got := combine(w.endpoints(&catalog.Target{Service: "db"}, "db"))
 	want := []connect.Endpoint{
 		{ID: "no checks", Node: "n1", Addr: "10.0.0.1:21000", Status: "passing", Weight: 1},
 		{ID: "own address", Node: "n1", Addr: "[fd00::1]:21000", Status: "passing", Weight: 3},

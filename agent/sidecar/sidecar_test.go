@@ -27,6 +27,25 @@ type fakeViews struct {
 	mu   sync.Mutex
 	by   map[catalog.Query]*catalog.Latest[*catalog.View]
 	next uint64
+	// noChains leaves the question for a chain without an answer.
+	noChains bool
+}
+
+// chainView answers the question for a chain.
+func chainView(q catalog.Query, entries ...catalog.ConfigEntry) *catalog.View {
+	v := &catalog.View{Query: q}
+	o, err := q.ChainOptions()
+	if err == nil {
+		v.Chain, err = catalog.CompileChain(catalog.EntrySet(entries), q.Name, o)
+	}
+	if err != nil {
+		v.Problem = err.Error()
+	}
+	return v
+}
+
+func (f *fakeViews) setChain(name string, entries ...catalog.ConfigEntry) {
+	f.set(chainView(catalog.ChainOptions{Datacenter: "dc1"}.Query(name), entries...))
 }
 
 func (f *fakeViews) latest(q catalog.Query) *catalog.Latest[*catalog.View] {
@@ -37,6 +56,11 @@ func (f *fakeViews) latest(q catalog.Query) *catalog.Latest[*catalog.View] {
 	}
 	if f.by[q] == nil {
 		f.by[q] = &catalog.Latest[*catalog.View]{}
+		if q.Kind == catalog.QueryChain && !f.noChains {
+			// Servers always have one, if only that the name leads to itself.
+			f.next++
+			f.by[q].Set(f.next, chainView(q))
+		}
 	}
 	return f.by[q]
 }
