@@ -31,6 +31,7 @@ func (s *State) change(ctx context.Context, edit func(*draft) error) error {
 	if err := s.write(d); err != nil {
 		return err
 	}
+	s.noteLeaving(d)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, c := range s.checks {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"time"
 
 	"github.com/weftmesh/weft/catalog"
 )
@@ -34,7 +35,7 @@ func (d *draft) sidecarPort(id, service string) (int, error) {
 		if used[p] {
 			continue
 		}
-		if listenable(p) {
+		if listenable(p) || d.s.freedSoon(p) {
 			return p, nil
 		}
 		if fallback == 0 {
@@ -45,6 +46,41 @@ func (d *draft) sidecarPort(id, service string) (int, error) {
 		return fallback, nil
 	}
 	return 0, refuse("service %s: no port is left for its sidecar, all of %d to %d are taken: widen ports.sidecar_min_port and ports.sidecar_max_port, or set sidecar_service.port", service, low, high)
+}
+
+const (
+	// leavingFor is how long a proxy that was removed may go on holding its port.
+	leavingFor = 5 * time.Second
+	// leavingWait is how long a registration waits for such a port.
+	leavingWait = 250 * time.Millisecond
+)
+
+// noteLeaving remembers the ports of the proxies that the draft takes away.
+func (s *State) noteLeaving(d *draft) {
+	now := time.Now()
+	for port, at := range s.leaving {
+		if now.Sub(at) > leavingFor {
+			delete(s.leaving, port)
+		}
+	}
+	for id, e := range s.services {
+		if d.services[id] == nil && RunsHere(e.svc) {
+			s.leaving[e.svc.Port] = now
+		}
+	}
+}
+
+// freedSoon tells whether who listens on the port is a proxy of ours that was removed a
+// moment ago. It gives that one time to close; a proxy that comes too early tries again.
+func (s *State) freedSoon(port int) bool {
+	at, ok := s.leaving[port]
+	if !ok || time.Since(at) > leavingFor {
+		return false
+	}
+	for end := time.Now().Add(leavingWait); time.Now().Before(end) && !listenable(port); {
+		time.Sleep(5 * time.Millisecond) // it closes soon, and nobody tells us when
+	}
+	return true
 }
 
 // listenable tells whether the port is free on every address of this host, so that

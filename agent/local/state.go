@@ -134,6 +134,7 @@ type State struct {
 	saying sync.Mutex // one statement at a time
 
 	changing sync.Mutex
+	leaving  map[int]time.Time // ports of proxies that were removed a moment ago; guarded by changing
 	mu       sync.Mutex
 	node     *catalog.Node
 	services map[string]*service
@@ -160,6 +161,7 @@ func New(cfg Config) (*State, error) {
 		dirty:    make(chan struct{}, 1),
 		wake:     make(chan struct{}, 1),
 		node:     cfg.Node,
+		leaving:  map[int]time.Time{},
 		services: map[string]*service{},
 		checks:   map[string]*check{},
 		orphans:  map[string]*check{},

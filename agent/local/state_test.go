@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -674,5 +675,37 @@ func TestWaitSynced(t *testing.T) {
 	}
 	if state, _ := f.last(); len(state.Services) != 0 || state.Node == nil {
 		t.Errorf("after leaving: %+v", state)
+	}
+}
+
+// TestPortOfARemovedSidecarIsFree: its proxy closes in its own time, which must not
+// cost the next sidecar the port.
+func TestPortOfARemovedSidecarIsFree(t *testing.T) {
+	ln, err := net.Listen("tcp", ":0") // the proxy of the first sidecar, slow to close
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	port := ln.Addr().(*net.TCPAddr).Port
+	s, _ := open(t, t.TempDir(), func(c *Config) { c.SidecarMinPort, c.SidecarMaxPort = port, min(port+50, 65535) })
+	sidecar := func(name string, port int) *catalog.Service {
+		t.Helper()
+		reg := &catalog.ServiceRegistration{Name: name, Port: 80, Connect: &catalog.ServiceConnect{
+			SidecarService: &catalog.ServiceRegistration{Port: port},
+		}}
+		if _, err := s.Register(t.Context(), reg, RegisterOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		return s.Host().Services[name+"-sidecar-proxy"]
+	}
+	sidecar("first", port)
+	if got := sidecar("other", 0).Port; got == port {
+		t.Fatalf("the second sidecar has the port %d of the first", got)
+	}
+	if err := s.Deregister(t.Context(), "first"); err != nil {
+		t.Fatal(err)
+	}
+	if got := sidecar("second", 0).Port; got != port {
+		t.Errorf("the port is %d, not %d, which the first sidecar gave up", got, port)
 	}
 }
