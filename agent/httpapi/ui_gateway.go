@@ -20,13 +20,13 @@ const (
 	kindProxy       = "proxy-defaults"
 )
 
-// entryInto reads one entry into out; false when there is none.
-func (a uiAPI) entryInto(c *call, kind, name string, out any) (bool, error) {
+// entryInto reads one entry into out, which stays as it is when there is none.
+func (a uiAPI) entryInto(c *call, kind, name string, out any) error {
 	v, err := a.q.peek(c, catalog.Query{Kind: catalog.QueryConfigEntry, Name: kind, Sub: name})
 	if err != nil || len(v.Entries) == 0 {
-		return false, err
+		return err
 	}
-	return true, readEntry(v.Entries[0], out)
+	return readEntry(v.Entries[0], out)
 }
 
 func readEntry(e catalog.Entry, out any) error {
@@ -64,7 +64,7 @@ func (a uiAPI) servicesOf(c *call, gateway string, all []catalog.Name) ([]catalo
 	var names []catalog.Name
 	for _, kind := range []string{kindTerminating, kindIngress} {
 		var g gatewayEntry
-		if _, err := a.entryInto(c, kind, gateway, &g); err != nil {
+		if err := a.entryInto(c, kind, gateway, &g); err != nil {
 			return nil, err
 		}
 		names = append(names, g.names()...)

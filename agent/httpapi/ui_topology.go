@@ -183,7 +183,7 @@ func (a uiAPI) edges(m *mesh, others []catalog.Name, self catalog.Name, judge fu
 // protocol of a service: its own, that of all proxies, or TCP.
 func (a uiAPI) protocol(c *call, name catalog.Name) (string, error) {
 	var own struct{ Protocol string }
-	if _, err := a.entryInto(c, kindDefaults, name, &own); err != nil {
+	if err := a.entryInto(c, kindDefaults, name, &own); err != nil {
 		return "", err
 	}
 	if own.Protocol != "" {
@@ -194,7 +194,7 @@ func (a uiAPI) protocol(c *call, name catalog.Name) (string, error) {
 			Protocol string `json:"protocol"`
 		}
 	}
-	if _, err := a.entryInto(c, kindProxy, "global", &all); err != nil {
+	if err := a.entryInto(c, kindProxy, "global", &all); err != nil {
 		return "", err
 	}
 	return orString(all.Config.Protocol, "tcp"), nil

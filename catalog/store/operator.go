@@ -114,14 +114,6 @@ func (w *writer) querySession(q *catalog.PreparedQuery) error {
 	return catalog.Invalidf("invalid session %q: there is no such session", q.Session)
 }
 
-// dropQueriesOf removes the queries that end with a session.
-func (w *writer) dropQueriesOf(session string) {
-	for _, q := range all[*catalog.PreparedQuery](w.reader, tableQueries, bySession, session) {
-		w.remove(tableQueries, q)
-		w.touch(keyQueries)
-	}
-}
-
 func (w *writer) deleteQuery(id string) error {
 	q, ok := w.preparedQuery(byID, id)
 	if !ok {

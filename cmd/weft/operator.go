@@ -207,10 +207,17 @@ func showAutopilot(c *cli.Context, st *api.AutopilotState) error {
 		srv := st.Servers[id]
 		fmt.Fprintf(w, "   %s\n", id)
 		for _, f := range [][2]string{
-			{"Name", srv.Name}, {"Address", srv.Address}, {"Version", srv.Version}, {"Status", string(srv.Status)},
-			{"Node Type", string(srv.NodeType)}, {"Node Status", srv.NodeStatus}, {"Healthy", strconv.FormatBool(srv.Healthy)},
-			{"Last Contact", srv.LastContact.String()}, {"Last Term", strconv.FormatUint(srv.LastTerm, 10)},
-			{"Last Index", strconv.FormatUint(srv.LastIndex, 10)}, {"Stable Since", srv.StableSince.Format(time.RFC3339)},
+			{"Name", srv.Name},
+			{"Address", srv.Address},
+			{"Version", srv.Version},
+			{"Status", string(srv.Status)},
+			{"Node Type", string(srv.NodeType)},
+			{"Node Status", srv.NodeStatus},
+			{"Healthy", strconv.FormatBool(srv.Healthy)},
+			{"Last Contact", srv.LastContact.String()},
+			{"Last Term", strconv.FormatUint(srv.LastTerm, 10)},
+			{"Last Index", strconv.FormatUint(srv.LastIndex, 10)},
+			{"Stable Since", srv.StableSince.Format(time.RFC3339)},
 		} {
 			fmt.Fprintf(w, "      %-15s%s\n", f[0]+":", f[1])
 		}

@@ -280,8 +280,11 @@ func (t tallies) sorted() []snapshotStat {
 func showSnapshot(out io.Writer, f snapshotFacts, kv bool) error {
 	w := tabwriter.NewWriter(out, 8, 8, 6, ' ', 0)
 	for _, p := range [][2]string{
-		{"ID", f.Meta.ID}, {"Size", strconv.FormatInt(f.Meta.Size, 10)}, {"Index", strconv.FormatUint(f.Meta.Index, 10)},
-		{"Term", strconv.FormatUint(f.Meta.Term, 10)}, {"Version", strconv.Itoa(f.Meta.Version)},
+		{"ID", f.Meta.ID},
+		{"Size", strconv.FormatInt(f.Meta.Size, 10)},
+		{"Index", strconv.FormatUint(f.Meta.Index, 10)},
+		{"Term", strconv.FormatUint(f.Meta.Term, 10)},
+		{"Version", strconv.Itoa(f.Meta.Version)},
 	} {
 		fmt.Fprintf(w, " %s\t%s\n", p[0], p[1])
 	}
