@@ -26,12 +26,15 @@ func (d *delegate) AckPayload() []byte {
 	return b
 }
 
-// maxRoundTrip is longer than any probe may take.
-const maxRoundTrip = 10 * time.Second
+// Bounds of what a probe may say: no probe takes this long, no coordinate is this big.
+const (
+	maxRoundTrip = 10 * time.Second
+	maxPayload   = 1024
+)
 
 // NotifyPingComplete learns from a probe.
 func (d *delegate) NotifyPingComplete(other *memberlist.Node, rtt time.Duration, payload []byte) {
-	if len(payload) == 0 || len(payload) > maxMessage || rtt <= 0 || rtt > maxRoundTrip {
+	if len(payload) == 0 || len(payload) > maxPayload || rtt <= 0 || rtt > maxRoundTrip {
 		return
 	}
 	at := coordinate.Coordinate{}

@@ -1,7 +1,6 @@
 package gossip
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 
@@ -27,15 +26,10 @@ func (d *delegate) NodeMeta(limit int) []byte {
 
 // NotifyMsg takes a message of another member.
 func (d *delegate) NotifyMsg(b []byte) {
-	if len(b) == 0 || len(b) > maxMessage {
+	if d.g.keysMessage(b) {
 		return
 	}
-	switch b[0] {
-	case msgLeave:
-	case msgKeys, msgKeysDone:
-		d.g.keysMessage(b[0], bytes.Clone(b[1:])) // which must not block memberlist
-		return
-	default:
+	if len(b) == 0 || b[0] != msgLeave || len(b) > maxMessage {
 		return // of a later version
 	}
 	var in intent
@@ -108,10 +102,8 @@ func (d *delegate) NotifyMerge(peers []*memberlist.Node) error {
 }
 
 const (
-	msgLeave    = 1
-	msgKeys     = 2 // a change of the keyring, or a question about it
-	msgKeysDone = 3 // the answer to that
-	maxMessage  = 16 << 10
+	msgLeave   = 1
+	maxMessage = 1024
 )
 
 // intent is word, spread by gossip, that a member which is not alive any more left

@@ -157,6 +157,13 @@ func (k *keyring) do(op catalog.KeyringOp, text string) error {
 	return k.save()
 }
 
+// Kinds of messages about the keyring, beside those of delegate.go, and their bound.
+const (
+	msgKeys        = 10 // a change, or a question
+	msgKeysDone    = 11 // the answer to that
+	maxKeysMessage = 16 << 10
+)
+
 // keysMessage asks a member to do something with its keyring, or answers that.
 // Who can send one has a key of gossip already.
 type keysMessage struct {
@@ -252,23 +259,36 @@ func (k *keyring) answer(node string, q keysMessage) (string, []string, string) 
 	return node, k.texts(), ""
 }
 
-func (g *Gossip) keysMessage(kind byte, b []byte) {
-	if g.keys == nil {
+// keysMessage takes a message about the keyring; false for any other. It must not
+// block memberlist.
+func (g *Gossip) keysMessage(b []byte) bool {
+	if len(b) == 0 || b[0] != msgKeys && b[0] != msgKeysDone {
+		return false
+	}
+	switch {
+	case g.keys == nil || len(b) > maxKeysMessage:
+	case b[0] == msgKeysDone:
+		g.keys.answered(b[1:])
+	default:
+		g.keysAsked(b[1:])
+	}
+	return true
+}
+
+func (k *keyring) answered(b []byte) {
+	var r keysReply
+	if json.Unmarshal(b, &r) != nil {
 		return
 	}
-	if kind == msgKeysDone {
-		var r keysReply
-		if json.Unmarshal(b, &r) != nil {
-			return
-		}
-		g.keys.mu.Lock()
-		defer g.keys.mu.Unlock()
-		select {
-		case g.keys.waiting[r.ID] <- r:
-		default: // nobody waits for it
-		}
-		return
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	select {
+	case k.waiting[r.ID] <- r:
+	default: // nobody waits for it
 	}
+}
+
+func (g *Gossip) keysAsked(b []byte) {
 	var q keysMessage
 	if json.Unmarshal(b, &q) != nil || q.From == g.cfg.NodeName {
 		return
@@ -295,7 +315,7 @@ func (g *Gossip) sendTo(name string, kind byte, v any) error {
 	if err != nil {
 		return fmt.Errorf("gossip: %w", err)
 	}
-	if len(b) >= maxMessage {
+	if len(b) >= maxKeysMessage {
 		return fmt.Errorf("gossip: a message of %d bytes: %w", len(b), catalog.ErrTooLarge)
 	}
 	for _, n := range g.list.Members() {

@@ -36,7 +36,6 @@ func (a uiAPI) routes() []Route {
 		read("/v1/internal/ui/node/:node", "a node with its services and checks", acl.Node, "node", a.node),
 		read("/v1/internal/ui/gateway-services-nodes/:gateway", "the services behind a gateway", acl.Service, "gateway", a.gatewayServices),
 		read("/v1/internal/ui/gateway-intentions/:gateway", "the intentions that can decide for the services behind a gateway", acl.Intention, "", a.gatewayIntentions),
-		read("/v1/exported-services", "the services that are exported to others", acl.Mesh, "", a.exported),
 	}
 }
 

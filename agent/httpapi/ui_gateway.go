@@ -218,8 +218,6 @@ func (a uiAPI) exports(c *call) ([]exportedServiceView, error) {
 	return out, nil
 }
 
-func (a uiAPI) exported(c *call) (any, error) { return a.exports(c) }
-
 func (a uiAPI) exportedTo(c *call) (any, error) {
 	peer := c.query.Get("peer")
 	if peer == "" {
