@@ -15,6 +15,16 @@ const (
 	CmdSetCAConfig    CommandType = 8
 	CmdSetRoots       CommandType = 9
 
+	CmdSetKey          CommandType = 20
+	CmdDeleteKey       CommandType = 21
+	CmdDeleteKeys      CommandType = 22
+	CmdLockKey         CommandType = 23
+	CmdUnlockKey       CommandType = 24
+	CmdCreateSession   CommandType = 25
+	CmdDestroySessions CommandType = 26
+	CmdEndKeyDelays    CommandType = 27
+	CmdTxn             CommandType = 28
+
 	CmdSetEntryStatus   CommandType = 30
 	CmdSetPreparedQuery CommandType = 40
 	CmdDelPreparedQuery CommandType = 41
@@ -63,6 +73,24 @@ func NewCommand(t CommandType) (Command, error) {
 		return &SetCoordinates{}, nil
 	case CmdSetAutopilot:
 		return &SetAutopilot{}, nil
+	case CmdSetKey:
+		return &SetKey{}, nil
+	case CmdDeleteKey:
+		return &DeleteKey{}, nil
+	case CmdDeleteKeys:
+		return &DeleteKeys{}, nil
+	case CmdLockKey:
+		return &LockKey{}, nil
+	case CmdUnlockKey:
+		return &UnlockKey{}, nil
+	case CmdCreateSession:
+		return &CreateSession{}, nil
+	case CmdDestroySessions:
+		return &DestroySessions{}, nil
+	case CmdEndKeyDelays:
+		return &EndKeyDelays{}, nil
+	case CmdTxn:
+		return &Txn{}, nil
 	default:
 		return nil, Invalidf("command type %d is unknown", t)
 	}

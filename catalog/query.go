@@ -33,6 +33,14 @@ const (
 	QueryCoordinates     QueryKind = "coordinates"      // Coordinates: all
 	QueryCoordinate      QueryKind = "coordinate"       // Coordinates (0 or 1) of node Name
 	QueryAutopilot       QueryKind = "autopilot"        // Autopilot
+
+	QueryKey          QueryKind = "kv"            // Pairs (0 or 1) with key Name
+	QueryKeyTree      QueryKind = "kv-tree"       // Pairs with the prefix Name
+	QueryKeyNames     QueryKind = "kv-keys"       // Keys with the prefix Name, each cut after the next separator Sub, if any
+	QueryKeyDelays    QueryKind = "kv-delays"     // Delays: all
+	QuerySession      QueryKind = "session"       // Sessions (0 or 1) with ID Name
+	QueryNodeSessions QueryKind = "node-sessions" // Sessions of node Name
+	QuerySessions     QueryKind = "sessions"      // Sessions: all
 )
 
 // SubMerged, as Sub of a query for instances, merges central configuration into
@@ -62,8 +70,17 @@ func (q Query) String() string {
 // Validate refuses queries that no store can answer.
 func (q Query) Validate() error {
 	switch q.Kind {
-	case QueryNodes, QueryServices, QueryInstances, QueryIntentions, QueryRoots, QueryCAConfig:
+	case QueryNodes, QueryServices, QueryInstances, QueryIntentions, QueryRoots, QueryCAConfig, QueryKeyDelays, QuerySessions:
 		return nil
+	case QueryKey:
+		return validKey(q.Name)
+	case QueryKeyTree:
+		return validPrefix(q.Name)
+	case QueryKeyNames:
+		if err := validPrefix(q.Sub); err != nil {
+			return err
+		}
+		return validPrefix(q.Name)
 	case QueryDump, QueryPreparedQueries, QueryCoordinates, QueryAutopilot:
 		return nil
 	case QueryPreparedQuery, QueryCoordinate:
@@ -74,7 +91,8 @@ func (q Query) Validate() error {
 		}
 		return validName("query "+string(q.Kind), q.Name)
 	case QueryNodeChecks, QueryServiceChecks, QueryGateway,
-		QueryChecks, QueryIntentionsDest, QueryIntentionsSrc, QueryConfigEntries:
+		QueryChecks, QueryIntentionsDest, QueryIntentionsSrc, QueryConfigEntries,
+		QuerySession, QueryNodeSessions:
 		return validName("query "+string(q.Kind), q.Name)
 	case QueryConfigEntry:
 		if err := validName("query "+string(q.Kind)+" kind", q.Name); err != nil {
@@ -116,6 +134,10 @@ type View struct {
 	Roots   []*Root
 	// CAConfig is set by ca-config; by roots with only its ClusterID.
 	CAConfig *CAConfig
+	Pairs    []*KVPair
+	Keys     []string
+	Delays   []*KeyDelay
+	Sessions []*Session
 
 	Queries     []*PreparedQuery
 	Coordinates []*NodeCoordinate

@@ -23,6 +23,10 @@ type Delta struct {
 	Intentions Rows[*Intention]
 	Entries    Rows[Entry]
 	Roots      Rows[*Root]
+	Pairs      Rows[*KVPair]
+	Keys       Rows[string]
+	Delays     Rows[*KeyDelay]
+	Sessions   Rows[*Session]
 
 	Queries     Rows[*PreparedQuery]
 	Coordinates Rows[*NodeCoordinate]
@@ -77,8 +81,12 @@ var (
 		key:   func(i *Intention) Key { return Key{A: i.SourceName, B: i.DestinationName, C: i.SourcePeer} },
 		order: moreSpecific,
 	}
-	entryList = byKey(func(e Entry) Key { return Key{A: e.EntryKind(), B: e.EntryName()} })
-	rootList  = byKey(func(r *Root) Key { return Key{A: r.ID} })
+	entryList   = byKey(func(e Entry) Key { return Key{A: e.EntryKind(), B: e.EntryName()} })
+	rootList    = byKey(func(r *Root) Key { return Key{A: r.ID} })
+	pairList    = byKey(func(p *KVPair) Key { return Key{A: p.Key} })
+	keyList     = byKey(func(k string) Key { return Key{A: k} })
+	delayList   = byKey(func(d *KeyDelay) Key { return Key{A: d.Key} })
+	sessionList = byKey(func(s *Session) Key { return Key{A: s.ID} })
 
 	queryList      = byKey(func(q *PreparedQuery) Key { return Key{A: q.ID} })
 	coordinateList = byKey(func(c *NodeCoordinate) Key { return Key{A: c.Node} })
@@ -115,7 +123,11 @@ func (v *View) makeDiff(old *View) *Delta {
 		entryList.diff(&d.Entries, old.Entries, v.Entries) &&
 		rootList.diff(&d.Roots, old.Roots, v.Roots) &&
 		queryList.diff(&d.Queries, old.Queries, v.Queries) &&
-		coordinateList.diff(&d.Coordinates, old.Coordinates, v.Coordinates)
+		coordinateList.diff(&d.Coordinates, old.Coordinates, v.Coordinates) &&
+		pairList.diff(&d.Pairs, old.Pairs, v.Pairs) &&
+		keyList.diff(&d.Keys, old.Keys, v.Keys) &&
+		delayList.diff(&d.Delays, old.Delays, v.Delays) &&
+		sessionList.diff(&d.Sessions, old.Sessions, v.Sessions)
 	if !ok {
 		return nil
 	}
@@ -144,6 +156,10 @@ func (d *Delta) Patch(old *View) (*View, error) {
 	v.Roots = rootList.patch(old.Roots, d.Roots)
 	v.Queries = queryList.patch(old.Queries, d.Queries)
 	v.Coordinates = coordinateList.patch(old.Coordinates, d.Coordinates)
+	v.Pairs = pairList.patch(old.Pairs, d.Pairs)
+	v.Keys = keyList.patch(old.Keys, d.Keys)
+	v.Delays = delayList.patch(old.Delays, d.Delays)
+	v.Sessions = sessionList.patch(old.Sessions, d.Sessions)
 	return v, nil
 }
 
@@ -162,7 +178,8 @@ func (d *Delta) complete() bool {
 	return !slices.Contains(d.Nodes.Put, nil) && !slices.Contains(d.Services.Put, nil) &&
 		!slices.Contains(d.Checks.Put, nil) && !slices.Contains(d.Intentions.Put, nil) &&
 		!slices.Contains(d.Roots.Put, nil) && !slices.Contains(d.Queries.Put, nil) &&
-		!slices.Contains(d.Coordinates.Put, nil)
+		!slices.Contains(d.Coordinates.Put, nil) && !slices.Contains(d.Pairs.Put, nil) &&
+		!slices.Contains(d.Delays.Put, nil) && !slices.Contains(d.Sessions.Put, nil)
 }
 
 // diff walks both lists, which are ordered, side by side. It reports false when

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -28,6 +29,18 @@ func drawView(t *rapid.T, index uint64) *View {
 		}
 		if some("root") {
 			v.Roots = append(v.Roots, &Root{ID: n, SerialNumber: uint64(version())})
+		}
+		if some("pair") {
+			v.Pairs = append(v.Pairs, &KVPair{Key: n, Flags: uint64(version())})
+		}
+		if some("key") {
+			v.Keys = append(v.Keys, n)
+		}
+		if some("delay") {
+			v.Delays = append(v.Delays, &KeyDelay{Key: n, Delay: time.Duration(version())})
+		}
+		if some("session") {
+			v.Sessions = append(v.Sessions, &Session{ID: n, Name: strings.Repeat("s", version())})
 		}
 		for _, id := range []string{"1", "2"} {
 			if some("instance") {

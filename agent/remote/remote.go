@@ -143,6 +143,25 @@ func (r *Remote) SetCAConfig(ctx context.Context, req *wire.SetCAConfigRequest) 
 	})
 }
 
+// Txn does a transaction. One that only reads is tried again as reads are, others
+// as Apply.
+func (r *Remote) Txn(ctx context.Context, req *wire.TxnRequest) (*wire.TxnReply, error) {
+	rule := retryNoLeader
+	if req.Txn.ReadOnly() {
+		rule = retryAny
+	}
+	return retry(ctx, r, "txn", rule, func(ctx context.Context) (*wire.TxnReply, error) {
+		return r.servers.Txn(ctx, req)
+	})
+}
+
+// RenewSession lets the TTL of a session begin anew.
+func (r *Remote) RenewSession(ctx context.Context, req *wire.RenewSessionRequest) (*wire.RenewSessionReply, error) {
+	return retry(ctx, r, "renew_session", retryAny, func(ctx context.Context) (*wire.RenewSessionReply, error) {
+		return r.servers.RenewSession(ctx, req)
+	})
+}
+
 // Status asks a server about itself; while there is no leader it says so at once.
 func (r *Remote) Status(ctx context.Context, req *wire.StatusRequest) (*wire.StatusReply, error) {
 	return retry(ctx, r, "status", retryNone, func(ctx context.Context) (*wire.StatusReply, error) {

@@ -26,6 +26,9 @@ const (
 	Operator  Resource = "operator"
 	Keyring   Resource = "keyring"
 	Query     Resource = "query" // prepared queries
+	Key       Resource = "key"
+	Session   Resource = "session"
+	Event     Resource = "event"
 )
 
 // Authorizer answers whether its caller may do verb to the named thing. An empty

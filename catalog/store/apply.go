@@ -1,6 +1,8 @@
 package store
 
 import (
+	"errors"
+
 	"github.com/weftmesh/weft/catalog"
 )
 
@@ -27,6 +29,11 @@ func (s *Store) Apply(index uint64, cmd catalog.Command) (any, error) {
 	if err != nil {
 		w.txn.Abort()
 		w = newWriter(st.db, index)
+	}
+	switch {
+	case errors.Is(err, errUndone):
+		err = nil
+	case err != nil:
 		result = nil
 	}
 	must(w.txn.Insert(tableMeta, &metaRow{Applied: index}))
@@ -59,6 +66,39 @@ func (w *writer) apply(cmd catalog.Command) (any, error) {
 		return w.setCAConfig(c), nil
 	case *catalog.SetRoots:
 		return w.setRoots(c), nil
+	case *catalog.Txn:
+		return w.transaction(c)
+	default:
+		return w.applyKV(cmd)
+	}
+}
+
+func (w *writer) applyKV(cmd catalog.Command) (any, error) {
+	switch c := cmd.(type) {
+	case *catalog.SetKey:
+		_, ok := w.setKey(c)
+		return ok, nil
+	case *catalog.DeleteKey:
+		return w.deleteKey(c), nil
+	case *catalog.DeleteKeys:
+		w.deleteKeys(c.Prefix)
+		return nil, nil
+	case *catalog.LockKey:
+		_, ok, err := w.lockKey(c)
+		return ok, err
+	case *catalog.UnlockKey:
+		_, ok := w.unlockKey(c)
+		return ok, nil
+	case *catalog.EndKeyDelays:
+		w.endKeyDelays(c)
+		return nil, nil
+	case *catalog.CreateSession:
+		return nil, w.createSession(c)
+	case *catalog.DestroySessions:
+		for _, id := range c.IDs {
+			w.endSessions(byID, id)
+		}
+		return nil, nil
 	default:
 		return w.applyOperator(cmd)
 	}

@@ -58,13 +58,22 @@ func TestArchiveRoundTrip(t *testing.T) {
 // TestArchiveRefusesEveryDamage flips and cuts an archive everywhere.
 func TestArchiveRefusesEveryDamage(t *testing.T) {
 	whole := archiveOf(t, sample(t))
+	var want bytes.Buffer
+	if _, err := ReadArchive(bytes.NewReader(whole), &want); err != nil {
+		t.Fatal(err)
+	}
 	for at := range whole {
 		if at >= 3 && at <= 9 {
 			continue // the flags, time and system in the head of gzip say nothing
 		}
 		bad := bytes.Clone(whole)
 		bad[at] ^= 0x41
-		if _, err := ReadArchive(bytes.NewReader(bad), io.Discard); !errors.Is(err, catalog.ErrInvalid) {
+		var got bytes.Buffer
+		_, err := ReadArchive(bytes.NewReader(bad), &got)
+		if err == nil && bytes.Equal(got.Bytes(), want.Bytes()) {
+			continue // bits between the last block and the next byte mean nothing (RFC 1951, section 3.2.4)
+		}
+		if !errors.Is(err, catalog.ErrInvalid) {
 			t.Fatalf("byte %d changed: %v", at, err)
 		}
 	}

@@ -42,6 +42,9 @@ const (
 	recQuery      = 40
 	recCoordinate = 42
 	recAutopilot  = 50
+	recPair       = 20
+	recDelay      = 21
+	recSession    = 22
 
 	recEnd = 255
 )
@@ -119,6 +122,12 @@ func recordOf(row any) (byte, any) {
 		return recCoordinate, v
 	case *catalog.Autopilot:
 		return recAutopilot, v
+	case *catalog.KVPair:
+		return recPair, v
+	case *catalog.KeyDelay:
+		return recDelay, v
+	case *catalog.Session:
+		return recSession, v
 	default:
 		panic(fmt.Sprintf("store: no record for %T", row))
 	}
@@ -151,6 +160,12 @@ func emptyRow(typ byte) (table string, into any, err error) {
 		return tableCoordinates, &catalog.NodeCoordinate{}, nil
 	case recAutopilot:
 		return tableAutopilot, &catalog.Autopilot{}, nil
+	case recPair:
+		return tableKV, &catalog.KVPair{}, nil
+	case recDelay:
+		return tableDelays, &catalog.KeyDelay{}, nil
+	case recSession:
+		return tableSessions, &catalog.Session{}, nil
 	default:
 		return "", nil, catalog.Invalidf("backup: record type %d is not known; it was written by a newer version", typ)
 	}

@@ -9,6 +9,7 @@ import (
 // tables in the order of fingerprints and backups.
 var tables = []string{
 	tableNodes, tableServices, tableChecks, tableEntries, tableCA, tableRoots, tableStated,
+	tableSessions, tableKV, tableDelays,
 	tableQueries, tableCoordinates, tableAutopilot, tableIndex,
 	tableVirtualIPs,
 }

@@ -56,7 +56,7 @@ func queries() []catalog.Query {
 		out = append(out, catalog.Query{Kind: catalog.QueryIntentionsDest, Name: s}, catalog.Query{Kind: catalog.QueryIntentionsSrc, Name: s},
 			catalog.Query{Kind: catalog.QueryConfigEntry, Name: catalog.KindServiceIntentions, Sub: s})
 	}
-	return out
+	return append(out, kvQueries()...)
 }
 
 func pick[T any](t *rapid.T, from []T, label string) T { return rapid.SampledFrom(from).Draw(t, label) }
@@ -139,17 +139,17 @@ func drawRegister(t *rapid.T) *catalog.Register {
 // drawCommand draws a valid command; at is an index for check-and-sets.
 func drawCommand(t *rapid.T, at uint64) catalog.Command {
 	cas := rapid.IntRange(0, 4).Draw(t, "cas") == 0
-	switch rapid.IntRange(0, 15).Draw(t, "command") {
-	case 12:
+	switch rapid.IntRange(0, 30).Draw(t, "command") {
+	case 27:
 		q := catalog.PreparedQuery{ID: pick(t, queryIDs, "query ID"), Name: pick(t, queryNames, "query name")}
 		q.Service.Service = pick(t, serviceNames, "service")
 		if q.Name == "" || rapid.Bool().Draw(t, "template") {
 			q.Template.Type = catalog.TemplatePrefix
 		}
 		return &catalog.SetPreparedQuery{Query: q, Update: rapid.Bool().Draw(t, "update")}
-	case 13:
+	case 28:
 		return &catalog.DeletePreparedQuery{ID: pick(t, queryIDs, "query ID")}
-	case 14:
+	case 29:
 		c := &catalog.SetCoordinates{}
 		for range rapid.IntRange(1, 2).Draw(t, "updates") {
 			u := &catalog.NodeCoordinate{Node: pick(t, nodeNames, "node")}
@@ -158,7 +158,7 @@ func drawCommand(t *rapid.T, at uint64) catalog.Command {
 			c.Updates = append(c.Updates, u)
 		}
 		return c
-	case 15:
+	case 30:
 		a := catalog.DefaultAutopilot()
 		a.MinQuorum = uint(rapid.IntRange(0, 1).Draw(t, "quorum"))
 		return &catalog.SetAutopilot{Config: a, CAS: cas, Index: at}
@@ -199,6 +199,8 @@ func drawCommand(t *rapid.T, at uint64) catalog.Command {
 			Provider: "consul", ClusterID: pick(t, []string{"", "u1", "u2"}, "cluster ID"),
 			Config: map[string]any{"LeafCertTTL": pick(t, []string{"24h", "72h"}, "ttl")},
 		}}
+	case 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24:
+		return drawKVCommand(t, at)
 	default:
 		roots := []*catalog.Root{{ID: "r1", SealedKey: []byte("k")}, {ID: "r2"}}[:rapid.IntRange(1, 2).Draw(t, "roots")]
 		roots[rapid.IntRange(0, len(roots)-1).Draw(t, "active")].Active = true

@@ -23,6 +23,8 @@ const (
 	keyQueries     = "prepared-queries"
 	keyCoordinates = "coordinates"
 	keyAutopilot   = "autopilot"
+	keySessions    = "sessions"
+	keyDelays      = "kv-delays"
 )
 
 // Classes of keys by name.
@@ -35,6 +37,8 @@ const (
 	classSource        = "intention-source"
 	classVirtualIP     = "virtual-ip"
 	classCoordinate    = "coordinate"
+	classSession       = "session"
+	classNodeSessions  = "node-sessions"
 )
 
 const (
@@ -121,6 +125,14 @@ func indexKeys(q catalog.Query) []indexKey {
 		return []indexKey{{classCoordinate, q.Name}}
 	case catalog.QueryAutopilot:
 		return []indexKey{fixed(keyAutopilot)}
+	case catalog.QuerySession:
+		return []indexKey{{classSession, q.Name}}
+	case catalog.QueryNodeSessions:
+		return []indexKey{{classNodeSessions, q.Name}}
+	case catalog.QuerySessions:
+		return []indexKey{fixed(keySessions)}
+	case catalog.QueryKeyDelays:
+		return []indexKey{fixed(keyDelays)}
 	default:
 		return nil
 	}
@@ -130,6 +142,12 @@ func indexKeys(q catalog.Query) []indexKey {
 // it may have changed are added to ws, which may be nil.
 func (r reader) queryIndex(ws memdb.WatchSet, q catalog.Query) uint64 {
 	index := uint64(1)
+	switch q.Kind {
+	case catalog.QueryKey:
+		index = max(index, r.pairIndex(ws, q.Name))
+	case catalog.QueryKeyTree, catalog.QueryKeyNames:
+		index = max(index, r.treeIndex(ws, q.Name))
+	}
 	for _, k := range indexKeys(q) {
 		index = max(index, r.keyIndex(ws, k))
 	}

@@ -27,6 +27,10 @@ type model struct {
 	vips     map[string]uint32
 	vipHigh  uint32
 	operator operatorModel
+
+	pairs    map[string]catalog.KVPair
+	delays   map[string]catalog.KeyDelay
+	sessions map[string]catalog.Session
 }
 
 // connectName is the service for which s speaks mesh mTLS.
@@ -49,6 +53,7 @@ func newModel() *model {
 		dests: map[string]catalog.ServiceIntentions{}, roots: map[string]catalog.Root{},
 		vips:     map[string]uint32{},
 		operator: newOperatorModel(),
+		pairs:    map[string]catalog.KVPair{}, delays: map[string]catalog.KeyDelay{}, sessions: map[string]catalog.Session{},
 	}
 }
 
@@ -58,6 +63,7 @@ func (m *model) clone() *model {
 	c.operator = m.operator.clone()
 	c.stated, c.dests, c.roots = maps.Clone(m.stated), maps.Clone(m.dests), maps.Clone(m.roots)
 	c.vips = maps.Clone(m.vips)
+	c.pairs, c.delays, c.sessions = maps.Clone(m.pairs), maps.Clone(m.delays), maps.Clone(m.sessions)
 	return &c
 }
 
@@ -80,6 +86,9 @@ func show(v any) string {
 		x.RaftIndex = catalog.RaftIndex{}
 		return fmt.Sprintf("%+v", x)
 	case catalog.NodeCoordinate:
+		x.RaftIndex = catalog.RaftIndex{}
+		return fmt.Sprintf("%+v", x)
+	case catalog.KVPair:
 		x.RaftIndex = catalog.RaftIndex{}
 		return fmt.Sprintf("%+v", x)
 	default:
@@ -242,7 +251,8 @@ func (m *model) apply(index uint64, cmd catalog.Command) (*model, any, error) {
 	n := m.clone()
 	n.index = index
 	res, err := n.do(cmd)
-	if err != nil {
+	n.endSessions()
+	if undone(res) || err != nil {
 		n = m.clone()
 		n.index = index
 	}
@@ -318,7 +328,11 @@ func (m *model) do(cmd catalog.Command) (any, error) {
 	case *catalog.SetRoots:
 		return m.setRoots(c), nil
 	default:
-		return m.doOperator(cmd)
+		switch cmd.(type) {
+		case *catalog.SetPreparedQuery, *catalog.DeletePreparedQuery, *catalog.SetCoordinates, *catalog.SetAutopilot:
+			return m.doOperator(cmd)
+		}
+		return m.doKV(cmd)
 	}
 	return nil, nil
 }
@@ -482,5 +496,6 @@ func (m *model) view(q catalog.Query) *catalog.View {
 	default:
 		m.viewOperator(v, q)
 	}
+	m.viewKV(v, q)
 	return v
 }

@@ -111,6 +111,9 @@ func (w *writer) querySession(q *catalog.PreparedQuery) error {
 	if q.Session == "" {
 		return nil
 	}
+	if _, ok := w.session(q.Session); ok {
+		return nil
+	}
 	return catalog.Invalidf("invalid session %q: there is no such session", q.Session)
 }
 

@@ -135,6 +135,7 @@ func (s *Store) view(r reader, e epoch, q catalog.Query) *catalog.View {
 		v.CAConfig, _ = r.caConfig()
 	default:
 		r.viewOperator(v, q)
+		r.viewKV(v, q)
 	}
 	return v
 }
@@ -158,6 +159,29 @@ func (r reader) baseInstances(q catalog.Query) []*catalog.Instance {
 		index = byNode
 	}
 	return r.instances(all[*serviceRow](r, tableServices, index, q.Name))
+}
+
+func (r reader) viewKV(v *catalog.View, q catalog.Query) {
+	switch q.Kind {
+	case catalog.QueryKey:
+		if p, ok := r.pair(q.Name); ok {
+			v.Pairs = []*catalog.KVPair{p}
+		}
+	case catalog.QueryKeyTree:
+		v.Pairs = r.pairs(q.Name)
+	case catalog.QueryKeyNames:
+		v.Keys = r.keyNames(q.Name, q.Sub)
+	case catalog.QueryKeyDelays:
+		v.Delays = all[*catalog.KeyDelay](r, tableDelays, byID)
+	case catalog.QuerySession:
+		if s, ok := r.session(q.Name); ok {
+			v.Sessions = []*catalog.Session{s}
+		}
+	case catalog.QueryNodeSessions:
+		v.Sessions = all[*catalog.Session](r, tableSessions, byNode, q.Name)
+	case catalog.QuerySessions:
+		v.Sessions = all[*catalog.Session](r, tableSessions, byID)
+	}
 }
 
 // instances joins services with their nodes and the checks of both, the node's first.

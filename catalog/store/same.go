@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash"
@@ -52,6 +53,9 @@ func sameValue(a, b reflect.Value) bool {
 		if a.Len() != b.Len() {
 			return false
 		}
+		if isBytes(a) {
+			return bytes.Equal(a.Bytes(), b.Bytes())
+		}
 		for i := range a.Len() {
 			if !sameValue(a.Index(i), b.Index(i)) {
 				return false
@@ -87,6 +91,11 @@ func sameStruct(a, b reflect.Value) bool {
 		}
 	}
 	return true
+}
+
+// isBytes tells whether v is a []byte: values of keys are long.
+func isBytes(v reflect.Value) bool {
+	return v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Uint8
 }
 
 func elem(v reflect.Value) reflect.Value {
@@ -158,6 +167,10 @@ func fingerprint(h hash.Hash, v reflect.Value, indexes bool) {
 		}
 		_, _ = h.Write([]byte{'}'})
 	case reflect.Slice, reflect.Array:
+		if isBytes(v) {
+			fingerprintText(h, string(v.Bytes()))
+			return
+		}
 		_, _ = h.Write([]byte{'['})
 		for i := range v.Len() {
 			fingerprint(h, v.Index(i), indexes)

@@ -25,6 +25,9 @@ const (
 	tableQueries     = "prepared-queries"
 	tableCoordinates = "coordinates"
 	tableAutopilot   = "autopilot"
+	tableKV          = "kv"
+	tableDelays      = "kv-delays"
+	tableSessions    = "sessions"
 )
 
 // Indexes of tables; "id" is the key.
@@ -42,6 +45,7 @@ const (
 	byOffset      = "offset"
 	bySession     = "session"
 	byTemplate    = "template"
+	byCheck       = "check"
 )
 
 // serviceRow is a service and the node it is on.
@@ -128,6 +132,26 @@ func (k keyed) FromArgs(args ...any) ([]byte, error) {
 	return key(parts...), nil
 }
 
+// rawKey is the index of keys as they are. Nothing follows them, so that a prefix of
+// a key is a prefix of its index.
+type rawKey struct{}
+
+// FromObject implements memdb.SingleIndexer.
+func (rawKey) FromObject(row any) (bool, []byte, error) { return true, []byte(pairOf(row).Key), nil }
+
+// FromArgs implements memdb.Indexer.
+func (rawKey) FromArgs(args ...any) ([]byte, error) {
+	if len(args) == 1 {
+		if s, ok := args[0].(string); ok {
+			return []byte(s), nil
+		}
+	}
+	return nil, fmt.Errorf("store: a key is one string, not %v", args)
+}
+
+// PrefixFromArgs implements memdb.PrefixIndexer.
+func (k rawKey) PrefixFromArgs(args ...any) ([]byte, error) { return k.FromArgs(args...) }
+
 // sources indexes service-intentions by the sources that they name.
 type sources struct{ keyed }
 
@@ -164,7 +188,7 @@ func on[T any](f func(row T) []string) keyed {
 	}}
 }
 
-func table(name string, id keyed, more ...*memdb.IndexSchema) *memdb.TableSchema {
+func table(name string, id memdb.Indexer, more ...*memdb.IndexSchema) *memdb.TableSchema {
 	t := &memdb.TableSchema{Name: name, Indexes: map[string]*memdb.IndexSchema{
 		byID: {Name: byID, Unique: true, Indexer: id},
 	}}
@@ -227,6 +251,17 @@ func schema() *memdb.DBSchema {
 			}))),
 		table(tableCoordinates, on(func(c *catalog.NodeCoordinate) []string { return []string{c.Node} })),
 		table(tableAutopilot, on(func(*catalog.Autopilot) []string { return []string{singleton} })),
+		table(tableKV, rawKey{},
+			also(bySession, on(func(p *catalog.KVPair) []string {
+				if p.Session == "" {
+					return nil
+				}
+				return []string{p.Session}
+			}))),
+		table(tableDelays, on(func(d *catalog.KeyDelay) []string { return []string{d.Key} })),
+		table(tableSessions, on(func(s *catalog.Session) []string { return []string{s.ID} }),
+			also(byNode, on(func(s *catalog.Session) []string { return []string{s.Node} })),
+			also(byCheck, sessionChecks{})),
 		table(tableIndex, on(func(r *indexRow) []string { return []string{r.Key} })),
 		table(tableMeta, on(func(*metaRow) []string { return []string{singleton} })),
 	}

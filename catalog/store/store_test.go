@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
@@ -43,8 +44,15 @@ func content(t fataler, v *catalog.View) string {
 		Entries    []catalog.Entry           `json:",omitempty"`
 		Roots      []*catalog.Root           `json:",omitempty"`
 		CAConfig   *catalog.CAConfig         `json:",omitempty"`
+		Pairs      []*catalog.KVPair         `json:",omitempty"`
+		Keys       []string                  `json:",omitempty"`
+		Delays     []*catalog.KeyDelay       `json:",omitempty"`
+		Sessions   []*catalog.Session        `json:",omitempty"`
 	}
-	b, err := json.Marshal(shown{v.Nodes, v.Services, v.Instances, v.Checks, v.Intentions, v.Entries, v.Roots, v.CAConfig})
+	b, err := json.Marshal(shown{
+		v.Nodes, v.Services, v.Instances, v.Checks, v.Intentions, v.Entries, v.Roots, v.CAConfig,
+		v.Pairs, v.Keys, v.Delays, v.Sessions,
+	})
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
@@ -64,75 +72,106 @@ func read(t fataler, s *Store, q catalog.Query) *catalog.View {
 // every answer must agree; an answer that changed must have this index, one that
 // did not must keep its own, unless it is about what does not exist.
 func TestModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) { runModel(t, queries(), rapid.IntRange(1, 15).Draw(t, "steps"), drawCommand) })
+}
+
+// TestModelOfKeys is TestModel with a host and sessions to begin with, and then
+// mostly keys.
+func TestModelOfKeys(t *testing.T) {
+	host := &catalog.Register{
+		Node:   &catalog.Node{Node: nodeNames[0]},
+		Checks: []*catalog.Check{{CheckID: checkIDs[0], Status: catalog.StatusPassing}},
+	}
 	rapid.Check(t, func(t *rapid.T) {
-		s, m := newStore(t, Config{}), newModel()
-		twin := newStore(t, Config{})
-		qs := queries()
-		last := make(map[catalog.Query]*catalog.View, len(qs))
-		shown := make(map[catalog.Query]string, len(qs))
-		for _, q := range qs {
-			last[q] = read(t, s, q)
-			shown[q] = content(t, last[q])
-			if last[q].Index != 1 {
-				t.Fatalf("%s: the empty store has index %d", q, last[q].Index)
-			}
+		begin := []catalog.Command{host}
+		for _, id := range sessionIDs {
+			begin = append(begin, &catalog.CreateSession{Session: catalog.Session{
+				ID: id, Node: nodeNames[0], Behavior: pick(t, []string{catalog.SessionRelease, catalog.SessionDelete}, "behavior"),
+				LockDelay: time.Duration(rapid.IntRange(0, 1).Draw(t, "delay")) * time.Second, NodeChecks: checkIDs[:rapid.IntRange(0, 1).Draw(t, "checks")],
+			}})
 		}
-		empty := content(t, &catalog.View{})
-		for step := range rapid.IntRange(1, 15).Draw(t, "steps") {
-			index := uint64(10 + step)
-			cmd := drawCommand(t, drawCASIndex(t, m))
-			if err := cmd.Validate(); err != nil {
-				t.Fatalf("drew an invalid %T: %v", cmd, err)
+		runModel(t, kvQueries(), rapid.IntRange(3, 40).Draw(t, "steps"), func(t *rapid.T, at uint64) catalog.Command {
+			if len(begin) > 0 {
+				cmd := begin[0]
+				begin = begin[1:]
+				return cmd
 			}
-			sync, isSync := cmd.(*catalog.SyncNode)
-			equal := isSync && s.Equal(sync.State)
-			var wantRes any
-			var wantErr error
-			m, wantRes, wantErr = m.apply(index, cmd)
-			res, err := s.Apply(index, cmd)
-			if (wantErr == nil) != (err == nil) || (wantErr != nil && !errors.Is(err, wantErr)) {
-				t.Fatalf("%+v: error %v, the model has %v", cmd, err, wantErr)
+			if rapid.IntRange(0, 9).Draw(t, "other") == 0 {
+				return drawCommand(t, at)
 			}
-			if err == nil && res != wantRes {
-				t.Fatalf("%+v: result %v, the model has %v", cmd, res, wantRes)
-			}
-			if _, err2 := twin.Apply(index, cmd); (err2 == nil) != (err == nil) {
-				t.Fatalf("twins answer %v and %v", err, err2)
-			}
-			changed := false
-			for _, q := range qs {
-				now := read(t, s, q)
-				got, want := content(t, now), content(t, m.view(q))
-				if got != want {
-					t.Fatalf("%s after %+v:\n got %s\nwant %s", q, cmd, got, want)
-				}
-				switch was := shown[q]; {
-				case got != was:
-					changed = true
-					if now.Index != index {
-						t.Fatalf("%s changed at %d and has index %d", q, index, now.Index)
-					}
-				case was == empty:
-					if now.Index < last[q].Index || now.Index > index {
-						t.Fatalf("%s: the index went from %d to %d at %d", q, last[q].Index, now.Index, index)
-					}
-				case now.Index != last[q].Index && q.Kind != catalog.QueryServices && q.Kind != catalog.QueryPreparedQuery: // a list may stay as it is while its members change
-					t.Fatalf("%s did not change but its index went from %d to %d at %+v", q, last[q].Index, now.Index, cmd)
-				}
-				last[q], shown[q] = now, got
-			}
-			if equal && changed {
-				t.Fatalf("Equal said that %+v changes nothing", sync.State)
-			}
-			if isSync && err == nil && !s.Equal(sync.State) {
-				t.Fatalf("not Equal after it was applied: %+v", sync.State)
-			}
-		}
-		if s.Fingerprint() != twin.Fingerprint() {
-			t.Fatalf("two stores fed one log differ")
-		}
-		checkBackup(t, s, qs)
+			return drawKVCommand(t, at)
+		})
 	})
+}
+
+func runModel(t *rapid.T, qs []catalog.Query, steps int, draw func(t *rapid.T, at uint64) catalog.Command) {
+	s, m := newStore(t, Config{}), newModel()
+	twin := newStore(t, Config{})
+	last := make(map[catalog.Query]*catalog.View, len(qs))
+	shown := make(map[catalog.Query]string, len(qs))
+	for _, q := range qs {
+		last[q] = read(t, s, q)
+		shown[q] = content(t, last[q])
+		if last[q].Index != 1 {
+			t.Fatalf("%s: the empty store has index %d", q, last[q].Index)
+		}
+	}
+	empty := content(t, &catalog.View{})
+	for step := range steps {
+		index := uint64(10 + step)
+		cmd := draw(t, drawCASIndex(t, m))
+		if err := cmd.Validate(); err != nil {
+			t.Fatalf("drew an invalid %T: %v", cmd, err)
+		}
+		sync, isSync := cmd.(*catalog.SyncNode)
+		_, isTxn := cmd.(*catalog.Txn)
+		equal := isSync && s.Equal(sync.State)
+		var wantRes any
+		var wantErr error
+		m, wantRes, wantErr = m.apply(index, cmd)
+		res, err := s.Apply(index, cmd)
+		if (wantErr == nil) != (err == nil) || (wantErr != nil && !errors.Is(err, wantErr)) {
+			t.Fatalf("%+v: error %v, the model has %v", cmd, err, wantErr)
+		}
+		if err == nil && !sameResult(res, wantRes) {
+			t.Fatalf("%+v: result %v, the model has %v", cmd, res, wantRes)
+		}
+		if _, err2 := twin.Apply(index, cmd); (err2 == nil) != (err == nil) {
+			t.Fatalf("twins answer %v and %v", err, err2)
+		}
+		changed := false
+		for _, q := range qs {
+			now := read(t, s, q)
+			got, want := content(t, now), content(t, m.view(q))
+			if got != want {
+				t.Fatalf("%s after %+v:\n got %s\nwant %s", q, cmd, got, want)
+			}
+			switch was := shown[q]; {
+			case got != was:
+				changed = true
+				if now.Index != index {
+					t.Fatalf("%s changed at %d and has index %d", q, index, now.Index)
+				}
+			case was == empty:
+				if now.Index < last[q].Index || now.Index > index {
+					t.Fatalf("%s: the index went from %d to %d at %d", q, last[q].Index, now.Index, index)
+				}
+			case now.Index != last[q].Index && q.Kind != catalog.QueryPreparedQuery && q.Kind != catalog.QueryServices && q.Kind != catalog.QueryKeyNames && !isTxn: // a list may stay as it is while its members change, a transaction may undo itself
+				t.Fatalf("%s did not change but its index went from %d to %d at %+v", q, last[q].Index, now.Index, cmd)
+			}
+			last[q], shown[q] = now, got
+		}
+		if equal && changed {
+			t.Fatalf("Equal said that %+v changes nothing", sync.State)
+		}
+		if isSync && err == nil && !s.Equal(sync.State) {
+			t.Fatalf("not Equal after it was applied: %+v", sync.State)
+		}
+	}
+	if s.Fingerprint() != twin.Fingerprint() {
+		t.Fatalf("two stores fed one log differ")
+	}
+	checkBackup(t, s, qs)
 }
 
 func drawCASIndex(t *rapid.T, m *model) uint64 {
@@ -142,6 +181,9 @@ func drawCASIndex(t *rapid.T, m *model) uint64 {
 	}
 	for _, n := range policyNames {
 		from = append(from, m.dests[n].ModifyIndex)
+	}
+	for _, k := range keyNames {
+		from = append(from, m.pairs[k].ModifyIndex, m.delays[k].ModifyIndex)
 	}
 	return pick(t, from, "CAS index")
 }

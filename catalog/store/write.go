@@ -70,7 +70,6 @@ func (w *writer) settle(class, name, table, index string, args ...any) {
 // touchInstance is called after the row, its node or one of its checks changed
 // and while or after it is in the table.
 func (w *writer) touchInstance(r *serviceRow) {
-	w.touch(keyInstances)
 	w.settle(classService, r.Service.Service, tableServices, byName, r.Service.Service)
 	if n := r.connectName(); n != "" {
 		w.settle(classConnect, n, tableServices, byConnect, n)
@@ -105,6 +104,9 @@ func (w *writer) putNode(n *catalog.Node, created uint64) {
 	w.touch(keyNodes)
 	w.touchName(classNode, n.Node)
 	w.touchInstancesOn(n.Node)
+	if _, ok := first[*serviceRow](w.reader, tableServices, byNode, n.Node); ok {
+		w.touch(keyInstances)
+	}
 }
 
 // dropNode removes a node with all that is on it.
@@ -120,6 +122,7 @@ func (w *writer) dropNode(name string) {
 		w.dropCheck(c)
 	}
 	w.dropCoordinate(name)
+	w.endSessions(byNode, name)
 	w.remove(tableNodes, n)
 	w.touch(keyNodes)
 	w.retire(classNode, name)
@@ -144,6 +147,7 @@ func (w *writer) putService(node string, s *catalog.Service) {
 	}
 	svc.RaftIndex = w.stamp(svc.RaftIndex)
 	w.insert(tableServices, row)
+	w.touch(keyInstances)
 	w.touchInstance(row)
 	if !exists || old.Service.Service != svc.Service || old.Service.Address != svc.Address || !same(old.Service.Tags, svc.Tags) {
 		w.touch(keySummaries)
@@ -177,6 +181,7 @@ func (w *writer) dropService(r *serviceRow) {
 	}
 	w.remove(tableServices, r)
 	w.touch(keySummaries)
+	w.touch(keyInstances)
 	w.touchInstance(r)
 	if n := r.connectName(); n != "" {
 		w.settleVirtualIP(n)
@@ -204,11 +209,15 @@ func (w *writer) putCheck(c *catalog.Check, of *serviceRow) {
 		w.touchCheck(old)
 	}
 	w.touchCheck(&row)
+	if row.Status == catalog.StatusCritical {
+		w.endSessions(byCheck, row.Node, row.CheckID)
+	}
 }
 
 func (w *writer) dropCheck(c *catalog.Check) {
 	w.remove(tableChecks, c)
 	w.touchCheck(c)
+	w.endSessions(byCheck, c.Node, c.CheckID)
 }
 
 // touchCheck is called once the change of c is in the table.

@@ -36,6 +36,10 @@ type Servers interface {
 	Sign(ctx context.Context, req *SignRequest) (*SignReply, error)
 	// SetCAConfig changes the certificate authority, rotating its root where needed.
 	SetCAConfig(ctx context.Context, req *SetCAConfigRequest) (*SetCAConfigReply, error)
+	// Txn does a transaction. One that only reads writes no log entry.
+	Txn(ctx context.Context, req *TxnRequest) (*TxnReply, error)
+	// RenewSession lets the TTL of a session begin anew; ErrNotFound when it ended.
+	RenewSession(ctx context.Context, req *RenewSessionRequest) (*RenewSessionReply, error)
 	// Status says who leads, who votes, and what this server has to report.
 	Status(ctx context.Context, req *StatusRequest) (*StatusReply, error)
 }
@@ -119,6 +123,31 @@ type SetCAConfigRequest struct {
 
 // SetCAConfigReply gives the index of the change.
 type SetCAConfigReply struct{ Index uint64 }
+
+// TxnRequest asks for a transaction. Consistency is for one that only reads.
+type TxnRequest struct {
+	Token       string
+	Txn         catalog.Txn
+	Consistency Consistency
+}
+
+// TxnReply gives the results of a transaction or what failed. Index is that of the
+// log entry, or of what was read; it and Meta are zero when an operation was refused
+// before anything was looked at.
+type TxnReply struct {
+	Result catalog.TxnResult
+	Index  uint64
+	Meta   Meta
+}
+
+// RenewSessionRequest names a session.
+type RenewSessionRequest struct {
+	Token string
+	ID    string
+}
+
+// RenewSessionReply is the session that was renewed.
+type RenewSessionReply struct{ Session *catalog.Session }
 
 // StatusRequest asks a server about itself and the cluster.
 type StatusRequest struct{ Token string }

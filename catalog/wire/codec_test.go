@@ -22,6 +22,8 @@ func nouns() []any {
 		&SyncRequest{}, &SyncReply{}, &ApplyRequest{}, &ApplyReply{}, &ReadRequest{}, &ReadReply{},
 		&WatchRequest{}, &WatchEvent{}, &SignRequest{}, &SignReply{}, &SetCAConfigRequest{},
 		&SetCAConfigReply{}, &StatusRequest{}, &StatusReply{},
+		&catalog.KVPair{}, &catalog.KeyDelay{}, &catalog.Session{}, &catalog.TxnResult{}, &catalog.UserEvent{},
+		&TxnRequest{}, &TxnReply{}, &RenewSessionRequest{}, &RenewSessionReply{},
 	}
 	for _, t := range commandTypes() {
 		c, _ := catalog.NewCommand(t)

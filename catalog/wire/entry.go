@@ -17,8 +17,9 @@ var ErrIgnored = errors.New("log entry of an unknown type, marked as one to igno
 // that were written.
 var ErrDamaged = errors.New("the checksum does not match: the bytes are not those that were written")
 
-// MaxEntry bounds a log entry: larger ones would delay the leader's heartbeats.
-const MaxEntry = 512 << 10
+// MaxEntry bounds a log entry: larger ones would delay the leader's heartbeats. It
+// holds the largest value of a key, and the largest transaction.
+const MaxEntry = 1 << 20
 
 // The envelope of a log entry: one byte of format version, the command type in
 // two bytes, one byte of flags, the CRC-32C of all the other bytes in four, and

@@ -57,6 +57,8 @@ var description = grpc.ServiceDesc{
 		unary("Read", Servers.Read),
 		unary("Sign", Servers.Sign),
 		unary("SetCAConfig", Servers.SetCAConfig),
+		unary("Txn", Servers.Txn),
+		unary("RenewSession", Servers.RenewSession),
 		unary("Status", Servers.Status),
 	},
 	Streams: []grpc.StreamDesc{{StreamName: "Watch", Handler: handleWatch, ServerStreams: true}},
@@ -152,6 +154,16 @@ func (c *client) Sign(ctx context.Context, req *SignRequest) (*SignReply, error)
 // SetCAConfig implements Servers.
 func (c *client) SetCAConfig(ctx context.Context, req *SetCAConfigRequest) (*SetCAConfigReply, error) {
 	return invoke[SetCAConfigReply](ctx, c.cc, "SetCAConfig", req)
+}
+
+// Txn implements Servers.
+func (c *client) Txn(ctx context.Context, req *TxnRequest) (*TxnReply, error) {
+	return invoke[TxnReply](ctx, c.cc, "Txn", req)
+}
+
+// RenewSession implements Servers.
+func (c *client) RenewSession(ctx context.Context, req *RenewSessionRequest) (*RenewSessionReply, error) {
+	return invoke[RenewSessionReply](ctx, c.cc, "RenewSession", req)
 }
 
 // Status implements Servers.

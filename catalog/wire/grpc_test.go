@@ -52,6 +52,14 @@ func (f *fake) SetCAConfig(_ context.Context, req *SetCAConfigRequest) (*SetCACo
 	return &SetCAConfigReply{Index: uint64(len(req.Config.Config))}, f.err
 }
 
+func (f *fake) Txn(_ context.Context, req *TxnRequest) (*TxnReply, error) {
+	return &TxnReply{Index: uint64(len(req.Txn.Ops)), Result: catalog.TxnResult{Errors: []catalog.TxnError{{OpIndex: 2, What: "x"}}}}, f.err
+}
+
+func (f *fake) RenewSession(_ context.Context, req *RenewSessionRequest) (*RenewSessionReply, error) {
+	return &RenewSessionReply{Session: &catalog.Session{ID: req.ID}}, f.err
+}
+
 func (f *fake) Status(context.Context, *StatusRequest) (*StatusReply, error) {
 	return &StatusReply{Leader: "a:1"}, f.err
 }
@@ -91,6 +99,12 @@ func TestCalls(t *testing.T) {
 		t.Error(r, err)
 	}
 	if r, err := c.SetCAConfig(ctx, &SetCAConfigRequest{Config: catalog.CAConfig{Config: map[string]any{"a": 1.0}}}); err != nil || r.Index != 1 {
+		t.Error(r, err)
+	}
+	if r, err := c.Txn(ctx, &TxnRequest{Txn: catalog.Txn{Ops: make([]catalog.TxnOp, 3)}}); err != nil || r.Index != 3 || r.Result.Errors[0].OpIndex != 2 {
+		t.Error(r, err)
+	}
+	if r, err := c.RenewSession(ctx, &RenewSessionRequest{ID: "s"}); err != nil || r.Session.ID != "s" {
 		t.Error(r, err)
 	}
 	if r, err := c.Status(ctx, &StatusRequest{}); err != nil || r.Leader != "a:1" {

@@ -81,9 +81,12 @@ func (h *Handler) needsOf(cmd catalog.Command) ([]need, error) {
 		return out, nil
 	case *catalog.SetAutopilot:
 		return []need{{acl.Write, acl.Operator, ""}}, nil
-	case *catalog.SetCAConfig, *catalog.SetRoots, *catalog.SetEntryStatus:
+	case *catalog.SetCAConfig, *catalog.SetRoots, *catalog.SetEntryStatus, *catalog.EndKeyDelays:
 		return nil, fmt.Errorf("%w: command %T is for the leader alone", catalog.ErrDenied, cmd)
 	default:
+		if needs, ok := h.needsOfKV(cmd); ok {
+			return needs, nil
+		}
 		return nil, fmt.Errorf("%w: no rule says who may use command %T", catalog.ErrDenied, cmd)
 	}
 }
@@ -191,6 +194,12 @@ func needsOfQuery(q catalog.Query) []need {
 		return []need{entryNeed(acl.Read, q.Name, "")}
 	case catalog.QueryConfigEntry:
 		return []need{entryNeed(acl.Read, q.Name, q.Sub)}
+	case catalog.QueryKey, catalog.QueryKeyTree, catalog.QueryKeyNames:
+		return []need{{acl.Read, acl.Key, q.Name}}
+	case catalog.QueryNodeSessions:
+		return []need{{acl.Read, acl.Session, q.Name}}
+	case catalog.QuerySession, catalog.QuerySessions:
+		return []need{{acl.Read, acl.Session, ""}}
 	default: // the configuration of the CA, and whatever no rule speaks of
 		return []need{{acl.Read, acl.Operator, ""}}
 	}

@@ -66,6 +66,8 @@ type Config struct {
 	Store *store.Store
 	Log   Log
 	CA    CA
+	// Sessions are the timers of sessions; nil for none.
+	Sessions Sessions
 	// Authorizer finds out what the bearer of a token may do. Nil: everything.
 	Authorizer func(token string) (acl.Authorizer, error)
 	// Forward reaches the leader at addr. What answers there must have no Forward
@@ -109,6 +111,9 @@ func New(cfg Config) (*Handler, error) {
 	}
 	if cfg.Authorizer == nil {
 		cfg.Authorizer = func(string) (acl.Authorizer, error) { return acl.AllowAll(), nil }
+	}
+	if cfg.Sessions == nil {
+		cfg.Sessions = noTimers{}
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

@@ -72,6 +72,9 @@ func (h *Handler) Apply(ctx context.Context, req *wire.ApplyRequest) (_ *wire.Ap
 	if cmd == nil {
 		return nil, catalog.Invalidf("apply: no command")
 	}
+	if _, ok := cmd.(*catalog.Txn); ok {
+		return nil, catalog.Invalidf("apply: a transaction goes by Txn, which has room for its results")
+	}
 	h.complete(cmd)
 	if err := cmd.Validate(); err != nil {
 		return nil, err
