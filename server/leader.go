@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"strconv"
@@ -33,16 +34,22 @@ type leader struct {
 	restored   chan struct{} // has a value when the state was replaced
 	members    *reconciler
 	gateways   *gateways
+	expiry     *expiry
 	changed    func() <-chan struct{}
 	log        *slog.Logger
 }
 
-func newLeader(s *Server) *leader {
+func newLeader(s *Server) (*leader, error) {
 	var membership Membership = alone(s.cfg)
 	if s.cfg.Membership != nil {
 		membership = s.cfg.Membership
 	}
+	expiry, err := newExpiry(s.store, s.raft, s.log, s.cfg.Registerer)
+	if err != nil {
+		return nil, fmt.Errorf("server: %w", err)
+	}
 	return &leader{
+		expiry:     expiry,
 		leadership: s.raft.Leadership(), authority: s.authority, changed: membership.Changed, log: s.log,
 		gateways: newGateways(s.store, s.raft, time.Now, s.log),
 		restored: make(chan struct{}, 1),
@@ -54,7 +61,7 @@ func newLeader(s *Server) *leader {
 			store: s.store, raft: s.raft, members: membership.Members, self: s.cfg.NodeName,
 			datacenter: s.cfg.Datacenter, now: time.Now, log: s.log,
 		},
-	}
+	}, nil
 }
 
 // run follows leadership until ctx ends.
@@ -107,6 +114,7 @@ func (l *leader) begun() {
 // lead runs the loops of one term of leadership.
 func (l *leader) lead(ctx context.Context) {
 	var wg sync.WaitGroup
+	wg.Go(func() { l.expiry.run(ctx) })
 	wg.Go(func() { l.repeat(ctx, "certificate authority", authorityEvery, nil, l.authority.Ensure) })
 	wg.Go(func() { l.gateways.follow(ctx) })
 	wg.Go(func() { l.repeat(ctx, "gateways", gatewaysEvery, l.gateways.changed, l.gateways.settle) })

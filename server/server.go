@@ -83,10 +83,12 @@ func (s *Server) build() error {
 		hint: "restore " + filepath.Join(cfg.DataDir, sealFile) + " from a copy of this data directory, " +
 			"or set a new root with `weft connect ca set-config` and ForceWithoutCrossSigning",
 	}
-	s.leader = newLeader(s)
+	if s.leader, err = newLeader(s); err != nil {
+		return err
+	}
 	h, err := rpc.New(rpc.Config{
 		Store: s.store, Log: s.raft, CA: s.authority, Introduce: s.leader.members.introduce, CaughtUp: s.raft.CaughtUp,
-		Stats: s.stats, Logger: cfg.Logger, Registerer: cfg.Registerer,
+		Sessions: s.leader.expiry, Stats: s.stats, Logger: cfg.Logger, Registerer: cfg.Registerer,
 	})
 	if err != nil {
 		return err
