@@ -1,8 +1,11 @@
 package gossip
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"sync"
 
 	"github.com/hashicorp/memberlist"
 
@@ -29,7 +32,15 @@ func (d *delegate) NotifyMsg(b []byte) {
 	if d.g.keysMessage(b) {
 		return
 	}
-	if len(b) == 0 || b[0] != msgLeave || len(b) > maxMessage {
+	if len(b) == 0 || len(b) > maxMessage {
+		return
+	}
+	switch b[0] {
+	case msgLeave:
+	case msgUser:
+		d.g.deliver(b)
+		return
+	default:
 		return // of a later version
 	}
 	var in intent
@@ -103,8 +114,83 @@ func (d *delegate) NotifyMerge(peers []*memberlist.Node) error {
 
 const (
 	msgLeave   = 1
+	msgUser    = 2
 	maxMessage = 1024
+
+	// maxOutgoing bounds the messages that wait to be spread.
+	maxOutgoing = 4096
+	// maxReceived bounds those of others that wait to be taken. What is over is lost.
+	maxReceived = 1024
+	// maxRelayed is how many messages are remembered, so that each is passed on once.
+	maxRelayed = 4096
 )
+
+// userPrefix keeps the names of messages apart from those of members.
+const userPrefix = "user/"
+
+// Send spreads a message of at most 1 KiB, less one byte, to all other members. Two
+// messages of one name are one.
+func (g *Gossip) Send(name string, msg []byte) error {
+	if len(msg) >= maxMessage {
+		return fmt.Errorf("gossip: message of %d bytes: %w: less than %d are allowed", len(msg), catalog.ErrTooLarge, maxMessage)
+	}
+	b := append([]byte{msgUser}, msg...)
+	g.relayed.first(b)
+	g.queue(userPrefix+name, b)
+	return nil
+}
+
+// Received gives messages of other members, each at least once. It is for one reader.
+func (g *Gossip) Received() <-chan []byte { return g.received }
+
+func (g *Gossip) queue(name string, msg []byte) {
+	g.outgoing.QueueBroadcast(&broadcast{name: name, msg: msg})
+	if g.outgoing.NumQueued() > maxOutgoing {
+		g.outgoing.Prune(maxOutgoing)
+	}
+}
+
+// deliver hands a message to the reader and passes it on, once.
+func (g *Gossip) deliver(b []byte) {
+	own := bytes.Clone(b) // memberlist uses its buffer again
+	if !g.relayed.first(own) {
+		return
+	}
+	sum := sha256.Sum256(own)
+	g.queue(userPrefix+string(sum[:]), own)
+	select {
+	case g.received <- own[1:]:
+	default:
+		g.log.Warn("a message of another member was lost", "reason", "too many wait to be taken")
+	}
+}
+
+// relayed remembers messages, the oldest of which it forgets.
+type relayed struct {
+	mu    sync.Mutex
+	known map[[sha256.Size]byte]bool
+	order [][sha256.Size]byte
+}
+
+// first tells whether a message was never seen before.
+func (r *relayed) first(msg []byte) bool {
+	sum := sha256.Sum256(msg)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.known[sum] {
+		return false
+	}
+	if r.known == nil {
+		r.known = map[[sha256.Size]byte]bool{}
+	}
+	r.known[sum] = true
+	r.order = append(r.order, sum)
+	if len(r.order) > maxRelayed {
+		delete(r.known, r.order[0])
+		r.order = r.order[1:]
+	}
+	return true
+}
 
 // intent is word, spread by gossip, that a member which is not alive any more left
 // rather than failed: its own word, or that of an operator.
@@ -125,7 +211,7 @@ func (g *Gossip) spread(in intent) {
 	if err != nil {
 		return // strings and numbers always marshal
 	}
-	g.outgoing.QueueBroadcast(&broadcast{name: in.Name, msg: append([]byte{msgLeave}, b...)})
+	g.queue(in.Name, append([]byte{msgLeave}, b...))
 }
 
 // broadcast is a message to spread; a later one of the same name replaces it.
@@ -139,6 +225,10 @@ func (b *broadcast) Invalidates(other memberlist.Broadcast) bool {
 	o, ok := other.(*broadcast)
 	return ok && o.name == b.name
 }
+
+// Name implements memberlist.NamedBroadcast: with it the queue finds what a message
+// replaces without looking at all that wait.
+func (b *broadcast) Name() string { return b.name }
 
 // Message implements memberlist.Broadcast.
 func (b *broadcast) Message() []byte { return b.msg }

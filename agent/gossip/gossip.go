@@ -100,6 +100,8 @@ type Gossip struct {
 	outgoing *memberlist.TransmitLimitedQueue
 	keys     *keyring           // nil: gossip is not encrypted
 	vivaldi  *coordinate.Client // places this host by the times that probes take
+	received chan []byte
+	relayed  relayed
 
 	talks  sync.WaitGroup // answers under way to other members
 	life   sync.Mutex     // memberlist panics when it leaves after it was shut down
@@ -126,7 +128,9 @@ func New(cfg Config) (*Gossip, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Gossip{cfg: cfg, log: cfg.Logger, meta: meta, table: newTable(cfg.NodeName, cfg.Logger)}
+	g := &Gossip{
+		cfg: cfg, log: cfg.Logger, meta: meta, table: newTable(cfg.NodeName, cfg.Logger), received: make(chan []byte, maxReceived),
+	}
 	if g.keys, err = openKeyring(cfg); err != nil {
 		return nil, err
 	}
