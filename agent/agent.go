@@ -10,10 +10,12 @@ import (
 
 	"github.com/weftmesh/weft/agent/central"
 	"github.com/weftmesh/weft/agent/dns"
+	"github.com/weftmesh/weft/agent/events"
 	"github.com/weftmesh/weft/agent/httpapi"
 	"github.com/weftmesh/weft/agent/local"
 	"github.com/weftmesh/weft/agent/remote"
 	"github.com/weftmesh/weft/agent/sidecar"
+	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect"
 )
 
@@ -29,6 +31,7 @@ type Agent struct {
 	leaves   *sidecar.Leaves
 	dns      *dns.Server // nil when off
 	places   *coordinates
+	events   *events.Events
 	api      *httpapi.Server
 
 	reloading sync.Mutex
@@ -88,6 +91,12 @@ func (a *Agent) build() error {
 	}); err != nil {
 		return err
 	}
+	if a.events, err = events.New(events.Config{
+		NodeName: cfg.NodeName, Services: func() map[string]*catalog.Service { return a.local.Host().Services },
+		Courier: cfg.Courier, Logger: cfg.Logger, Registerer: cfg.Registerer,
+	}); err != nil {
+		return err
+	}
 	if a.dns, err = newNames(a); err != nil {
 		return err
 	}
@@ -112,7 +121,7 @@ func httpConfig(a *Agent) httpapi.Config {
 	h := a.cfg.HTTP
 	h.Self.Datacenter, h.Self.NodeName, h.Self.NodeID, h.Self.Version = a.cfg.Datacenter, a.cfg.NodeName, a.cfg.NodeID, a.cfg.Version
 	h.Local, h.Servers, h.Proxies, h.Leaves = merged(a.local, a.central), a.remote, a.sidecars, a.leaves
-	h.Operators = a.remote
+	h.Operators, h.Events = a.remote, a.events
 	h.Control = control{a}
 	if a.gossip != nil {
 		h.Members = a.gossip
@@ -131,7 +140,7 @@ func httpConfig(a *Agent) httpapi.Config {
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.Close()
 	base := context.WithoutCancel(ctx)
-	failed := make(chan error, 8)
+	failed := make(chan error, 16) // more than there are components
 	links := start(base, "remote", failed, a.remote.Run)
 	members := start(base, "gossip", failed, orIdle(a.gossip != nil, func(ctx context.Context) error { return a.gossip.Run(ctx) }))
 	host := start(base, "local", failed, a.local.Run)
@@ -139,6 +148,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	proxies := start(base, "sidecar", failed, a.sidecars.Run)
 	names := start(base, "dns", failed, orIdle(a.dns != nil, a.dns.Run))
 	places := start(base, "coordinates", failed, a.places.run)
+	userEvents := start(base, "events", failed, a.events.Run)
 	api := start(base, "http api", failed, a.api.Run)
 
 	var err error
@@ -163,6 +173,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	end(proxies) // no more connections; those that run may finish
 	end(host)
 	end(settings)
+	end(userEvents)
 	end(members)
 	end(links)
 	select {

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/weftmesh/weft/agent/dns"
+	"github.com/weftmesh/weft/agent/events"
 	"github.com/weftmesh/weft/agent/httpapi"
 	"github.com/weftmesh/weft/catalog"
 )
@@ -48,6 +49,8 @@ type Config struct {
 
 	// Gossip is the membership of this host; the agent runs it. Nil: none.
 	Gossip Gossip
+	// Courier carries user events to other hosts. Nil: they stay on this one.
+	Courier events.Courier
 	// LeaveOnStop takes the host out of gossip and the catalog when Run ends, as
 	// Leave does. Agents without a server want that; servers come back.
 	LeaveOnStop bool

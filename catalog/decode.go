@@ -8,6 +8,7 @@ import (
 	"io"
 	"reflect"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
 
@@ -183,8 +184,13 @@ func decodeNumber(from, to reflect.Type, v any) (any, error) {
 	}
 	n := v.(json.Number)
 	switch to.Kind() {
-	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
-		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		i, err := strconv.ParseUint(n.String(), 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("%q is not a whole number from 0 on", n.String())
+		}
+		return i, nil
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
 		i, err := n.Int64()
 		if err != nil {
 			return nil, fmt.Errorf("%q is not a whole number", n.String())

@@ -21,7 +21,8 @@ const (
 	DefaultLockDelay = 15 * time.Second
 	// MaxLockDelay bounds how long a key is kept from being locked.
 	MaxLockDelay = time.Minute
-	// MinSessionTTL and MaxSessionTTL bound the TTL of a session.
+	// MinSessionTTL and MaxSessionTTL bound the TTL of a session. Servers may be
+	// configured with another least one.
 	MinSessionTTL = 10 * time.Second
 	MaxSessionTTL = 24 * time.Hour
 	// maxSessionChecks bounds the checks that one session depends on.
@@ -109,7 +110,6 @@ func (c *CreateSession) Validate() error {
 	return s.validChecks()
 }
 
-// validTTL words its refusals as Consul does: they show the TTL in nanoseconds.
 func validTTL(ttl string) error {
 	if ttl == "" {
 		return nil
@@ -118,8 +118,14 @@ func validTTL(ttl string) error {
 	if err != nil {
 		return Invalidf("Session TTL '%s' invalid: %w", ttl, err)
 	}
-	if d != 0 && (d < MinSessionTTL || d > MaxSessionTTL) {
-		return Invalidf("Invalid Session TTL '%d', must be between [%s=%s]", d, MinSessionTTL, MaxSessionTTL)
+	return TTLWithin(d, 0)
+}
+
+// TTLWithin refuses the TTL of a session that is below the least that a server
+// takes, or too long. 0 is none. It is worded as Consul does, in nanoseconds.
+func TTLWithin(d, least time.Duration) error {
+	if d != 0 && (d < least || d < 0 || d > MaxSessionTTL) {
+		return Invalidf("Invalid Session TTL '%d', must be between [%s=%s]", d, least, MaxSessionTTL)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -45,6 +46,8 @@ type Config struct {
 	Membership Membership
 	// Version is shown in the server's row of the catalog and in Status.
 	Version string
+	// MinSessionTTL is the shortest TTL of a session. Default 10 s.
+	MinSessionTTL time.Duration
 	// Raft shortens or lengthens the timers of Raft; zero fields take their defaults.
 	Raft consensus.Timers
 

@@ -89,6 +89,7 @@ func (s *Server) build() error {
 	h, err := rpc.New(rpc.Config{
 		Store: s.store, Log: s.raft, CA: s.authority, Introduce: s.leader.members.introduce, CaughtUp: s.raft.CaughtUp,
 		Sessions: s.leader.expiry, Stats: s.stats, Logger: cfg.Logger, Registerer: cfg.Registerer,
+		Limits: rpc.Limits{MinSessionTTL: cfg.MinSessionTTL},
 	})
 	if err != nil {
 		return err

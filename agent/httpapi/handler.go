@@ -74,6 +74,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if rt == nil {
 		rec.Header().Set("Allow", ep.allow())
 		if r.Method == http.MethodOptions {
+			rec.Header().Set("Content-Type", "application/json")
 			rec.WriteHeader(http.StatusOK)
 		} else {
 			writeError(rec, http.StatusMethodNotAllowed, "method "+r.Method+" not allowed")

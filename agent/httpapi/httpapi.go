@@ -52,6 +52,7 @@ type Config struct {
 	Leaves    Leaves
 	Control   Control
 	Monitor   Monitor
+	Events    Events
 	Authorize Authorizer // nil: ACLs are off, everybody may do everything
 
 	// DefaultQueryTime and MaxQueryTime are the wait of a blocking query that names
@@ -61,6 +62,11 @@ type Config struct {
 	// DiscoveryMaxStale makes catalog and health reads stale by default, as long
 	// as the answering server heard from the leader this recently. 0: off.
 	DiscoveryMaxStale time.Duration
+
+	// KVMaxValueSize and TxnMaxRequest bound the bytes of a value of the KV store and
+	// of a transaction. Default 512 KiB each.
+	KVMaxValueSize int64
+	TxnMaxRequest  int64
 
 	// MaxConnsPerClient bounds the connections of one IP address. Default 200;
 	// negative: no bound.

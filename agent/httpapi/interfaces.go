@@ -15,11 +15,18 @@ import (
 // Servers is the way to the servers (agent/remote). Errors wrap the sentinels of
 // catalog.
 type Servers interface {
+	Keys
 	Read(ctx context.Context, req *wire.ReadRequest) (*wire.ReadReply, error)
 	Apply(ctx context.Context, req *wire.ApplyRequest) (*wire.ApplyReply, error)
 	Sign(ctx context.Context, req *wire.SignRequest) (*wire.SignReply, error)
 	SetCAConfig(ctx context.Context, req *wire.SetCAConfigRequest) (*wire.SetCAConfigReply, error)
 	Status(ctx context.Context, req *wire.StatusRequest) (*wire.StatusReply, error)
+}
+
+// Keys is the part of Servers that is about keys and sessions alone.
+type Keys interface {
+	Txn(ctx context.Context, req *wire.TxnRequest) (*wire.TxnReply, error)
+	RenewSession(ctx context.Context, req *wire.RenewSessionRequest) (*wire.RenewSessionReply, error)
 }
 
 // Local is what this host says of itself (agent/local).
@@ -77,6 +84,14 @@ type Leaves interface {
 	// Leaf returns the certificate of a service and its private key in PEM once
 	// its ModifyIndex is above after.
 	Leaf(ctx context.Context, service catalog.Name, token string, after uint64) (*catalog.Leaf, string, error)
+}
+
+// Events are the user events of this host (agent/events).
+type Events interface {
+	// Fire sends an event to every agent, and fills in its ID.
+	Fire(ctx context.Context, e *catalog.UserEvent) error
+	// Watch gives the last events that this host was meant to hear, the oldest first.
+	Watch() catalog.Watch[[]*catalog.UserEvent]
 }
 
 // Control is what may be asked of the agent as a whole.

@@ -21,7 +21,7 @@ func Reference(out io.Writer) error {
 		fmt.Fprintf(w, "### `%s %s`\n\n%s.\n\n", rt.Method, rt.Path, capital(rt.Summary))
 		fmt.Fprintf(w, "Common parameters: %s. Permission: %s.", rt.params, rt.Permission)
 		if rt.Body != "" {
-			fmt.Fprintf(w, " Body: %s; at most %d KiB.", rt.Body, rt.MaxBody>>10)
+			fmt.Fprintf(w, " Body: %s; at most %s.", rt.Body, size(rt.MaxBody))
 		}
 		fmt.Fprint(w, "\n\n")
 		if len(rt.Params) > 0 {
@@ -43,6 +43,13 @@ func writeParams(w io.Writer, head string, params []Param) {
 func nounOf(path string) string {
 	noun, _, _ := strings.Cut(strings.TrimPrefix(path, "/v1/"), "/")
 	return noun
+}
+
+func size(n int64) string {
+	if n < 1<<10 {
+		return fmt.Sprintf("%d bytes", n)
+	}
+	return fmt.Sprintf("%d KiB", n>>10)
 }
 
 func capital(s string) string {

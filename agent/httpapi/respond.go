@@ -36,6 +36,9 @@ type withStatus struct {
 	value  any
 }
 
+// noBody is an answer of a status alone.
+type noBody struct{ status int }
+
 // null is an answer of JSON's null; a nil answer is an empty body.
 type null struct{}
 
@@ -121,6 +124,11 @@ const (
 // writeAnswer writes what a handler gave. nil is an empty body.
 func writeAnswer(w http.ResponseWriter, r *http.Request, v any, pretty bool) error {
 	status := http.StatusOK
+	if nb, ok := v.(noBody); ok {
+		w.Header().Set("Content-Length", "0")
+		w.WriteHeader(nb.status)
+		return nil
+	}
 	if ws, ok := v.(withStatus); ok {
 		status, v = ws.status, ws.value
 	}

@@ -114,6 +114,32 @@ func (s *servers) Status(context.Context, *wire.StatusRequest) (*wire.StatusRepl
 	return &wire.StatusReply{Leader: "127.0.0.1:8300", Peers: []string{"127.0.0.1:8300"}, Stats: map[string]map[string]string{"raft": {"state": "Leader"}}}, nil
 }
 
+func (s *servers) Txn(_ context.Context, req *wire.TxnRequest) (*wire.TxnReply, error) {
+	if s.err != nil {
+		return nil, s.err
+	}
+	if req.Txn.ReadOnly() {
+		res, index, err := s.store.ReadTxn(&req.Txn)
+		if err != nil {
+			return nil, err
+		}
+		return &wire.TxnReply{Result: *res, Index: index, Meta: s.meta}, nil
+	}
+	v, index, err := s.apply(&req.Txn)
+	if err != nil {
+		return nil, err
+	}
+	return &wire.TxnReply{Result: *v.(*catalog.TxnResult), Index: index, Meta: s.meta}, nil
+}
+
+func (s *servers) RenewSession(_ context.Context, req *wire.RenewSessionRequest) (*wire.RenewSessionReply, error) {
+	v, err := s.store.Read(catalog.Query{Kind: catalog.QuerySession, Name: req.ID})
+	if err != nil || len(v.Sessions) == 0 {
+		return nil, catalog.NotFoundf("Session id '%s' not found", req.ID)
+	}
+	return &wire.RenewSessionReply{Session: v.Sessions[0]}, nil
+}
+
 // Sync implements local.Syncer.
 func (s *servers) Sync(_ context.Context, want catalog.NodeState) (uint64, error) {
 	_, index, err := s.apply(&catalog.SyncNode{State: want})

@@ -141,6 +141,7 @@ func allRoutes(cfg Config, q *queries) []Route {
 		gatewaysAPI{q}.routes(), peeringAPI{}.routes(),
 		operatorAPI{cfg, q}.routes(), keyringAPI{cfg}.routes(), snapshotAPI{cfg}.routes(),
 		preparedQueriesAPI{cfg, q}.routes(), coordinatesAPI{cfg, q}.routes(), uiAPI{cfg, q}.routes(),
+		kvAPI{cfg, q}.routes(), sessionsAPI{cfg, q}.routes(), txnAPI{cfg}.routes(), eventsAPI{cfg}.routes(),
 	} {
 		rs = append(rs, part...)
 	}

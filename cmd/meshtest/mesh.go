@@ -102,7 +102,7 @@ func Start(t testing.TB, o Options) *Mesh {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ac.Gossip, sc.Membership = members, members
+	ac.Gossip, ac.Courier, sc.Membership = members, members, members
 	if !o.NoServer {
 		if m.Server, err = server.New(sc); err != nil {
 			t.Fatal(err)

@@ -110,6 +110,7 @@ func (h *host) serverConfig(reg prometheus.Registerer) server.Config {
 		DefaultIntention: catalog.Action(c.DefaultIntentionPolicy),
 		CA:               caConfig(c),
 		Autopilot:        autopilotConfig(c),
+		MinSessionTTL:    c.SessionTTLMin,
 		Membership:       h.gossip, Version: buildInfo().Version, Logger: h.log, Registerer: reg,
 	}
 }
@@ -120,7 +121,7 @@ func (h *host) agentConfig(reg *prometheus.Registry, load func() (*config.Config
 		NodeName: c.NodeName, NodeID: h.nodeID, Datacenter: c.Datacenter,
 		Advertise: c.AdvertiseAddr, BindAddr: c.BindAddr, NodeMeta: c.NodeMeta,
 		Version: buildInfo().Version, DataDir: c.DataDir, Dial: h.server.Dial,
-		Gossip: h.gossip, HTTP: h.httpConfig(reg), Files: filesOf(c), DNS: dnsConfig(c),
+		Gossip: h.gossip, Courier: h.gossip, HTTP: h.httpConfig(reg), Files: filesOf(c), DNS: dnsConfig(c),
 		DNSViews:     dns.ViewsConfig{AllowStale: c.DNS.AllowStale, MaxStale: c.DNS.MaxStale, UseCache: c.DNS.UseCache},
 		Load:         h.reload(load),
 		Coordinates:  h.coordinates(),
@@ -145,6 +146,7 @@ func (h *host) httpConfig(reg *prometheus.Registry) httpapi.Config {
 		},
 		Keyring: h.gossip, Monitor: h.logs.tap, DefaultQueryTime: c.DefaultQueryTime, MaxQueryTime: c.MaxQueryTime,
 		DiscoveryMaxStale: c.DiscoveryMaxStale, MaxConnsPerClient: cmp.Or(c.HTTPMaxConnsClient, -1),
+		KVMaxValueSize: int64(c.KVMaxValueSize), TxnMaxRequest: int64(c.TxnMaxRequest),
 		MaxHeaderBytes: c.MaxHeaderBytes, ResponseHeaders: c.ResponseHeaders, Gatherer: reg,
 		BlockEndpoints: c.BlockEndpoints, AllowWriteFrom: c.Writers(), AllowedHosts: c.AllowedHosts,
 	}

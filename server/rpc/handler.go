@@ -46,6 +46,8 @@ type Limits struct {
 	MaxWait time.Duration
 	// Progress is how often, at most, a watch is told that nothing changed: 1 s.
 	Progress time.Duration
+	// MinSessionTTL is the shortest TTL of a session: 10 s.
+	MinSessionTTL time.Duration
 }
 
 func (l Limits) withDefaults() Limits {
@@ -57,6 +59,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Progress == 0 {
 		l.Progress = time.Second
+	}
+	if l.MinSessionTTL == 0 {
+		l.MinSessionTTL = catalog.MinSessionTTL
 	}
 	return l
 }

@@ -79,6 +79,11 @@ func (h *Handler) Apply(ctx context.Context, req *wire.ApplyRequest) (_ *wire.Ap
 	if err := cmd.Validate(); err != nil {
 		return nil, err
 	}
+	if c, ok := cmd.(*catalog.CreateSession); ok {
+		if err := catalog.TTLWithin(c.Session.Timeout(), h.cfg.Limits.MinSessionTTL); err != nil {
+			return nil, err
+		}
+	}
 	needs, err := h.needsOf(cmd)
 	if err == nil {
 		err = h.authorize(req.Token, needs...)

@@ -49,6 +49,9 @@ type Config struct {
 	MaxQueryTime       time.Duration     `key:"max_query_time"`
 	DiscoveryMaxStale  time.Duration     `key:"discovery_max_stale"`
 	HTTPMaxConnsClient int               `key:"limits.http_max_conns_per_client"`
+	KVMaxValueSize     int               `key:"limits.kv_max_value_size"`
+	TxnMaxRequest      int               `key:"limits.txn_max_req_len"`
+	SessionTTLMin      time.Duration     `key:"session_ttl_min"`
 	MaxHeaderBytes     int               `key:"http_config.max_header_bytes"`
 	ResponseHeaders    map[string]string `key:"http_config.response_headers"`
 	BlockEndpoints     []string          `key:"http_config.block_endpoints"`
@@ -136,6 +139,9 @@ func Default() *Config {
 		DefaultQueryTime:       5 * time.Minute,
 		MaxQueryTime:           10 * time.Minute,
 		HTTPMaxConnsClient:     200,
+		KVMaxValueSize:         512 << 10,
+		TxnMaxRequest:          512 << 10,
+		SessionTTLMin:          10 * time.Second,
 		MaxHeaderBytes:         64 << 10,
 		SocketMode:             "0600",
 		LeaveDrainTime:         5 * time.Second,

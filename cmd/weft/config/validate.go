@@ -207,6 +207,9 @@ func (c *Config) validateMesh() error {
 // Levels are the log levels.
 func Levels() []string { return []string{"trace", "debug", "info", "warn", "error"} }
 
+// maxLogValue is what a value may have at most: a log entry, less its frame and key.
+const maxLogValue = 1<<20 - 64<<10
+
 func (c *Config) validateRest() error {
 	switch c.LogLevel {
 	case "trace", "debug", "info", "warn", "error":
@@ -222,6 +225,21 @@ func (c *Config) validateRest() error {
 	}
 	if c.HTTPMaxConnsClient < 0 {
 		return c.problem("limits.http_max_conns_per_client", "must not be below 0")
+	}
+	for _, l := range []struct {
+		key  string
+		size *int
+	}{{"limits.kv_max_value_size", &c.KVMaxValueSize}, {"limits.txn_max_req_len", &c.TxnMaxRequest}} {
+		if *l.size < 1 {
+			return c.problem(l.key, "must be above 0")
+		}
+		if *l.size > maxLogValue {
+			c.Warnings = append(c.Warnings, fmt.Sprintf("%s: %s is taken for %d: more does not fit a log entry", c.where[l.key], l.key, maxLogValue))
+			*l.size = maxLogValue
+		}
+	}
+	if c.SessionTTLMin <= 0 || c.SessionTTLMin > catalog.MaxSessionTTL {
+		return c.problem("session_ttl_min", "%s is not between 0 and %s", c.SessionTTLMin, catalog.MaxSessionTTL)
 	}
 	if c.MaxHeaderBytes < 4<<10 || c.MaxHeaderBytes > 16<<20 {
 		return c.problem("http_config.max_header_bytes", "%d is not between 4 KiB and 16 MiB", c.MaxHeaderBytes)
