@@ -77,11 +77,14 @@ func commands(s streams) []*cli.Command {
 		connectCommand(s),
 		demoCommand(s),
 		docsCommand(s),
+		eventCommand(s),
 		infoCommand(s),
 		intentionCommand(s),
 		keygenCommand(),
 		keyringCommand(s),
+		kvCommand(s),
 		leaveCommand(s),
+		lockCommand(s),
 		maintCommand(s),
 		membersCommand(s),
 		monitorCommand(s),
@@ -92,6 +95,7 @@ func commands(s streams) []*cli.Command {
 		snapshotCommand(s),
 		validateCommand(s),
 		versionCommand(s),
+		watchCommand(s),
 	}
 }
 
@@ -103,6 +107,7 @@ type spec struct {
 	examples []string
 	args     string // "SOURCE DESTINATION", for the usage line
 	min, max int    // how many arguments; max < 0 is no bound
+	anyArgs  bool   // arguments may look like flags
 	flags    []cli.Flag
 	hidden   bool
 	action   func(*cli.Context) error
@@ -131,7 +136,7 @@ func (sp spec) build() *cli.Command {
 func (sp spec) checkArgs(c *cli.Context) error {
 	args := c.Args().Slice()
 	for _, a := range args {
-		if len(a) > 1 && a[0] == '-' {
+		if len(a) > 1 && a[0] == '-' && !sp.anyArgs {
 			return fmt.Errorf("flags come before arguments: move %s in front of %s", a, args[0])
 		}
 	}
