@@ -59,12 +59,15 @@ var (
 		`{"Action":"allow","Permissions":[null]}`, `{"Provider":"consul","Config":[]}`, `{"Status":5}`, "\x00\xff", `{"\ud800":1}`, `{"Name":"a"} x`,
 		strings.Repeat(`{"a":`, 200) + `1` + strings.Repeat(`}`, 200), strings.Repeat(`[`, 10000),
 		`{"name":"a","connect":{"sidecar_service":{"checks":[1,{"args":[]}]}}}`, `{"Name":"a","Proxy":{"Upstreams":[{}]}}`, `{"Target":"a","ClientCertURI":"spiffe://"}`,
+		`[{"KV":{"Verb":"set","Key":"k","Value":"?"}}]`, `[{"KV":{"Verb":"lock","Key":"k"}},{"Node":{"Verb":"x"}},{"Service":{}},{"Check":{}},null]`, `[{}]x`,
+		`{"LockDelay":-1e300,"TTL":"-1s","NodeChecks":[""]}`, `{"ServiceChecks":[{"ID":"a","Namespace":"b"}],"Checks":null}`,
 		`-----BEGIN CERTIFICATE REQUEST-----` + "\nAAAA\n" + `-----END CERTIFICATE REQUEST-----`,
 	}
 	oddQueries = []string{
 		"", "?", "?index=x", "?index=99999999999999999999", "?wait=x", "?wait=10ms&index=1", "?filter=(", "?filter=Name==1", "?filter=" + strings.Repeat("%28", 300),
 		"?dc=x", "?ns=x", "?partition=x", "?cas=x", "?cas=-1", "?passing=maybe", "?enable=perhaps", "?enable=true", "?stale&consistent", "?max_stale=x", "?%zz", "?a=%", "?token=" + strings.Repeat("t", 3000),
-		"?source=a&destination=b", "?source=a/b/c/d&destination=*", "?by=source&name=*", "?by=x&name=", "?node-meta=", "?tag=&tag=&near=_agent", "?pretty=&cached", "?format=prometheus", "?pem=x", "?hash=x&wait=1ms",
+		"?source=a&destination=b", "?source=a/b/c/d&destination=*", "?by=source&name=*", "?by=x&name=", "?node-meta=", "?tag=&tag=&near=_agent", "?pretty=&cached", "?format=prometheus", "?pem=x",
+		"?recurse", "?keys&separator=%00", "?keys&seperator=/", "?raw", "?recurse&cas=1", "?flags=-1", "?acquire=x", "?release=%00", "?acquire=a&release=b", "?service=(&tag=[", "?hash=x&wait=1ms",
 	}
 	oddTails = []string{"", "x", "a/b", "%00", "%0A", "..", "../..", "%2e%2e%2f", "*", strings.Repeat("n", 2000), "%F0%9F%98%80", "%zz", " ", "?", "#", ";", "exact/", "{}", "%ff"}
 )

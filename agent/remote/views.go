@@ -161,7 +161,22 @@ func (s *views) keep(key viewKey, rep *wire.ReadReply) {
 	s.hear(nil)
 }
 
+// maxHeldValues bounds the values of keys in one held answer: an answer is kept for
+// when the servers are gone, and a large one is not worth its room.
+const maxHeldValues = 64 << 10
+
 func (s *views) hold(key viewKey, a heldAnswer) {
+	values := 0
+	if a.view == nil {
+		return
+	}
+	for _, p := range a.view.Pairs {
+		values += len(p.Key) + len(p.Value)
+	}
+	if values > maxHeldValues {
+		delete(s.held, key)
+		return
+	}
 	if _, there := s.held[key]; !there && len(s.held) >= maxHeld {
 		for k := range s.held {
 			delete(s.held, k)

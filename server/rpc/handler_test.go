@@ -197,6 +197,15 @@ func calls(t *testing.T, r *rig) map[string]func(token string) error {
 			_, err := r.Sign(ctx, &wire.SignRequest{Token: tok, CSR: csr(t, "web")})
 			return err
 		},
+		"Txn": func(tok string) error {
+			op := catalog.TxnOp{KV: &catalog.KVOp{Verb: catalog.TxnGetTree, Pair: catalog.KVPair{Key: "app/"}}}
+			_, err := r.Txn(ctx, &wire.TxnRequest{Token: tok, Txn: catalog.Txn{Ops: []catalog.TxnOp{op}}})
+			return err
+		},
+		"RenewSession": func(tok string) error {
+			_, err := r.RenewSession(ctx, &wire.RenewSessionRequest{Token: tok, ID: "live"})
+			return err
+		},
 		"SetCAConfig": func(tok string) error { _, err := r.SetCAConfig(ctx, &wire.SetCAConfigRequest{Token: tok}); return err },
 		"Status":      func(tok string) error { _, err := r.Status(ctx, &wire.StatusRequest{Token: tok}); return err },
 	}
@@ -219,7 +228,15 @@ func TestEveryMethodAsks(t *testing.T) {
 	want := map[string]string{
 		"Sync": "node:write:n service:write:web service:write:web", "Apply": "intention:write:db", "Read": "intention:read:db",
 		"Watch": "intention:read:db", "Sign": "service:write:web", "SetCAConfig": "operator:write:", "Status": "agent:read:",
+		"Txn": "key:read:app/", "RenewSession": "session:write:n",
 	}
+	live := catalog.Session{ID: "live", Node: "n", Behavior: catalog.SessionRelease}
+	for _, c := range []catalog.Command{&catalog.SyncNode{State: catalog.NodeState{Node: &catalog.Node{Node: "n"}}}, &catalog.CreateSession{Session: live}} {
+		if _, _, err := r.log.Apply(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.log.count.Store(0)
 	call := calls(t, r)
 	servers := reflect.TypeFor[wire.Servers]()
 	for i := range servers.NumMethod() {
@@ -262,6 +279,8 @@ func TestEveryCommandHasARule(t *testing.T) {
 	r.apply(t, &catalog.SyncNode{State: hostState("n")})
 	legacy := &catalog.SetIntention{Destination: "db", Source: catalog.SourceIntention{Name: "web", Action: catalog.ActionAllow, LegacyID: "id1"}}
 	r.apply(t, legacy)
+	session := catalog.Session{ID: "live", Node: "n", Behavior: catalog.SessionRelease}
+	r.apply(t, &catalog.CreateSession{Session: session})
 	want := map[catalog.Command]string{
 		&catalog.Register{Node: &catalog.Node{Node: "n"}, Service: &catalog.Service{Service: "web"}}: "[{write node n} {write service web}]",
 		&catalog.Deregister{Node: "n"}:                                                                     "[{write node n}]",
@@ -278,9 +297,16 @@ func TestEveryCommandHasARule(t *testing.T) {
 		&catalog.DeletePreparedQuery{ID: "none"}:                                                           "[{write query }]",
 		&catalog.SetCoordinates{Updates: []*catalog.NodeCoordinate{{Node: "n"}, {Node: "m"}}}:              "[{write node n} {write node m}]",
 		&catalog.SetAutopilot{}:                                                                            "[{write operator }]",
-		legacy:                                                                                             "[{write intention db}]",
+		&catalog.SetKey{Pair: catalog.KVPair{Key: "app/k"}}:                                                "[{write key app/k}]",
+		&catalog.DeleteKey{Key: "app/k"}:                                                                   "[{write key app/k}]",
+		&catalog.DeleteKeys{Prefix: "app/"}:                                                                "[{write key app/}]",
+		&catalog.LockKey{Pair: catalog.KVPair{Key: "app/k"}}:                                               "[{write key app/k}]",
+		&catalog.UnlockKey{Pair: catalog.KVPair{Key: "app/k"}}:                                             "[{write key app/k}]",
+		&catalog.CreateSession{Session: session}:                                                           "[{write session n}]",
+		&catalog.DestroySessions{IDs: []string{"live", "no"}}:                                              "[{write session n}]",
+		legacy: "[{write intention db}]",
 	}
-	seen := map[catalog.CommandType]bool{catalog.CmdSetCAConfig: true, catalog.CmdSetRoots: true, catalog.CmdSetEntryStatus: true} // the leader's own
+	seen := map[catalog.CommandType]bool{catalog.CmdSetCAConfig: true, catalog.CmdSetRoots: true, catalog.CmdSetEntryStatus: true, catalog.CmdEndKeyDelays: true, catalog.CmdTxn: true} // the leader's own, and what has rules for its parts
 	for cmd, needs := range want {
 		seen[cmd.CommandType()] = true
 		got, err := r.needsOf(cmd)
@@ -294,7 +320,7 @@ func TestEveryCommandHasARule(t *testing.T) {
 			t.Errorf("%T is not in this test", cmd)
 		}
 	}
-	for _, cmd := range []catalog.Command{&catalog.SetRoots{Roots: []*catalog.Root{{ID: "a", Active: true}}}, &catalog.SetCAConfig{Config: catalog.CAConfig{Provider: "consul"}}} {
+	for _, cmd := range []catalog.Command{&catalog.SetRoots{Roots: []*catalog.Root{{ID: "a", Active: true}}}, &catalog.SetCAConfig{Config: catalog.CAConfig{Provider: "consul"}}, &catalog.EndKeyDelays{}} {
 		if _, err := r.Apply(t.Context(), &wire.ApplyRequest{Command: wire.Command{Command: cmd}}); !errors.Is(err, catalog.ErrDenied) {
 			t.Errorf("%T from outside: %v", cmd, err)
 		}
