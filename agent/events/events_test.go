@@ -143,7 +143,9 @@ func TestWhatIsWrongIsDropped(t *testing.T) {
 	}
 	id := uuid.NewString()
 	for _, msg := range [][]byte{
-		nil, {0xff}, make([]byte, maxMessage+1), encode(catalog.UserEvent{}), encode(catalog.UserEvent{Name: "x"}),
+		nil,
+		{0xff},
+		make([]byte, maxMessage+1), encode(catalog.UserEvent{}), encode(catalog.UserEvent{Name: "x"}),
 		encode(catalog.UserEvent{ID: "{" + id + "}", Name: "x"}), encode(catalog.UserEvent{ID: id}),
 		encode(catalog.UserEvent{ID: id, Name: "x", NodeFilter: "("}), encode(catalog.UserEvent{ID: id, Name: "x", TagFilter: "a"}),
 		encode(catalog.UserEvent{ID: id, Name: "x", Version: 2}), encode(catalog.UserEvent{ID: id, Name: "x\n"}),

@@ -67,7 +67,7 @@ var (
 		"", "?", "?index=x", "?index=99999999999999999999", "?wait=x", "?wait=10ms&index=1", "?filter=(", "?filter=Name==1", "?filter=" + strings.Repeat("%28", 300),
 		"?dc=x", "?ns=x", "?partition=x", "?cas=x", "?cas=-1", "?passing=maybe", "?enable=perhaps", "?enable=true", "?stale&consistent", "?max_stale=x", "?%zz", "?a=%", "?token=" + strings.Repeat("t", 3000),
 		"?source=a&destination=b", "?source=a/b/c/d&destination=*", "?by=source&name=*", "?by=x&name=", "?node-meta=", "?tag=&tag=&near=_agent", "?pretty=&cached", "?format=prometheus", "?pem=x",
-		"?recurse", "?keys&separator=%00", "?keys&seperator=/", "?raw", "?recurse&cas=1", "?flags=-1", "?acquire=x", "?release=%00", "?acquire=a&release=b", "?service=(&tag=[", "?hash=x&wait=1ms",
+		"?recurse", "?keys&separator=%00", "?keys&" + oldSeparator + "=/", "?raw", "?recurse&cas=1", "?flags=-1", "?acquire=x", "?release=%00", "?acquire=a&release=b", "?service=(&tag=[", "?hash=x&wait=1ms",
 	}
 	oddTails = []string{"", "x", "a/b", "%00", "%0A", "..", "../..", "%2e%2e%2f", "*", strings.Repeat("n", 2000), "%F0%9F%98%80", "%zz", " ", "?", "#", ";", "exact/", "{}", "%ff"}
 )

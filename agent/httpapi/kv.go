@@ -24,16 +24,20 @@ func (a kvAPI) routes() []Route {
 		{
 			Method: http.MethodGet, Path: path, Summary: "a key, or those with a prefix; 404 and no body when there is none",
 			Params: []Param{
-				recurse, {"raw", "the value as it is, instead of JSON"}, {"keys", "the names of the keys that begin with the one in the path"},
-				{"separator", "with keys: cut each name after the next separator; also spelled seperator"},
+				recurse,
+				{"raw", "the value as it is, instead of JSON"},
+				{"keys", "the names of the keys that begin with the one in the path"},
+				{"separator", "with keys: cut each name after the next separator; also spelled " + oldSeparator},
 			},
 			MaxBody: bodyNone, Permission: Permission{acl.Read, acl.Key, "key"}, params: paramsRead, handle: a.get,
 		},
 		{
 			Method: http.MethodPut, Path: path, Summary: "write a key, lock or unlock it; the answer tells whether that was done",
 			Params: []Param{
-				{"flags", "a number that is kept with the value"}, {"cas", "write only when the key's ModifyIndex is this; 0: when there is none"},
-				{"acquire", "a session that becomes the holder of the key"}, {"release", "the session that holds the key and shall no longer"},
+				{"flags", "a number that is kept with the value"},
+				{"cas", "write only when the key's ModifyIndex is this; 0: when there is none"},
+				{"acquire", "a session that becomes the holder of the key"},
+				{"release", "the session that holds the key and shall no longer"},
 			},
 			Body: "the value, any bytes", MaxBody: orLimit(a.cfg.KVMaxValueSize), Permission: write, params: paramsWrite,
 			invalid: http.StatusInternalServerError, handle: a.put,
@@ -45,6 +49,9 @@ func (a kvAPI) routes() []Route {
 		},
 	}
 }
+
+// oldSeparator is how the first version of Consul spelled it, and clients still do.
+const oldSeparator = "seperator" //nolint:misspell // see above
 
 func orLimit(n int64) int64 {
 	if n == 0 {
@@ -143,7 +150,7 @@ func (a kvAPI) get(c *call) (any, error) {
 func (a kvAPI) names(c *call, prefix string) (any, error) {
 	separator := c.query.Get("separator")
 	if separator == "" {
-		separator = c.query.Get("seperator") // as Consul's first version spelled it
+		separator = c.query.Get(oldSeparator)
 	}
 	q := catalog.Query{Kind: catalog.QueryKeyNames, Name: prefix, Sub: separator}
 	if err := q.Validate(); err != nil {

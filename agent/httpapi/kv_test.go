@@ -25,7 +25,7 @@ func TestKeysOverHTTP(t *testing.T) {
 		{"GET", "/v1/kv/a/b?raw", "", 200, "1"},
 		{"PUT", "/v1/kv/with%20space/%C3%BC", "2", 200, "true"},
 		{"GET", "/v1/kv/with%20space/%C3%BC?raw", "", 200, "2"},
-		{"GET", "/v1/kv/?keys&seperator=/", "", 200, `["a/","with space/"]`},
+		{"GET", "/v1/kv/?keys&" + oldSeparator + "=/", "", 200, `["a/","with space/"]`},
 		{"GET", "/v1/kv/?keys&separator=e%20", "", 200, `["a/b","with space/ü"]`},
 		{"GET", "/v1/kv/a?keys&recurse", "", 200, `["a/b"]`},
 		{"GET", "/v1/kv/%FF", "", 400, "not UTF-8"},
@@ -149,7 +149,7 @@ func TestTransactionsOverHTTP(t *testing.T) {
 		`[{"Node":{"Verb":"lock","Node":{"Node":"n"}}}]`:                   {409, "unknown Node operation: lock"},
 		`[{"Check":{"Verb":"set","Check":{"Node":"none","CheckID":"c"}}}]`: {409, "Missing node registration"},
 		`[{"KV":{"Verb":"set","Key":"k","Flags":18446744073709551615}}]`:   {200, `"Flags":18446744073709551615`},
-		` [ null , {} ] `: {200, `"Results":[]`},
+		`[ null , {} ]`: {200, `"Results":[]`},
 	} {
 		a := r.do("PUT", "/v1/txn", body)
 		if a.status != want.status || !strings.Contains(a.body, want.text) {

@@ -61,8 +61,11 @@ func TestWaitersForOtherKeysSleep(t *testing.T) {
 		apply(t, s, setKey(k, "1"))
 	}
 	quiet := []catalog.Query{
-		{Kind: catalog.QueryKey, Name: "a/b/c"}, {Kind: catalog.QueryKeyTree, Name: "a/b/"},
-		{Kind: catalog.QueryKeyTree, Name: "a/b"}, {Kind: catalog.QueryKeyTree, Name: "service"}, {Kind: catalog.QueryKeyNames, Name: "a/b/"},
+		{Kind: catalog.QueryKey, Name: "a/b/c"},
+		{Kind: catalog.QueryKeyTree, Name: "a/b/"},
+		{Kind: catalog.QueryKeyTree, Name: "a/b"},
+		{Kind: catalog.QueryKeyTree, Name: "service"},
+		{Kind: catalog.QueryKeyNames, Name: "a/b/"},
 	}
 	indexes := map[catalog.Query]uint64{}
 	for _, q := range quiet {
@@ -122,8 +125,13 @@ func TestTransactionsReadAndUndo(t *testing.T) {
 	}
 	// Whatever an operation holds, it fails by itself.
 	bad := []catalog.TxnOp{
-		{}, {KV: &catalog.KVOp{}}, {Node: &catalog.NodeOp{}}, {Service: &catalog.ServiceOp{}}, {Check: &catalog.CheckOp{}},
-		{Node: &catalog.NodeOp{Verb: catalog.TxnLock}}, {KV: &catalog.KVOp{Verb: catalog.TxnSet}, Node: &catalog.NodeOp{}},
+		{},
+		{KV: &catalog.KVOp{}},
+		{Node: &catalog.NodeOp{}},
+		{Service: &catalog.ServiceOp{}},
+		{Check: &catalog.CheckOp{}},
+		{Node: &catalog.NodeOp{Verb: catalog.TxnLock}},
+		{KV: &catalog.KVOp{Verb: catalog.TxnSet}, Node: &catalog.NodeOp{}},
 		{Service: &catalog.ServiceOp{Verb: catalog.TxnSet, Node: "none", Service: catalog.Service{ID: "x", Service: "x"}}},
 		{Check: &catalog.CheckOp{Verb: catalog.TxnSet, Check: catalog.Check{Node: "none", CheckID: "x", Status: "passing"}}},
 		{KV: &catalog.KVOp{Verb: catalog.TxnLock, Pair: catalog.KVPair{Key: "a", Session: "none"}}},
