@@ -85,3 +85,30 @@ func BenchmarkWake1000(b *testing.B) {
 		after = s.Index()
 	}
 }
+
+func BenchmarkSetKey(b *testing.B) {
+	s := newStore(b, Config{})
+	for i := range 10000 {
+		apply(b, s, setKey(fmt.Sprintf("app/%d/config/%d", i%100, i), "value"))
+	}
+	for i := 0; b.Loop(); i++ {
+		apply(b, s, setKey(fmt.Sprintf("app/%d/config/%d", i%100, i%10000), fmt.Sprint(i)))
+	}
+}
+
+// BenchmarkIndexOfPrefix: the index of a prefix does not depend on what is below it.
+func BenchmarkIndexOfPrefix(b *testing.B) {
+	s := newStore(b, Config{})
+	for i := range 10000 {
+		apply(b, s, setKey(fmt.Sprintf("app/%d/config/%d", i%100, i), "value"))
+	}
+	for _, prefix := range []string{"app/", "app", "app/1"} {
+		b.Run(prefix, func(b *testing.B) {
+			for b.Loop() {
+				if _, _, _, err := s.Current(catalog.Query{Kind: catalog.QueryKeyTree, Name: prefix}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -503,4 +504,43 @@ func TestWatchPlans(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// TestKeysSurviveARestart: keys, locks and sessions are kept, and what ends by time
+// still ends.
+func TestKeysSurviveARestart(t *testing.T) {
+	dir := t.TempDir()
+	start := func() (*meshtest.Mesh, *api.Client) {
+		m := meshtest.Start(t, meshtest.Options{DataDir: dir, Change: func(_ *agent.Config, s *server.Config) { s.MinSessionTTL = time.Millisecond }})
+		return m, client(t, m)
+	}
+	m, c := start()
+	create := func(e api.SessionEntry) string { return must[string](t)(c.Session().CreateNoChecks(&e, nil)) }
+	m.Eventually("the node", func() error {
+		_, _, err := c.Session().CreateNoChecks(nil, nil)
+		return err
+	})
+	stays, ends := create(api.SessionEntry{Name: "stays"}), create(api.SessionEntry{TTL: "400ms", LockDelay: 200 * time.Millisecond})
+	for key, session := range map[string]string{"held": stays, "lost": ends} {
+		if ok, _, err := c.KV().Acquire(&api.KVPair{Key: key, Session: session, Value: []byte("v"), Flags: 3}, nil); err != nil || !ok {
+			t.Fatal(ok, err)
+		}
+	}
+	before, _, err := c.KV().Get("held", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Stop()
+	m, c = start()
+	after, meta, err := c.KV().Get("held", nil)
+	if err != nil || !reflect.DeepEqual(before, after) || meta.LastIndex != before.ModifyIndex {
+		t.Fatalf("%+v before, %+v after, index %d: %v", before, after, meta.LastIndex, err)
+	}
+	m.Eventually("the session to end and its key to be free", func() error {
+		ok, _, err := c.KV().Acquire(&api.KVPair{Key: "lost", Session: stays}, nil)
+		if err == nil && !ok {
+			err = errors.New("held")
+		}
+		return err
+	})
 }
