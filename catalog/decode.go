@@ -167,10 +167,27 @@ func unwrapBlock(from, to reflect.Type, v any) (any, error) {
 		case 1:
 			return l[0], nil
 		default:
+			if to.Kind() == reflect.Map {
+				return joinBlocks(l)
+			}
 			return nil, fmt.Errorf("given %d times, at most once is allowed", len(l))
 		}
 	}
 	return v, nil
+}
+
+// joinBlocks takes HCL's `subsets "a" {…} subsets "b" {…}` for one map.
+func joinBlocks(l []map[string]any) (any, error) {
+	out := map[string]any{}
+	for _, m := range l {
+		for k, v := range m {
+			if _, twice := out[k]; twice {
+				return nil, fmt.Errorf("%q is given more than once", k)
+			}
+			out[k] = v
+		}
+	}
+	return out, nil
 }
 
 // decodeNumber turns exact JSON numbers into what the field holds, and inside

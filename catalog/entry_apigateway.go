@@ -10,7 +10,7 @@ type APIGateway struct {
 	Listeners []APIGatewayListener
 	TLS       *GatewayTLS         `json:",omitempty"`
 	Defaults  *UpstreamLimits     `json:",omitempty"`
-	ExtAuthz  *APIGatewayExtAuthz `json:",omitempty"` // has no effect
+	ExtAuthz  *APIGatewayExtAuthz `json:",omitempty" doc:"has no effect"`
 	Status    EntryStatus         `bexpr:"-"`
 }
 

@@ -26,9 +26,9 @@ type ServiceDefaults struct {
 	MaxInboundConnections     int              `json:",omitempty"`
 	LocalConnectTimeoutMs     int              `json:",omitempty"`
 	LocalRequestTimeoutMs     int              `json:",omitempty"`
-	BalanceInboundConnections string           `json:",omitempty"` // has no effect
+	BalanceInboundConnections string           `json:",omitempty" doc:"has no effect"`
 	RateLimits                *RateLimits      `json:",omitempty"`
-	EnvoyExtensions           []EnvoyExtension `json:",omitempty"` // has no effect
+	EnvoyExtensions           []EnvoyExtension `json:",omitempty" doc:"has no effect"`
 	MaxRequestHeadersKB       *uint32          `json:",omitempty"`
 }
 
@@ -60,14 +60,14 @@ type UpstreamConfig struct {
 	Namespace                  string `json:",omitempty"`
 	Partition                  string `json:",omitempty"`
 	Peer                       string
-	EnvoyListenerJSON          string              `json:",omitempty"` // has no effect
-	EnvoyClusterJSON           string              `json:",omitempty"` // has no effect
+	EnvoyListenerJSON          string              `json:",omitempty" doc:"has no effect"`
+	EnvoyClusterJSON           string              `json:",omitempty" doc:"has no effect"`
 	Protocol                   string              `json:",omitempty"`
 	ConnectTimeoutMs           int                 `json:",omitempty"`
 	Limits                     *UpstreamLimits     `json:",omitempty"`
 	PassiveHealthCheck         *PassiveHealthCheck `json:",omitempty"`
 	MeshGateway                MeshGatewayConfig
-	BalanceOutboundConnections string `json:",omitempty"` // has no effect
+	BalanceOutboundConnections string `json:",omitempty" doc:"has no effect"`
 }
 
 // UpstreamLimits bound what one proxy asks of one upstream.

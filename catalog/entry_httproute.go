@@ -60,8 +60,8 @@ type HTTPFilters struct {
 	RetryFilter   *HTTPRetryFilter
 	TimeoutFilter *HTTPTimeoutFilter
 	JWT           *IntentionJWT
-	ExtProc       []map[string]any    `json:",omitempty" bexpr:"-"` // has no effect
-	ExtAuthz      *APIGatewayExtAuthz `json:",omitempty"`           // has no effect
+	ExtProc       []map[string]any    `json:",omitempty" bexpr:"-" doc:"has no effect"`
+	ExtAuthz      *APIGatewayExtAuthz `json:",omitempty" doc:"has no effect"`
 }
 
 // HTTPResponseFilters change a response on its way.

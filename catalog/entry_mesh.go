@@ -11,7 +11,7 @@ type Mesh struct {
 	TransparentProxy MeshTransparentProxy
 	// AllowEnablingPermissiveMutualTLS lets other entries set MutualTLSMode to permissive.
 	AllowEnablingPermissiveMutualTLS bool              `json:",omitempty"`
-	ValidateClusters                 bool              `json:",omitempty"` // has no effect
+	ValidateClusters                 bool              `json:",omitempty" doc:"has no effect"`
 	TLS                              *MeshTLS          `json:",omitempty"`
 	HTTP                             *MeshHTTP         `json:",omitempty"`
 	Peering                          *MeshPeering      `json:",omitempty"`

@@ -32,14 +32,30 @@ func (h *host) writeEntries(ctx context.Context) error {
 	}
 	defer func() { _ = conn.Close() }() // it is only ours
 	servers := wire.NewClient(conn)
-	for _, e := range h.cfg.ConfigEntries {
-		made, err := writeEntry(ctx, servers, e)
-		if err != nil {
-			return fmt.Errorf("config_entries.bootstrap: %s/%s: %w", e.EntryKind(), e.EntryName(), err)
+	// Entries need each other, in whatever order the files have them: those that are
+	// refused are tried again after the others.
+	for todo := h.cfg.ConfigEntries; len(todo) > 0; {
+		var refused []catalog.ConfigEntry
+		var why error
+		for _, e := range todo {
+			made, err := writeEntry(ctx, servers, e)
+			if err != nil {
+				err = fmt.Errorf("config_entries.bootstrap: %s/%s: %w", e.EntryKind(), e.EntryName(), err)
+			}
+			switch {
+			case errors.Is(err, catalog.ErrInvalid):
+				refused = append(refused, e)
+				why = errors.Join(why, err)
+			case err != nil:
+				return err
+			case made:
+				h.log.Info("config entry written", "id", e.EntryKind()+"/"+e.EntryName())
+			}
 		}
-		if made {
-			h.log.Info("config entry written", "id", e.EntryKind()+"/"+e.EntryName())
+		if len(refused) == len(todo) {
+			return why
 		}
+		todo = refused
 	}
 	return nil
 }

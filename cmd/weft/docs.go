@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/weftmesh/weft/agent/httpapi"
+	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/cmd/weft/config"
 )
 
@@ -19,15 +20,16 @@ import (
 var docsPages = []struct{ name, file, title, about string }{
 	{"config", "configuration.md", "Configuration", "Every key of the agent's HCL and JSON files."},
 	{"http", "http.md", "HTTP API", "Every route of the agent's HTTP API."},
+	{"entries", "config-entries.md", "Config entries", "Every kind of config entry and its fields."},
 	{"cli", "cli.md", "Command line", "The help of every command."},
 }
 
 // docsCommand prints those pages, or writes them all into a directory.
 func docsCommand(streams) *cli.Command {
 	return spec{
-		name: "docs", usage: "Print a reference page as Markdown", args: "config | cli | http | DIR", min: 1, max: 1, hidden: true,
-		about: "config is the table of configuration keys, cli the help of every command, http the routes of\n" +
-			"the HTTP API. With a directory, all of them are written there as pages of the site.",
+		name: "docs", usage: "Print a reference page as Markdown", args: "config | entries | cli | http | DIR", min: 1, max: 1, hidden: true,
+		about: "config is the table of configuration keys, entries the kinds of config entries, cli the help of\n" +
+			"every command, http the routes of the HTTP API. With a directory, all of them are written there as pages of the site.",
 		action: func(c *cli.Context) error {
 			for _, p := range docsPages {
 				if p.name == c.Args().First() {
@@ -60,6 +62,8 @@ func docsPage(w io.Writer, app *cli.App, page string) error {
 		return config.Reference(w)
 	case "http":
 		return httpapi.Reference(w)
+	case "entries":
+		return catalog.ConfigEntryReference(w)
 	default:
 		return cliReference(w, app)
 	}
