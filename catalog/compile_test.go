@@ -264,7 +264,8 @@ func TestMergeCentral(t *testing.T) {
 		Proxy: ConnectProxy{
 			DestinationServiceName: "web", Config: map[string]any{"c": "mine"},
 			Upstreams: []Upstream{
-				{DestinationName: "db", Config: map[string]any{"connect_timeout_ms": 30}}, {DestinationName: "api"},
+				{DestinationName: "db", Config: map[string]any{"connect_timeout_ms": 30}},
+				{DestinationName: "api"},
 				{DestinationType: "prepared_query", DestinationName: "q"},
 			},
 		},

@@ -180,7 +180,8 @@ func (e *ServiceDefaults) Validate() error {
 		field string
 		v     int
 	}{
-		{"MaxInboundConnections", e.MaxInboundConnections}, {"LocalConnectTimeoutMs", e.LocalConnectTimeoutMs},
+		{"MaxInboundConnections", e.MaxInboundConnections},
+		{"LocalConnectTimeoutMs", e.LocalConnectTimeoutMs},
 		{"LocalRequestTimeoutMs", e.LocalRequestTimeoutMs},
 	} {
 		if n.v < 0 {

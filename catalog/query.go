@@ -43,7 +43,7 @@ const (
 	QuerySessions     QueryKind = "sessions"      // Sessions: all
 )
 
-// SubMerged, as Sub of a query for instances, merges central configuration into
+// SubMerged is, as Sub of a query for instances, to merge central configuration into
 // those that are proxies or gateways: see MergeCentral.
 const SubMerged = "merged"
 

@@ -134,7 +134,8 @@ func TestBuild(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			reg := sidecarService(tc.reg)
 			got, problems := build(inputs{
-				proxy: reg, datacenter: "dc1", bindAddr: "0.0.0.0", policy: base, world: said})
+				proxy: reg, datacenter: "dc1", bindAddr: "0.0.0.0", policy: base, world: said,
+			})
 			if w := want(tc.want); !reflect.DeepEqual(got, w) {
 				t.Errorf("got  %+v\nwant %+v", got, w)
 			}

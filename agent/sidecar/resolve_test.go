@@ -70,7 +70,8 @@ func TestResolve(t *testing.T) {
 		"a split": {[]catalog.ConfigEntry{http, &catalog.ServiceSplitter{EntryHead: catalog.EntryHead{Name: "db"}, Splits: []*catalog.ServiceSplit{
 			{Weight: 75}, {Weight: 25, Service: "backup"},
 		}}}, "a*6144 b*6144 x:backup*4096", 0, ""},
-		"a split over one instance twice": {[]catalog.ConfigEntry{http,
+		"a split over one instance twice": {[]catalog.ConfigEntry{
+			http,
 			resolver("db", func(r *catalog.ServiceResolver) {
 				r.Subsets = map[string]catalog.ServiceResolverSubset{"one": {Filter: "Service.Meta.v == 1"}}
 			}),
