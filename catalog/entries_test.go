@@ -242,3 +242,81 @@ func TestInstanceFilter(t *testing.T) {
 		t.Errorf("nothing was selected: %v", err)
 	}
 }
+
+func TestEntryWarnings(t *testing.T) {
+	for doc, want := range map[string]string{
+		`{"Kind":"service-defaults","Name":"a","Protocol":"http"}`: "",
+		`{"Kind":"service-defaults","Name":"a","BalanceInboundConnections":"exact_balance","EnvoyExtensions":[{"Name":"x"}],
+		  "UpstreamConfig":{"Overrides":[{"Name":"b","EnvoyListenerJSON":"{}"},{"Name":"c","EnvoyListenerJSON":"{}"}]}}`: "UpstreamConfig.Overrides.EnvoyListenerJSON has no effect; " +
+			"BalanceInboundConnections has no effect; EnvoyExtensions has no effect",
+		`{"Kind":"inline-certificate","Name":"a"}`:                                             "whoever may read this entry, or a backup, reads its private key; prefer file-system-certificate",
+		`{"Kind":"http-route","Name":"a","Rules":[{"Filters":{"ExtAuthz":{"Enabled":true}}}]}`: "Rules.Filters.ExtAuthz has no effect",
+	} {
+		e, err := decodeEntry(t, doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(EntryWarnings(e), "; "); got != want {
+			t.Errorf("%s: %s", doc, got)
+		}
+	}
+}
+
+// Nothing that a client sends as an entry ends the process, and what is accepted is
+// carried by the log and compiles or is refused.
+func FuzzConfigEntry(f *testing.F) {
+	for _, kind := range ConfigKinds() {
+		e, err := NewConfigEntry(kind)
+		if err != nil {
+			f.Fatal(err)
+		}
+		if _, ok := e.(*readOnly); !ok {
+			fill(reflect.ValueOf(e).Elem(), 0)
+		}
+		b, err := json.Marshal(e)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(kind, b)
+		f.Add(kind, []byte(`{"name":"web"}`))
+	}
+	f.Add(KindServiceSplitter, []byte(`{"Name":"web","Splits":[{"Weight":1e38},{"Weight":-1e38}]}`))
+	f.Add(KindServiceResolver, []byte(`{"Name":"web","Redirect":{"Service":"web","Datacenter":"dc1"},"Subsets":{"a":{"Filter":"((((("}}}`))
+	f.Add(KindServiceRouter, []byte(`{"Name":"web","Routes":[{},{"Match":{}},{"Match":{"HTTP":{}},"Destination":{}}]}`))
+	f.Fuzz(func(t *testing.T, kind string, body []byte) {
+		raw, err := ParseJSON(body)
+		if err != nil {
+			return
+		}
+		if raw == nil {
+			raw = map[string]any{}
+		}
+		raw["Kind"] = kind
+		e, err := DecodeConfigEntry(raw)
+		if err != nil {
+			return
+		}
+		e.Normalize()
+		if e.Validate() != nil {
+			return
+		}
+		_ = EntryWarnings(e)
+		b, err := Entry{e}.MarshalBinary()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var back Entry
+		if err := back.UnmarshalBinary(b); err != nil {
+			t.Fatalf("%s: %v", b, err)
+		}
+		back.Normalize()
+		if err := back.Validate(); err != nil {
+			t.Fatalf("valid at first, then not: %v", err)
+		}
+		c, err := CompileChain(EntrySet{e}, e.EntryName(), ChainOptions{Datacenter: "dc1"})
+		if err == nil {
+			_ = c.Connections()
+		}
+		MergeCentral(EntrySet{e}, &Service{Kind: KindConnectProxy, Proxy: ConnectProxy{DestinationServiceName: e.EntryName(), Upstreams: []Upstream{{DestinationName: e.EntryName()}}}})
+	})
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -118,4 +119,53 @@ func plural(s string) string {
 		return strings.TrimSuffix(s, "s") + "s"
 	}
 	return s + "s"
+}
+
+// EntryWarnings says, in sentences, what in an entry is accepted and does nothing,
+// or is better done otherwise.
+func EntryWarnings(e ConfigEntry) []string {
+	var out []string
+	if _, ok := e.(*InlineCertificate); ok {
+		out = append(out, "whoever may read this entry, or a backup, reads its private key; prefer "+KindFileSystemCertificate)
+	}
+	idle(reflect.ValueOf(e), "", func(path, note string) {
+		if s := path + " " + note; !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	})
+	return out
+}
+
+// idle visits the fields that are set and that a note is about.
+func idle(v reflect.Value, path string, visit func(path, note string)) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			idle(v.Elem(), path, visit)
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			idle(v.Index(i), path, visit)
+		}
+	case reflect.Map:
+		for it := v.MapRange(); it.Next(); {
+			idle(it.Value(), path, visit)
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			f := v.Type().Field(i)
+			if !f.IsExported() || f.Type == raftIndexType || v.Field(i).IsZero() {
+				continue
+			}
+			at := path
+			if !f.Anonymous {
+				at = strings.TrimPrefix(path+"."+f.Name, ".")
+			}
+			if note := f.Tag.Get("doc"); note != "" {
+				visit(at, note)
+				continue
+			}
+			idle(v.Field(i), at, visit)
+		}
+	}
 }

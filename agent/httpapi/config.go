@@ -53,6 +53,7 @@ func (a configAPI) put(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.warn(catalog.EntryWarnings(entry))
 	return rep.OK, nil
 }
 

@@ -77,11 +77,17 @@ func configWrite(s streams) *cli.Command {
 				return err
 			}
 			var done bool
-			if _, err := cl.call(c.Context, http.MethodPut, "/v1/config", params, body, &done); err != nil {
+			head, err := cl.call(c.Context, http.MethodPut, "/v1/config", params, body, &done)
+			if err != nil {
 				return err
 			}
 			if !done {
 				return fmt.Errorf("%s/%s was changed by another: its index is not %d", entry.EntryKind(), entry.EntryName(), index)
+			}
+			for _, w := range head.Values("X-Weft-Warning") {
+				if text, err := strconv.Unquote(w); err == nil {
+					fmt.Fprintf(c.App.ErrWriter, "Warning: %s\n", text)
+				}
 			}
 			fmt.Fprintf(c.App.Writer, "Config entry written: %s/%s\n", entry.EntryKind(), entry.EntryName())
 			return nil

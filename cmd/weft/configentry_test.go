@@ -56,6 +56,12 @@ func TestConfigEntries(t *testing.T) {
 	a.weft("config", "delete", "-kind", "service-splitter", "-name", "web")
 	a.weft("config", "delete", "-filename", filepath.Join(dir, "resolver.hcl"))
 
+	idle := filepath.Join(dir, "idle.hcl")
+	writeFile(t, idle, "Kind = \"service-defaults\"\nName = \"idle\"\nUpstreamConfig { Defaults { EnvoyClusterJSON = \"{}\" } }\n")
+	if code, _, errs := call(map[string]string{"WEFT_HTTP_ADDR": a.addr}, "config", "write", idle); code != exitOK || errs != "Warning: UpstreamConfig.Defaults.EnvoyClusterJSON has no effect\n" {
+		t.Errorf("%d %q", code, errs)
+	}
+
 	bad := filepath.Join(dir, "bad.hcl")
 	writeFile(t, bad, "Kind = \"sameness-group\"\nName = \"x\"\n")
 	refused("enterprise-only", "config", "write", bad)
