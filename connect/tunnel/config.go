@@ -1,0 +1,107 @@
+package tunnel
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"time"
+)
+
+// Config sets the limits of tunnels. The zero value is complete.
+type Config struct {
+	// Window is how many bytes of a stream may be on their way to us or wait for the
+	// application here. Window × MaxStreams bounds the memory of a tunnel whose
+	// applications do not read. Window ÷ round trip bounds the speed of a stream:
+	// 256 KiB, the default, gives 2 Gbit/s at 1 ms. Below 64 KiB bulk suffers.
+	Window int
+	// MaxStreams is how many streams the peer may have open; 1024 by default.
+	MaxStreams int
+	// Keepalive is the silence after which the peer is pinged; 15 s by default. A
+	// tunnel that stays silent for two more such periods, or whose output does not
+	// move for as long, is lost.
+	Keepalive time.Duration
+}
+
+const greetTimeout = 10 * time.Second
+
+// Validate names the first field that cannot be used.
+func (c Config) Validate() error {
+	switch {
+	case c.Window < 0 || c.Window > maxWindow:
+		return fmt.Errorf("tunnel window of %d bytes: choose 1 to %d, or 0 for the default", c.Window, maxWindow)
+	case c.MaxStreams < 0 || c.MaxStreams > 1<<20:
+		return fmt.Errorf("%d streams a tunnel: choose 1 to %d, or 0 for the default", c.MaxStreams, 1<<20)
+	case c.Keepalive < 0:
+		return fmt.Errorf("tunnel keepalive of %s: choose a positive duration, or 0 for the default", c.Keepalive)
+	}
+	return nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.Window == 0 {
+		c.Window = 256 << 10
+	}
+	if c.MaxStreams == 0 {
+		c.MaxStreams = 1024
+	}
+	if c.Keepalive == 0 {
+		c.Keepalive = 15 * time.Second
+	}
+	return c
+}
+
+func (c Config) hello() hello {
+	return hello{window: uint32(c.Window), streams: uint32(c.MaxStreams)}
+}
+
+// greet exchanges greetings and gives the protocol state that follows. Only after
+// it does a client know that its certificate was accepted: in TLS 1.3 its handshake
+// ends before the server has looked. It reads not a byte beyond the greeting.
+func greet(ctx context.Context, conn net.Conn, server bool, cfg Config) (machine, error) {
+	ctx, cancel := context.WithTimeout(ctx, greetTimeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	peer, err := swapHello(conn, server, cfg.hello())
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		return machine{}, fmt.Errorf("no greeting from the tunnel's peer: %w", err)
+	}
+	return newMachine(server, cfg.hello(), peer), nil
+}
+
+// swapHello: the client speaks first. Nothing is lost by it, as its greeting travels
+// with the end of its handshake.
+func swapHello(conn net.Conn, server bool, mine hello) (hello, error) {
+	if server {
+		peer, err := readHello(conn)
+		if err == nil {
+			_, err = conn.Write(mine.append(nil))
+		}
+		return peer, err
+	}
+	if _, err := conn.Write(mine.append(nil)); err != nil {
+		return hello{}, err
+	}
+	return readHello(conn)
+}
+
+func readHello(conn net.Conn) (hello, error) {
+	buf := make([]byte, maxHello)
+	if _, err := io.ReadFull(conn, buf[:headerSize]); err != nil {
+		return hello{}, err
+	}
+	n, err := helloLength(buf[:headerSize])
+	if err != nil {
+		return hello{}, err
+	}
+	if _, err := io.ReadFull(conn, buf[:n]); err != nil {
+		return hello{}, err
+	}
+	return parseHello(buf[:n])
+}

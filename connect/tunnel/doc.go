@@ -1,0 +1,78 @@
+// Package tunnel carries the connections of applications as streams in one
+// authenticated connection between two sidecars (ALPN "weft-tunnel/1"), or one to
+// one for peers without tunnels.
+//
+// It owns the wire format, the state of streams and the drivers that move bytes. It
+// never knows identities or policy: whoever hands it a connection has authenticated
+// it, and Accept, the owner's callback, judges each stream when it is opened. It
+// imports nothing else of weft.
+//
+// # Layers
+//
+//   - frame.go, machine.go: the protocol as pure code. Bytes in, events out; no I/O,
+//     no clock, no lock. A model test joins two of them; a fuzz target plays the peer.
+//   - Tunnel and Stream: two goroutines a tunnel, a Stream is a net.Conn. Portable,
+//     and the reference of the tests.
+//   - Driver, with Goroutines and Loops: joins sockets to streams. Loops (Linux) own
+//     raw sockets and many tunnels each. One test suite runs over all combinations.
+//
+// # Protocol
+//
+// Both sides greet with their window and their limit of streams; the client's
+// greeting travels with the end of its handshake, and the server's answer is the
+// proof that it accepted the client's certificate (in TLS 1.3 the client's handshake
+// ends before that). After it, nothing waits for an answer: OPEN, data and FIN of a
+// short connection share a record. Only the client opens; ids rise and are never
+// used again, so frames of a finished stream are known and ignored. FIN ends a
+// direction; RESET ends what has not ended, and a direction that was complete stays
+// complete. The loss of a tunnel resets its streams: a truncated stream never looks
+// complete. GOAWAY names the last stream that is served; later ones end with
+// ErrUnprocessed and are safe to open elsewhere.
+//
+// # What is bounded
+//
+// A stream's queue by the window, as credit returns for bytes that the application
+// took; streams by the greeting, where one more is a violation. To make that exact, a
+// stream whose RESET is not written yet still counts, unless the peer ended it too
+// (the model test found resets that cross). Answers (credit, reset, pong) are kept as
+// state of their streams and not as bytes, so a peer that provokes and never reads
+// costs nothing. Streams that ended but hold unread data count up to twice the limit.
+//
+// # The loop
+//
+// A turn collects all events, only marking; then serves each tunnel that has any:
+// read and decrypt all there is, write to applications what they take, read each
+// ready application once, straight into the output, and flush once. No timers gather:
+// an idle loop sends at once, a busy one batches by itself. The epoll descriptor is
+// nested in Go's poller. crypto/tls runs over a transport that returns a temporary
+// error when nothing is there; that this leaves it usable is undocumented and pinned
+// by a test. Buffers belong to the loop. The tunnel reader never waits: not for an
+// application (queue), not for the output (state). A full output stops reading
+// applications, nothing else. Owners' callbacks run on the loop and must not block.
+//
+// A loop can accept by itself (Loops.Listen) and connect by itself (Verdict.Addr):
+// about a third of the cost of a short connection is what net does around them.
+//
+// # Tried and left out, or in and worth knowing
+//
+//   - A writer that appends and writes itself never gathers; one Gosched of the writer
+//     goroutine before it takes the buffer does.
+//   - Locked threads in epoll_wait, polling before parking, staging sends to the end of
+//     the turn, a second loop on few cores, larger chunks than 64 KiB: no gain, or loss.
+//   - A Gosched before the goroutine driver writes bulk to the application: nothing. It
+//     costs twice what the loop costs for bulk, in hand-offs between goroutines.
+//   - An application that reads no more must still be credited until it has said all:
+//     when both ends of a stream are so, neither could be read for lack of credit (the
+//     chaos test found the hang).
+//   - A socket that is duplicated somewhere else is not closed by closing it, nor reset.
+//   - A failed write uses a socket's error up: the read after it says "end". So EPIPE,
+//     where the application had ended in order, and ECONNRESET are told apart; and the
+//     goroutine driver, which reads and writes at once, asks for the state of a socket
+//     that says "end" (the chaos test found resets that looked complete).
+//   - Closing a socket with unread bytes resets it under the last read of the far end.
+//     Who is left by a peer that has said all gets five seconds instead.
+//   - Unix sockets have no reset: their applications see an end.
+//   - crypto/tls keeps 40 KiB after bulk, for good: replace tunnels that went idle.
+//   - A stream is bounded by window ÷ round trip. Windows do not grow yet, and there
+//     is no window for the tunnel as a whole: worst case is MaxStreams × Window.
+package tunnel

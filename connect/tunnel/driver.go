@@ -1,0 +1,162 @@
+package tunnel
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+)
+
+// Driver moves bytes between the connections of applications and tunnels. There
+// are two, of the same behaviour: Goroutines, portable, and Loops, for Linux.
+type Driver interface {
+	// Client makes a tunnel of an authenticated connection and waits for the peer's
+	// greeting. It owns conn from then on, also when it fails.
+	Client(ctx context.Context, conn *tls.Conn) (Link, error)
+	// Server is the accepting end: accept judges each stream.
+	Server(ctx context.Context, conn *tls.Conn, accept Accept) (Link, error)
+	// Pair joins one application to one authenticated connection, for peers without
+	// tunnels. It owns both, unless it fails.
+	Pair(conn *tls.Conn, app net.Conn, end EndFunc) (*Flow, error)
+	// Close ends all tunnels and pairs; their ends are still reported.
+	Close() error
+}
+
+// Link is one tunnel of a Driver.
+type Link interface {
+	// Carry makes app a stream (client only). It waits for nothing. It owns app,
+	// unless it fails: ErrFull, ErrDraining and ErrLost ask for another tunnel.
+	Carry(app net.Conn, meta []byte, end EndFunc) (*Flow, error)
+	// Drain lets streams finish and takes no new ones; the tunnel ends with the last.
+	Drain(code Code)
+	// Close resets all streams and ends the tunnel.
+	Close() error
+	// Done is closed when the tunnel has ended.
+	Done() <-chan struct{}
+	// Status tells how the tunnel does.
+	Status() Status
+}
+
+// Status is the state of a tunnel.
+type Status struct {
+	Streams  int
+	Draining bool
+	// Err is why the tunnel ended; nil while it lives and when it ended in order.
+	Err error
+}
+
+// Accept judges a stream when it is opened. It may run on an event loop, between
+// two reads: it must not block, nor log to a file. meta is valid until it returns; f
+// may be kept, and reset from anywhere at any time.
+type Accept func(f *Flow, meta []byte) Verdict
+
+// Verdict is the answer of Accept.
+type Verdict struct {
+	// Refuse, when not zero, resets the stream with this code; nothing else is used
+	// and no end is reported.
+	Refuse Code
+	// Addr is where the application listens on TCP. A loop connects to it itself,
+	// which is much cheaper than Dial.
+	Addr netip.AddrPort
+	// Dial connects to the application where Addr is not valid, in a goroutine of its
+	// own. Its context ends with the stream, or with Timeout.
+	Dial func(ctx context.Context) (net.Conn, error)
+	// Timeout bounds connecting; 5 s by default.
+	Timeout time.Duration
+	// End is called once when the stream has ended.
+	End EndFunc
+}
+
+const dialTimeout = 5 * time.Second
+
+func (v *Verdict) complete() {
+	if v.Timeout <= 0 {
+		v.Timeout = dialTimeout
+	}
+	if v.Addr.IsValid() {
+		addr := v.Addr.String()
+		v.Dial = func(ctx context.Context) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "tcp", addr)
+		}
+	} else if v.Dial == nil {
+		v.Dial = func(context.Context) (net.Conn, error) { return nil, errNowhere }
+	}
+}
+
+var errNowhere = errors.New("the verdict on the stream has neither Addr nor Dial")
+
+// EndFunc is called once when a flow has ended: both its connections are closed and
+// its counters are final. It may run on an event loop and must not block.
+type EndFunc func(f *Flow, e End)
+
+// Cause says who ended a flow. The list is closed.
+type Cause uint8
+
+// Causes.
+const (
+	// CauseDone: both directions were complete.
+	CauseDone Cause = iota
+	// CauseApp: the application here failed, reset, or left early.
+	CauseApp
+	// CausePeer: the peer reset it; End.Code says why.
+	CausePeer
+	// CauseOwner: Flow.Reset, Link.Close or Driver.Close.
+	CauseOwner
+	// CauseLost: the tunnel, or the pair's connection, was lost.
+	CauseLost
+	// CauseDial: Verdict.Dial failed.
+	CauseDial
+	// CauseUnprocessed: the peer drained before it saw the stream.
+	CauseUnprocessed
+)
+
+var causeNames = [...]string{"done", "app", "peer", "owner", "lost", "dial", "unprocessed"}
+
+// String is the name of the cause.
+func (c Cause) String() string {
+	if int(c) < len(causeNames) {
+		return causeNames[c]
+	}
+	return fmt.Sprintf("cause_%d", uint8(c))
+}
+
+// End says how a flow ended.
+type End struct {
+	Cause Cause
+	Code  Code  // of the reset, where there was one
+	Err   error // nil when it was done
+}
+
+// Flow is one application's connection in a tunnel or pair, to its owner.
+type Flow struct {
+	sent, received atomic.Int64
+	target         resetter
+}
+
+type resetter interface{ reset(Code) }
+
+// Sent counts the bytes taken from the application here.
+func (f *Flow) Sent() int64 { return f.sent.Load() }
+
+// Received counts the bytes handed to the application here.
+func (f *Flow) Received() int64 { return f.received.Load() }
+
+// Reset cuts the flow: both applications see a reset. It does not wait.
+func (f *Flow) Reset(code Code) { f.target.reset(code) }
+
+// lingerTimeout is how long an application that still sends, though its peer has
+// answered in full and left, may take to read what it was sent.
+const lingerTimeout = 5 * time.Second
+
+// abort closes so that the far end sees a reset, where the transport has one.
+func abort(c net.Conn) {
+	if t, ok := c.(interface{ SetLinger(int) error }); ok {
+		_ = t.SetLinger(0) // fails only when closed
+	}
+	c.Close()
+}

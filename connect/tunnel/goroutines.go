@@ -1,0 +1,344 @@
+package tunnel
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+)
+
+// Goroutines is the portable Driver: two goroutines a tunnel, two a stream.
+type Goroutines struct {
+	cfg Config
+
+	mu     sync.Mutex
+	closed bool
+	links  map[interface{ Close() error }]struct{}
+}
+
+// NewGoroutines makes a Driver.
+func NewGoroutines(cfg Config) (*Goroutines, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	return &Goroutines{cfg: cfg, links: map[interface{ Close() error }]struct{}{}}, nil
+}
+
+var _ Driver = (*Goroutines)(nil)
+
+// Close implements Driver.
+func (d *Goroutines) Close() error {
+	d.mu.Lock()
+	d.closed = true
+	links := d.links
+	d.links = nil
+	d.mu.Unlock()
+	for l := range links {
+		l.Close()
+	}
+	return nil
+}
+
+func (d *Goroutines) add(l interface{ Close() error }) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.closed {
+		d.links[l] = struct{}{}
+	}
+	return !d.closed
+}
+
+func (d *Goroutines) remove(l interface{ Close() error }) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.links, l)
+}
+
+// Client implements Driver.
+func (d *Goroutines) Client(ctx context.Context, conn *tls.Conn) (Link, error) {
+	return d.link(Client(ctx, conn, d.cfg))
+}
+
+// Server implements Driver.
+func (d *Goroutines) Server(ctx context.Context, conn *tls.Conn, accept Accept) (Link, error) {
+	t, err := Server(ctx, conn, d.cfg)
+	l, err := d.link(t, err)
+	if err != nil {
+		return nil, err
+	}
+	go serve(t, accept)
+	return l, nil
+}
+
+func (d *Goroutines) link(t *Tunnel, err error) (Link, error) {
+	if err != nil {
+		return nil, err
+	}
+	l := &link{t}
+	if !d.add(l) {
+		t.Close()
+		return nil, net.ErrClosed
+	}
+	go func() { <-t.Done(); d.remove(l) }()
+	return l, nil
+}
+
+type link struct{ *Tunnel }
+
+// Status implements Link.
+func (l *link) Status() Status {
+	return Status{Streams: l.Streams(), Draining: l.Draining(), Err: l.Err()}
+}
+
+// Carry implements Link.
+func (l *link) Carry(app net.Conn, meta []byte, end EndFunc) (*Flow, error) {
+	s, err := l.Open(meta)
+	if err != nil {
+		return nil, err
+	}
+	c := &carried{s: s, app: app, flow: &Flow{}}
+	c.flow.target = c
+	s.attach(app)
+	go c.run(end)
+	return c.flow, nil
+}
+
+// serve judges streams and joins them to their applications.
+func serve(t *Tunnel, accept Accept) {
+	for {
+		s, err := t.Accept(context.Background())
+		if err != nil {
+			return
+		}
+		c := &carried{s: s, flow: &Flow{}}
+		c.flow.target = c
+		v := accept(c.flow, s.Meta())
+		s.meta = nil
+		if v.Refuse != 0 {
+			s.Reset(v.Refuse)
+			continue
+		}
+		v.complete()
+		go c.dial(v)
+	}
+}
+
+// carried is a flow of this driver.
+type carried struct {
+	s    *Stream
+	app  net.Conn
+	flow *Flow
+
+	mu    sync.Mutex
+	owner *Code // the owner's reset
+	deaf  bool  // the application reads no more
+	said  bool  // and it has said all
+
+	finished atomic.Bool // the application has got the peer's end
+}
+
+// reset is the owner's. Unlike the peer's, it cuts the application also when it
+// has all the peer had to say.
+func (c *carried) reset(code Code) {
+	c.mu.Lock()
+	if c.owner == nil {
+		c.owner = &code
+	}
+	app := c.app
+	c.mu.Unlock()
+	c.s.Reset(code)
+	if app != nil {
+		abort(app)
+	}
+}
+
+// attach gives the dialled application to the flow.
+func (c *carried) attach(app net.Conn) {
+	c.mu.Lock()
+	c.app = app
+	over := c.owner != nil
+	c.mu.Unlock()
+	if over {
+		abort(app)
+	}
+	c.s.attach(app)
+}
+
+func (c *carried) dial(v Verdict) {
+	ctx, cancel := context.WithTimeout(context.Background(), v.Timeout)
+	c.s.onEnd(func(bool) { cancel() })
+	app, err := v.Dial(ctx)
+	cancel()
+	if err != nil {
+		c.s.Reset(CodeDialFailed)
+		e := End{Cause: CauseDial, Code: CodeDialFailed, Err: err}
+		if serr := c.s.failure(); serr != nil && errors.Is(err, context.Canceled) {
+			e = c.blame(serr)
+		}
+		c.finish(v.End, e)
+		return
+	}
+	c.attach(app)
+	c.run(v.End)
+}
+
+func (c *carried) finish(end EndFunc, e End) {
+	c.mu.Lock()
+	if c.owner != nil && e.Cause != CauseDone {
+		e = End{Cause: CauseOwner, Code: *c.owner, Err: e.Err}
+	}
+	c.mu.Unlock()
+	if end != nil {
+		end(c.flow, e)
+	}
+}
+
+// blame names the cause of a stream's error.
+func (c *carried) blame(err error) End {
+	var r *ResetError
+	switch {
+	case errors.As(err, &r) && r.Remote:
+		return End{Cause: CausePeer, Code: r.Code, Err: err}
+	case errors.As(err, &r):
+		return End{Cause: CauseOwner, Code: r.Code, Err: err}
+	case errors.Is(err, net.ErrClosed):
+		return End{Cause: CauseOwner, Err: err}
+	case errors.Is(err, ErrUnprocessed):
+		return End{Cause: CauseUnprocessed, Err: err}
+	default:
+		return End{Cause: CauseLost, Err: err}
+	}
+}
+
+// run carries both directions to their ends.
+func (c *carried) run(end EndFunc) {
+	up := make(chan ends, 1)
+	go func() { up <- c.up() }()
+	down := c.down()
+	c.finish(end, c.conclude(<-up, down))
+}
+
+// ends is how one direction ended: in order, or by the stream's or the
+// application's error.
+type ends struct{ stream, app error }
+
+// up carries what the application sends.
+func (c *carried) up() ends {
+	r := newAppReader(c.app, &c.finished)
+	for {
+		buf, n, err := r.read()
+		if n > 0 {
+			c.flow.sent.Add(int64(n))
+			_, werr := c.s.Write((*buf)[:n])
+			bulkOrSmall(buf)
+			if werr != nil {
+				return ends{stream: werr}
+			}
+		} else {
+			bulkOrSmall(buf)
+		}
+		switch {
+		case err == nil:
+		case err == io.EOF: //nolint:errorlint // ours, bare
+			_ = c.s.CloseWrite() // a failed stream shows in the other direction
+			if c.note(&c.said, &c.deaf) {
+				c.s.Close()
+			}
+			return ends{}
+		default:
+			c.s.Reset(CodeCancelled)
+			return ends{app: err}
+		}
+	}
+}
+
+// note sets one fact and tells whether the other holds.
+func (c *carried) note(set, other *bool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	*set = true
+	return *other
+}
+
+type countingWriter struct {
+	net.Conn
+	n *Flow
+}
+
+func (w countingWriter) Write(p []byte) (int, error) {
+	n, err := w.Conn.Write(p)
+	w.n.received.Add(int64(n))
+	return n, err
+}
+
+// down carries what the peer sends.
+func (c *carried) down() ends {
+	_, err := c.s.WriteTo(countingWriter{c.app, c.flow})
+	var w *WriteError
+	switch {
+	case err == nil:
+		c.finished.Store(true)
+		if h, ok := c.app.(interface{ CloseWrite() error }); ok {
+			_ = h.CloseWrite() // fails when the application is gone, which up sees
+		}
+		return ends{}
+	case !errors.As(err, &w):
+		abort(c.app)
+		return ends{stream: err}
+	case errors.Is(err, syscall.EPIPE):
+		// It left in order and has perhaps answered in full: up goes on. What it did
+		// not take is credited, as the application at the other end may be in the same
+		// state, and two that wait for each other's credit would wait for ever.
+		if !c.note(&c.deaf, &c.said) {
+			_, _ = c.s.WriteTo(io.Discard)
+		}
+		return ends{app: err}
+	default:
+		c.s.Reset(CodeCancelled)
+		abort(c.app)
+		return ends{app: err}
+	}
+}
+
+// conclude closes what is left and names the cause.
+func (c *carried) conclude(up, down ends) End {
+	switch {
+	case up == ends{} && down == ends{}:
+		c.app.Close()
+		c.s.Close()
+		return End{}
+	case down == ends{} && up.stream != nil:
+		// The peer answered in full and left while the application still sent.
+		lingerClose(c.app)
+		c.s.Close()
+		return c.blame(up.stream)
+	case up == ends{} && errors.Is(down.app, syscall.EPIPE):
+		c.app.Close()
+		c.s.Close() // FIN and RESET: the answer is complete, the rest unread
+		return End{Cause: CauseApp, Code: CodeCancelled, Err: down.app}
+	}
+	failure := c.s.failure()
+	c.s.Reset(CodeCancelled)
+	abort(c.app)
+	switch {
+	case failure != nil && !isLocal(failure):
+		return c.blame(failure)
+	case up.app != nil:
+		return End{Cause: CauseApp, Code: CodeCancelled, Err: up.app}
+	case down.app != nil:
+		return End{Cause: CauseApp, Code: CodeCancelled, Err: down.app}
+	case down.stream != nil:
+		return c.blame(down.stream)
+	default:
+		return c.blame(up.stream)
+	}
+}
+
+func isLocal(err error) bool {
+	var r *ResetError
+	return errors.As(err, &r) && !r.Remote
+}

@@ -1,0 +1,106 @@
+package tunnel
+
+import (
+	"errors"
+	"io"
+	"net"
+	"testing"
+)
+
+// onLoop listens on a loop of d.
+func onLoop(t *testing.T, d *Loops, accept func(net.Conn)) (addr string, stop func()) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr = ln.Addr().String()
+	stop, err = d.Listen(ln, accept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return addr, stop
+}
+
+func TestListenOnALoop(t *testing.T) {
+	d, err := NewLoops(Config{}, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	r := newRigOn(t, d, d, rigOptions{backend: echo})
+	addr, stop := onLoop(t, d, func(c net.Conn) {
+		if _, err := r.client.Carry(c, nil, nil); err != nil {
+			t.Error(err)
+			c.Close()
+		}
+	})
+	for i := range uint64(100) { // more than one turn accepts
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := exchange(c.(*net.TCPConn), pattern(i, 10_000), i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	eventually(t, "nobody listens", func() bool {
+		c, err := net.Dial("tcp", addr)
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
+}
+
+// TestAcceptedConnectionIsAConn uses what a loop accepted without carrying it, and
+// carries one that was used before.
+func TestAcceptedConnectionIsAConn(t *testing.T) {
+	d, err := NewLoops(Config{}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	r := newRigOn(t, d, d, rigOptions{backend: echo})
+	got := make(chan net.Conn, 1)
+	addr, _ := onLoop(t, d, func(c net.Conn) { got <- c })
+	dial := func() (*net.TCPConn, net.Conn) {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.(*net.TCPConn), wait(t, got, "connection")
+	}
+	mine, theirs := dial()
+	if theirs.RemoteAddr().String() != mine.LocalAddr().String() || theirs.LocalAddr().String() != addr {
+		t.Fatalf("addresses %v, %v", theirs.LocalAddr(), theirs.RemoteAddr())
+	}
+	go echo(theirs)
+	if err := exchange(mine, pattern(1, 100_000), 1); err != nil {
+		t.Fatal(err)
+	}
+
+	mine, theirs = dial()
+	_, _ = mine.Write([]byte("!"))
+	if _, err := io.ReadFull(theirs, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.client.Carry(theirs, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := exchange(mine, pattern(2, 100_000), 2); err != nil {
+		t.Fatal(err)
+	}
+
+	mine, theirs = dial()
+	abort(theirs)
+	expectReset(t, mine, "aborted")
+	if _, err := theirs.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+		t.Fatal(err)
+	}
+	if _, err := r.client.Carry(theirs, nil, nil); err == nil {
+		t.Fatal("a closed connection was carried")
+	}
+	eventually(t, "its place is free", func() bool { return r.client.Status().Streams == 0 })
+}

@@ -1,0 +1,352 @@
+package tunnel
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	inBuffer    = 256 << 10 // ciphertext read from the kernel at once
+	plainBuffer = 128 << 10 // of several records, so that a long frame becomes one write
+	outBuffer   = 256 << 10 // frames of one turn
+	turnRead    = 512 << 10 // ciphertext read of one tunnel a turn
+	pairRead    = 64 << 10  // the same of a pair: it waits for its application
+	maxUnsent   = 1 << 20   // a peer that provokes output and takes none is given up
+)
+
+// loop owns an epoll set, raw sockets and the tunnels between them. One goroutine
+// runs it; nothing else touches what is below, except through the mailbox.
+//
+// Its epoll descriptor is nested in Go's own poller, so that an idle loop is a
+// parked goroutine and not a blocked thread. Sockets are registered once,
+// edge-triggered; a flag remembers what the kernel will not say again.
+type loop struct {
+	cfg    Config
+	ep     *os.File
+	epfd   int
+	raw    syscall.RawConn
+	wake   int // eventfd
+	events [256]unix.EpollEvent
+	nready int
+
+	slots []slot
+	free  []int32
+
+	// active are those to serve in the next turn, each once.
+	active, spare []server
+	tunnels       map[*loopTunnel]struct{}
+	lingering     map[*loopStream]struct{} // of tunnels that are gone
+	pairs         map[*loopPair]struct{}
+	listeners     map[*loopListener]struct{}
+
+	// Buffers of the turn. in is empty whenever another tunnel is served.
+	in    []byte
+	ahead []byte // of in, not yet taken by crypto/tls
+	plain []byte
+	out   []byte
+	stage []byte // ciphertext for the socket
+
+	ticking bool
+
+	mailbox  sync.Mutex
+	mail     []func()
+	mailPrev []func()
+	closed   bool
+	sleeping atomic.Bool
+	stopping bool
+	done     chan struct{}
+}
+
+// handler is what a descriptor belongs to. It only marks; serve does the work.
+type handler interface{ ready(events uint32) }
+
+// server is a tunnel, a pair or a listener: all of its work in a turn is done in one go.
+type server interface{ serve() }
+
+// slot ties an event to a handler. The generation makes an event harmless that is
+// older than what is in the slot now.
+type slot struct {
+	h   handler
+	gen int32
+}
+
+func newLoop(cfg Config) (*loop, error) {
+	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("epoll_create: %w", err)
+	}
+	if err := unix.SetNonblock(epfd, true); err != nil {
+		unix.Close(epfd)
+		return nil, fmt.Errorf("epoll: %w", err)
+	}
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		unix.Close(epfd)
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
+	l := &loop{
+		cfg: cfg, epfd: epfd, ep: os.NewFile(uintptr(epfd), "epoll"), wake: wake, done: make(chan struct{}),
+		tunnels: map[*loopTunnel]struct{}{}, lingering: map[*loopStream]struct{}{}, pairs: map[*loopPair]struct{}{},
+		listeners: map[*loopListener]struct{}{},
+		in:        make([]byte, inBuffer), plain: make([]byte, plainBuffer), out: make([]byte, 0, outBuffer+32<<10),
+		stage: make([]byte, 0, outBuffer+32<<10),
+	}
+	l.raw, err = l.ep.SyscallConn()
+	if err == nil {
+		_, err = l.register(wake, wakeUp{})
+	}
+	if err != nil {
+		l.ep.Close()
+		unix.Close(wake)
+		return nil, fmt.Errorf("event loop: %w", err)
+	}
+	return l, nil
+}
+
+// wakeUp is the eventfd: edge-triggered, so nobody has to read it.
+type wakeUp struct{}
+
+func (wakeUp) ready(uint32) {}
+
+// register adds a non-blocking descriptor for all events, for good.
+func (l *loop) register(fd int, h handler) (int32, error) {
+	var i int32
+	if n := len(l.free); n > 0 {
+		i = l.free[n-1]
+		l.free = l.free[:n-1]
+	} else {
+		i = int32(len(l.slots))
+		l.slots = append(l.slots, slot{})
+	}
+	s := &l.slots[i]
+	s.h = h
+	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET, Fd: i, Pad: s.gen}
+	if err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+		l.release(i)
+		return -1, os.NewSyscallError("epoll_ctl", err)
+	}
+	return i, nil
+}
+
+// release frees a slot; the descriptor leaves the set when it is closed.
+func (l *loop) release(i int32) {
+	s := &l.slots[i]
+	s.h = nil
+	s.gen++
+	l.free = append(l.free, i)
+}
+
+// post has f run on the loop; false: the loop has ended and f will not run.
+func (l *loop) post(f func()) bool {
+	l.mailbox.Lock()
+	if l.closed {
+		l.mailbox.Unlock()
+		return false
+	}
+	l.mail = append(l.mail, f)
+	l.mailbox.Unlock()
+	if l.sleeping.CompareAndSwap(true, false) {
+		one := [8]byte{1}
+		_, _ = unix.Write(l.wake, one[:]) // a full counter has woken it too
+	}
+	return true
+}
+
+func (l *loop) runMail() {
+	l.mailbox.Lock()
+	mail := l.mail
+	l.mail = l.mailPrev[:0]
+	l.mailbox.Unlock()
+	for i, f := range mail {
+		mail[i] = nil
+		f()
+	}
+	if cap(mail) > 4096 {
+		mail = nil
+	}
+	l.mailPrev = mail
+}
+
+func (l *loop) activate(s server) { l.active = append(l.active, s) }
+
+// run is the loop: collect all events, only marking; then serve each tunnel that
+// has any completely. What is left of it comes first in the next turn, which then
+// does not wait.
+func (l *loop) run() {
+	defer close(l.done)
+	for {
+		l.poll()
+		for i := range l.nready {
+			ev := &l.events[i]
+			if s := &l.slots[ev.Fd]; s.gen == ev.Pad && s.h != nil {
+				s.h.ready(ev.Events)
+			}
+		}
+		l.runMail()
+		batch := l.active
+		l.active = l.spare[:0]
+		for i, s := range batch {
+			batch[i] = nil
+			s.serve()
+		}
+		l.spare = batch
+		if l.stopping && l.finished() {
+			return
+		}
+	}
+}
+
+// poll gets the next events; it waits only when nothing is left to do.
+func (l *loop) poll() {
+	l.nready = 0
+	if len(l.active) > 0 || l.stopping {
+		l.epollOnce(0)
+		return
+	}
+	l.sleeping.Store(true)
+	l.mailbox.Lock()
+	waiting := len(l.mail) > 0
+	l.mailbox.Unlock()
+	if waiting {
+		l.epollOnce(0)
+	} else if err := l.raw.Read(l.epollOnce); err != nil {
+		l.stopping = true // the descriptor is gone: nothing can be served any more
+	}
+	l.sleeping.Store(false)
+}
+
+// epollOnce asks without waiting; false parks the goroutine until there is more.
+func (l *loop) epollOnce(uintptr) bool {
+	for {
+		n, err := unix.EpollWait(l.epfd, l.events[:], 0)
+		if err == unix.EINTR { //nolint:errorlint // a bare errno
+			continue
+		}
+		l.nready = max(n, 0)
+		return n != 0 || err != nil
+	}
+}
+
+// stop ends everything on the loop; run returns after it.
+func (l *loop) stop(err error) {
+	l.stopping = true
+	for a := range l.listeners {
+		a.close()
+	}
+	for t := range l.tunnels {
+		t.fail(err)
+	}
+	for p := range l.pairs {
+		p.finish(End{Cause: CauseOwner, Code: CodeDraining, Err: err}, true)
+	}
+	for s := range l.lingering {
+		s.finish(End{Cause: CauseOwner, Code: CodeDraining, Err: err}, true)
+	}
+}
+
+// finished closes the mailbox once it is empty.
+func (l *loop) finished() bool {
+	l.mailbox.Lock()
+	defer l.mailbox.Unlock()
+	if len(l.mail) > 0 {
+		return false
+	}
+	l.closed = true
+	l.ep.Close()
+	unix.Close(l.wake)
+	return true
+}
+
+// keepTicking starts the clock of the keepalive with the first tunnel.
+func (l *loop) keepTicking() {
+	if l.ticking || len(l.tunnels) == 0 {
+		return
+	}
+	l.ticking = true
+	time.AfterFunc(l.cfg.Keepalive, func() {
+		l.post(func() {
+			l.ticking = false
+			for t := range l.tunnels {
+				t.tick()
+			}
+			l.keepTicking()
+		})
+	})
+}
+
+// wouldBlock is what the transport below crypto/tls returns when nothing is there.
+// crypto/tls keeps its state on an error that calls itself temporary: undocumented,
+// and pinned by a test.
+type wouldBlock struct{}
+
+func (wouldBlock) Error() string   { return "would block" }
+func (wouldBlock) Timeout() bool   { return true }
+func (wouldBlock) Temporary() bool { return true }
+
+// writeSome writes what the socket takes now.
+func writeSome(fd int, p []byte) (int, error) {
+	for {
+		n, err := unix.Write(fd, p)
+		switch err { //nolint:errorlint // a bare errno
+		case nil:
+			return n, nil
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return 0, nil
+		default:
+			return 0, os.NewSyscallError("write", err)
+		}
+	}
+}
+
+// closeFD closes a socket; cut lets its far end see a reset.
+func closeFD(fd int, cut bool) {
+	if cut {
+		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	}
+	unix.Close(fd)
+}
+
+var errNotSocket = errors.New("the event loop needs a connection with a descriptor of its own (TCP or Unix)")
+
+// takeFD gives the caller the descriptor of a connection and closes the latter.
+func takeFD(c any) (int, error) {
+	if a, ok := c.(*app); ok {
+		fd, conn := a.take()
+		switch {
+		case fd >= 0:
+			return fd, nil
+		case conn == nil:
+			return -1, net.ErrClosed
+		}
+		c = conn
+	}
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return -1, errNotSocket
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	fd := -1
+	var derr error
+	if err := raw.Control(func(p uintptr) { fd, derr = unix.FcntlInt(p, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
+		return -1, err
+	}
+	if derr != nil {
+		return -1, os.NewSyscallError("dup", derr)
+	}
+	if cl, ok := c.(interface{ Close() error }); ok {
+		cl.Close()
+	}
+	return fd, nil
+}

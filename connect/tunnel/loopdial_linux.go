@@ -1,0 +1,123 @@
+package tunnel
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// connect starts connecting to the application on the loop. The socket is
+// registered after that: a fresh one would report a hang-up.
+func (s *loopStream) connect(to netip.AddrPort, limit time.Duration) {
+	family, sa := sockaddr(to)
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	if err != nil {
+		s.dialled(-1, os.NewSyscallError("socket", err))
+		return
+	}
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // always there
+	switch err := unix.Connect(fd, sa); err {                         //nolint:errorlint // a bare errno
+	case nil:
+		s.dialled(fd, nil)
+	case unix.EINPROGRESS, unix.EINTR:
+		s.fd, s.connecting = fd, true
+		if !s.register() {
+			return
+		}
+		timer := time.AfterFunc(limit, func() {
+			s.t.l.post(func() {
+				if s.connecting && !s.ended {
+					s.dialFailed(os.NewSyscallError("connect", unix.ETIMEDOUT))
+				}
+			})
+		})
+		s.cancel = func() { timer.Stop() }
+	default:
+		unix.Close(fd)
+		s.dialled(-1, os.NewSyscallError("connect", err))
+	}
+}
+
+func sockaddr(to netip.AddrPort) (family int, sa unix.Sockaddr) {
+	addr := to.Addr().Unmap()
+	if addr.Is4() {
+		return unix.AF_INET, &unix.SockaddrInet4{Port: int(to.Port()), Addr: addr.As4()}
+	}
+	v6 := &unix.SockaddrInet6{Port: int(to.Port()), Addr: addr.As16()}
+	if zone := addr.Zone(); zone != "" {
+		if i, err := net.InterfaceByName(zone); err == nil {
+			v6.ZoneId = uint32(i.Index)
+		}
+	}
+	return unix.AF_INET6, v6
+}
+
+// connected acts on the first event of a socket that connects.
+func (s *loopStream) connected(events uint32) {
+	if events&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPOLLERR) == 0 {
+		return
+	}
+	code, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err == nil && code != 0 {
+		err = unix.Errno(code)
+	}
+	if err != nil {
+		s.dialFailed(os.NewSyscallError("connect", err))
+		return
+	}
+	s.connecting = false
+	s.ready(events)
+	s.begin()
+}
+
+// dial connects to the application off the loop and hands the socket over.
+func (s *loopStream) dial(ctx context.Context, dial func(context.Context) (net.Conn, error)) {
+	conn, err := dial(ctx)
+	fd := -1
+	if err == nil {
+		if fd, err = takeFD(conn); err != nil {
+			conn.Close()
+		}
+	}
+	if !s.t.l.post(func() { s.dialled(fd, err) }) && fd >= 0 {
+		closeFD(fd, true)
+	}
+}
+
+func (s *loopStream) dialled(fd int, err error) {
+	switch {
+	case s.ended && fd >= 0:
+		closeFD(fd, true)
+	case s.ended:
+	case err != nil:
+		s.dialFailed(err)
+	default:
+		s.fd = fd
+		if s.register() {
+			s.begin()
+		}
+	}
+}
+
+func (s *loopStream) dialFailed(err error) {
+	if !s.t.dead {
+		s.t.m.reset(s.p, CodeDialFailed)
+	}
+	s.finish(End{Cause: CauseDial, Code: CodeDialFailed, Err: err}, true)
+}
+
+// begin hands over what has come while the application was dialled.
+func (s *loopStream) begin() {
+	if s.cancel != nil {
+		s.cancel()
+		s.cancel = nil
+	}
+	if s.in.n > 0 || s.p.state&gotFin != 0 {
+		s.t.toWrite.push(s)
+		s.t.enqueue()
+	}
+}

@@ -1,0 +1,369 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+)
+
+// loopTunnel is a tunnel on a loop. Only the loop touches it, but for the part
+// marked as shared.
+type loopTunnel struct {
+	secure
+	m       machine
+	accept  Accept
+	queued  bool // among the loop's active
+	dead    bool
+	streams map[*loopStream]struct{} // all that hold something here
+	toRead  streamList               // applications that may have something to send
+	toWrite streamList               // applications that may take what is queued
+
+	silent, stuck, empty int
+
+	// Shared.
+	pending  atomic.Int32 // carried, but not yet opened by the loop
+	open     atomic.Int32
+	draining atomic.Bool
+	done     chan struct{}
+	mu       sync.Mutex
+	err      error
+}
+
+// streamList is a queue of streams, each in it at most once.
+type streamList struct {
+	head, tail *loopStream
+	n          int
+	write      bool // linked by the write links
+}
+
+func (q *streamList) push(s *loopStream) {
+	in, next := q.links(s)
+	if *in {
+		return
+	}
+	*in, *next = true, nil
+	if q.tail == nil {
+		q.head = s
+	} else {
+		_, tail := q.links(q.tail)
+		*tail = s
+	}
+	q.tail = s
+	q.n++
+}
+
+func (q *streamList) pop() *loopStream {
+	s := q.head
+	if s == nil {
+		return nil
+	}
+	in, next := q.links(s)
+	if q.head = *next; q.head == nil {
+		q.tail = nil
+	}
+	*in, *next = false, nil
+	q.n--
+	return s
+}
+
+func (q *streamList) links(s *loopStream) (*bool, **loopStream) {
+	if q.write {
+		return &s.inWrite, &s.nextWrite
+	}
+	return &s.inRead, &s.nextRead
+}
+
+// ready implements handler for the tunnel's own socket.
+func (t *loopTunnel) ready(events uint32) {
+	t.mark(events)
+	t.enqueue()
+}
+
+func (t *loopTunnel) enqueue() {
+	if !t.queued {
+		t.queued = true
+		t.l.activate(t)
+	}
+}
+
+// serve is the tunnel's turn: what came from the peer, what applications can take,
+// what applications have, one flush.
+func (t *loopTunnel) serve() {
+	t.queued = false
+	if t.dead {
+		t.serveRest()
+		return
+	}
+	if t.readable {
+		if err := t.receive(turnRead, t.feed); err != nil {
+			t.fail(t.why(err))
+			return
+		}
+	}
+	for n := t.toWrite.n; n > 0; n-- {
+		t.toWrite.pop().drainQueue()
+	}
+	err := t.flush() // what the last turn left, and what crypto/tls itself said
+	if err == nil && t.unsent == nil {
+		if out := t.fill(); len(out) > 0 {
+			if err = t.send(out); err == nil {
+				err = t.flush()
+			}
+		}
+	}
+	if err != nil {
+		t.fail(err)
+		return
+	}
+	t.publish()
+	if t.readable || t.toWrite.n > 0 || t.unsent == nil && (t.toRead.n > 0 || t.m.controlPending()) {
+		t.enqueue()
+		return
+	}
+	if !t.m.server && t.m.draining() && t.m.open() == 0 && t.pending.Load() == 0 && t.unsent == nil {
+		t.fail(ErrDraining)
+	}
+}
+
+// serveRest goes on for streams that were complete when the tunnel ended.
+func (t *loopTunnel) serveRest() {
+	for n := t.toWrite.n; n > 0; n-- {
+		t.toWrite.pop().drainQueue()
+	}
+	for n := t.toRead.n; n > 0; n-- {
+		if s := t.toRead.pop(); s.discarding {
+			s.discard()
+		}
+	}
+	if t.toRead.n+t.toWrite.n > 0 {
+		t.enqueue()
+	}
+}
+
+func (t *loopTunnel) publish() {
+	t.open.Store(int32(t.m.open()))
+	if t.m.draining() {
+		t.draining.Store(true)
+	}
+}
+
+func (t *loopTunnel) why(err error) error {
+	if inOrder(err) || errors.Is(err, ErrTruncated) {
+		if t.m.draining() && t.m.open() == 0 {
+			return ErrDraining
+		}
+		return fmt.Errorf("the peer closed the tunnel: %w", err)
+	}
+	return err
+}
+
+// feed gives decrypted bytes to the machine.
+func (t *loopTunnel) feed(b []byte) error {
+	t.silent = 0
+	for len(b) > 0 {
+		ev, n, err := t.m.next(b)
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+		switch ev.kind {
+		case evNone, evPong:
+		case evOpen:
+			t.opened(ev.stream, ev.data)
+		case evGoaway:
+			for p := t.m.unprocessed(); p != nil; p = t.m.unprocessed() {
+				p.owner.(*loopStream).finish(End{Cause: CauseUnprocessed, Err: ErrUnprocessed}, true)
+			}
+		default:
+			ev.stream.owner.(*loopStream).handle(ev)
+		}
+	}
+	return nil
+}
+
+// opened has the owner judge a stream of the peer.
+func (t *loopTunnel) opened(p *stream, meta []byte) {
+	if len(t.streams) >= 2*t.l.cfg.MaxStreams {
+		// Streams that ended still hold data that nobody reads.
+		t.m.reset(p, CodeLimit)
+		return
+	}
+	s := t.newStream(p)
+	v := t.accept(s.flow, meta)
+	if v.Refuse != 0 {
+		t.m.reset(p, v.Refuse)
+		s.ended = true
+		delete(t.streams, s)
+		return
+	}
+	s.end = v.End
+	if v.complete(); v.Addr.IsValid() {
+		s.connect(v.Addr, v.Timeout)
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), v.Timeout)
+	s.cancel = cancel
+	go s.dial(ctx, v.Dial)
+}
+
+func (t *loopTunnel) newStream(p *stream) *loopStream {
+	s := &loopStream{t: t, p: p, fd: -1, flow: &Flow{}}
+	s.flow.target = s
+	if p != nil {
+		p.owner = s
+	}
+	t.streams[s] = struct{}{}
+	return s
+}
+
+// fill makes the frames of one turn: each application that has something is read
+// once, straight into the output, a bounded piece of it.
+func (t *loopTunnel) fill() []byte {
+	out := t.l.out[:0]
+	for n := t.toRead.n; n > 0; n-- {
+		if outBuffer-len(out) < headerSize+MaxMeta+1024 {
+			break
+		}
+		out = t.toRead.pop().fill(out)
+	}
+	out = t.m.appendControl(out)
+	t.l.out = out[:0] // it may have grown, by control frames
+	return out
+}
+
+// fail ends the tunnel. What was not complete is reset.
+func (t *loopTunnel) fail(err error) {
+	if t.dead {
+		return
+	}
+	t.dead = true
+	t.shut(true, false)
+	delete(t.l.tunnels, t)
+	t.draining.Store(true)
+	t.mu.Lock()
+	t.err = err
+	t.mu.Unlock()
+	lost := t.lost()
+	e := End{Cause: CauseLost, Err: lost}
+	if errors.Is(err, net.ErrClosed) {
+		e.Cause = CauseOwner
+	}
+	for s := range t.streams {
+		if s.complete() {
+			t.l.lingering[s] = struct{}{}
+			continue
+		}
+		if s.p != nil {
+			s.p.state |= gone
+		}
+		s.finish(e, true)
+	}
+	clear(t.m.streams)
+	t.open.Store(0)
+	close(t.done)
+	if len(t.streams) > 0 {
+		t.enqueue()
+	}
+}
+
+// lost is the error of what can no longer be done.
+func (t *loopTunnel) lost() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.err == nil:
+		return nil
+	case errors.Is(t.err, ErrDraining), errors.Is(t.err, ErrLost):
+		return t.err
+	default:
+		return fmt.Errorf("%w: %w", ErrLost, t.err)
+	}
+}
+
+// tick is the keepalive: a silent peer is pinged, then given up.
+func (t *loopTunnel) tick() {
+	moved := t.wrote != t.lastWrote
+	t.lastWrote = t.wrote
+	t.silent++
+	if t.stuck++; t.unsent == nil || moved {
+		t.stuck = 0
+	}
+	if t.empty++; !t.m.draining() || t.m.open() > 0 {
+		t.empty = 0
+	}
+	switch {
+	case t.silent > 3 || t.stuck > 2:
+		t.fail(fmt.Errorf("%w: the peer was silent, or took nothing, for %s", ErrLost, 2*t.l.cfg.Keepalive))
+	case t.empty > 2:
+		t.fail(ErrDraining) // the client should have closed it
+	case t.silent > 1:
+		t.m.ping(t.wrote)
+		t.enqueue()
+	}
+}
+
+// Carry implements Link.
+func (t *loopTunnel) Carry(app net.Conn, meta []byte, end EndFunc) (*Flow, error) {
+	if len(meta) > MaxMeta {
+		return nil, ErrMeta
+	}
+	if err := t.lost(); err != nil {
+		return nil, err
+	}
+	if t.draining.Load() || t.m.server {
+		return nil, ErrDraining
+	}
+	if n := t.pending.Add(1); int(n)+int(t.open.Load()) > int(t.m.peer.streams) {
+		t.pending.Add(-1)
+		return nil, ErrFull
+	}
+	fd, err := takeFD(app)
+	if err != nil {
+		t.pending.Add(-1)
+		return nil, err
+	}
+	s := &loopStream{t: t, fd: fd, flow: &Flow{}, end: end}
+	s.flow.target = s
+	meta = append([]byte(nil), meta...)
+	if !t.l.post(func() { s.start(meta) }) {
+		t.pending.Add(-1)
+		closeFD(fd, true)
+		return nil, fmt.Errorf("%w: %w", ErrLost, net.ErrClosed)
+	}
+	return s.flow, nil
+}
+
+// Drain implements Link.
+func (t *loopTunnel) Drain(code Code) {
+	t.draining.Store(true)
+	t.l.post(func() {
+		if !t.dead {
+			t.m.drain(code)
+			t.enqueue()
+		}
+	})
+}
+
+// Close implements Link.
+func (t *loopTunnel) Close() error {
+	t.draining.Store(true)
+	t.l.post(func() { t.fail(net.ErrClosed) })
+	return nil
+}
+
+// Done implements Link.
+func (t *loopTunnel) Done() <-chan struct{} { return t.done }
+
+// Status implements Link.
+func (t *loopTunnel) Status() Status {
+	t.mu.Lock()
+	err := t.err
+	t.mu.Unlock()
+	if errors.Is(err, ErrDraining) || errors.Is(err, net.ErrClosed) {
+		err = nil
+	}
+	return Status{Streams: int(t.open.Load() + t.pending.Load()), Draining: t.draining.Load(), Err: err}
+}

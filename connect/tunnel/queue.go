@@ -1,0 +1,107 @@
+package tunnel
+
+import "sync"
+
+// queue holds the bytes of a stream that the application has not taken yet, in
+// pooled chunks. Its length is bounded by the stream's window.
+type queue struct {
+	head, tail *chunk
+	n          int
+}
+
+type chunk struct {
+	next *chunk
+	r, w int
+	big  bool
+	buf  []byte
+}
+
+const (
+	smallChunk = 2 << 10
+	bigChunk   = 32 << 10
+)
+
+var (
+	smallChunks = sync.Pool{New: func() any { return &chunk{buf: make([]byte, smallChunk)} }}
+	bigChunks   = sync.Pool{New: func() any { return &chunk{buf: make([]byte, bigChunk), big: true} }}
+)
+
+func newChunk(n int) *chunk {
+	if n <= smallChunk {
+		return smallChunks.Get().(*chunk)
+	}
+	return bigChunks.Get().(*chunk)
+}
+
+func (c *chunk) free() {
+	c.next, c.r, c.w = nil, 0, 0
+	if c.big {
+		bigChunks.Put(c)
+	} else {
+		smallChunks.Put(c)
+	}
+}
+
+// bytes is what c still holds.
+func (c *chunk) bytes() []byte { return c.buf[c.r:c.w] }
+
+func (q *queue) push(p []byte) {
+	q.n += len(p)
+	for len(p) > 0 {
+		if q.tail == nil || q.tail.w == len(q.tail.buf) {
+			c := newChunk(len(p))
+			if q.tail == nil {
+				q.head = c
+			} else {
+				q.tail.next = c
+			}
+			q.tail = c
+		}
+		n := copy(q.tail.buf[q.tail.w:], p)
+		q.tail.w += n
+		p = p[n:]
+	}
+}
+
+// front is the first contiguous part.
+func (q *queue) front() []byte {
+	if q.head == nil {
+		return nil
+	}
+	return q.head.bytes()
+}
+
+// drop removes n bytes, at most those of front.
+func (q *queue) drop(n int) {
+	q.n -= n
+	q.head.r += n
+	if q.head.r == q.head.w {
+		c := q.head
+		if q.head = c.next; q.head == nil {
+			q.tail = nil
+		}
+		c.free()
+	}
+}
+
+// take removes the first chunk; the caller frees it.
+func (q *queue) take() *chunk {
+	c := q.head
+	if c == nil {
+		return nil
+	}
+	if q.head = c.next; q.head == nil {
+		q.tail = nil
+	}
+	q.n -= c.w - c.r
+	return c
+}
+
+func (q *queue) clear() {
+	for c := q.take(); c != nil; c = q.take() {
+		c.free()
+	}
+}
+
+// Buffers for reading bulk; held only while data is in flight.
+var bulkBuffers = sync.Pool{New: func() any { b := make([]byte, MaxData); return &b }}

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package tunnel
+
+func closedFD(uintptr) bool { return false }
