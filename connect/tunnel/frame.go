@@ -81,6 +81,7 @@ type hello struct {
 	streams uint32 // how many streams the other side may have open
 }
 
+//nolint:unparam // appends, as the frames do
 func (h hello) append(dst []byte) []byte {
 	dst = appendHeader(dst, typeHello, helloSize, 0)
 	dst = binary.BigEndian.AppendUint32(dst, h.window)

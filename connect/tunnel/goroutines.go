@@ -38,7 +38,7 @@ func (d *Goroutines) Close() error {
 	d.links = nil
 	d.mu.Unlock()
 	for l := range links {
-		l.Close()
+		_ = l.Close()
 	}
 	return nil
 }
@@ -70,7 +70,7 @@ func (d *Goroutines) Server(ctx context.Context, conn *tls.Conn, accept Accept) 
 	if err != nil {
 		return nil, err
 	}
-	go serve(t, accept)
+	go serve(t, accept) //nolint:gosec // it ends with the tunnel, not with the call that made it
 	return l, nil
 }
 
@@ -80,7 +80,7 @@ func (d *Goroutines) link(t *Tunnel, err error) (Link, error) {
 	}
 	l := &link{t}
 	if !d.add(l) {
-		t.Close()
+		_ = t.Close()
 		return nil, net.ErrClosed
 	}
 	go func() { <-t.Done(); d.remove(l) }()
@@ -246,7 +246,7 @@ func (c *carried) up() ends {
 		case err == io.EOF: //nolint:errorlint // ours, bare
 			_ = c.s.CloseWrite() // a failed stream shows in the other direction
 			if c.note(&c.said, &c.deaf) {
-				c.s.Close()
+				_ = c.s.Close()
 			}
 			return ends{}
 		default:
@@ -309,16 +309,16 @@ func (c *carried) conclude(up, down ends) End {
 	switch {
 	case up == ends{} && down == ends{}:
 		c.app.Close()
-		c.s.Close()
+		_ = c.s.Close()
 		return End{}
 	case down == ends{} && up.stream != nil:
 		// The peer answered in full and left while the application still sent.
 		lingerClose(c.app)
-		c.s.Close()
+		_ = c.s.Close()
 		return c.blame(up.stream)
 	case up == ends{} && errors.Is(down.app, syscall.EPIPE):
 		c.app.Close()
-		c.s.Close() // FIN and RESET: the answer is complete, the rest unread
+		_ = c.s.Close() // FIN and RESET: the answer is complete, the rest unread
 		return End{Cause: CauseApp, Code: CodeCancelled, Err: down.app}
 	}
 	failure := c.s.failure()

@@ -84,12 +84,12 @@ func newLoop(cfg Config) (*loop, error) {
 		return nil, fmt.Errorf("epoll_create: %w", err)
 	}
 	if err := unix.SetNonblock(epfd, true); err != nil {
-		unix.Close(epfd)
+		_ = unix.Close(epfd)
 		return nil, fmt.Errorf("epoll: %w", err)
 	}
 	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
-		unix.Close(epfd)
+		_ = unix.Close(epfd)
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
 	l := &loop{
@@ -105,7 +105,7 @@ func newLoop(cfg Config) (*loop, error) {
 	}
 	if err != nil {
 		l.ep.Close()
-		unix.Close(wake)
+		_ = unix.Close(wake)
 		return nil, fmt.Errorf("event loop: %w", err)
 	}
 	return l, nil
@@ -261,7 +261,7 @@ func (l *loop) finished() bool {
 	}
 	l.closed = true
 	l.ep.Close()
-	unix.Close(l.wake)
+	_ = unix.Close(l.wake)
 	return true
 }
 
@@ -312,7 +312,7 @@ func closeFD(fd int, cut bool) {
 	if cut {
 		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	}
-	unix.Close(fd)
+	_ = unix.Close(fd)
 }
 
 var errNotSocket = errors.New("the event loop needs a connection with a descriptor of its own (TCP or Unix)")
@@ -346,7 +346,7 @@ func takeFD(c any) (int, error) {
 		return -1, os.NewSyscallError("dup", derr)
 	}
 	if cl, ok := c.(interface{ Close() error }); ok {
-		cl.Close()
+		_ = cl.Close()
 	}
 	return fd, nil
 }

@@ -37,7 +37,7 @@ func (s *loopStream) connect(to netip.AddrPort, limit time.Duration) {
 		})
 		s.cancel = func() { timer.Stop() }
 	default:
-		unix.Close(fd)
+		_ = unix.Close(fd)
 		s.dialled(-1, os.NewSyscallError("connect", err))
 	}
 }

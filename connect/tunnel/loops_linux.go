@@ -33,7 +33,7 @@ func NewLoops(cfg Config, n int) (*Loops, error) {
 	for range n {
 		l, err := newLoop(d.cfg)
 		if err != nil {
-			d.Close()
+			_ = d.Close()
 			return nil, err
 		}
 		d.loops = append(d.loops, l)

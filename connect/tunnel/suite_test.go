@@ -258,7 +258,7 @@ func TestResetsAreSeenAsResets(t *testing.T) {
 		f.Reset(CodeIdle) // of no effect, and harmless
 
 		for len(r.flows) > 0 {
-			f = <-r.flows
+			<-r.flows
 		}
 		c, b, _ = open()
 		f = wait(t, r.flows, "server flow")
@@ -615,7 +615,7 @@ func TestKeepaliveKeepsAnIdleTunnel(t *testing.T) {
 func TestNoGreeting(t *testing.T) {
 	eachDriver(t, func(t *testing.T, d driverPair) {
 		cd, _ := d.start(t, Config{})
-		ct, st := tlsPair(t)
+		ct, st := tlsPair(t) //nolint:staticcheck,wastedassign // the far end only has to be there
 		ctx, cancel := context.WithCancel(context.Background())
 		go cancel()
 		if _, err := cd.Client(ctx, ct); !errors.Is(err, context.Canceled) {

@@ -37,7 +37,6 @@ type Tunnel struct {
 	accepted []*Stream // that Accept has not returned
 	arrived  chan struct{}
 	held     int // streams that still hold something here
-	closing  bool
 	err      error
 	spare    []byte // an output buffer between two writes that follow each other
 
