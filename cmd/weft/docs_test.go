@@ -8,7 +8,6 @@ import (
 
 // TestReferenceIsUpToDate holds the generated pages of the site to the code.
 func TestReferenceIsUpToDate(t *testing.T) {
-	t.Parallel()
 	dir := t.TempDir()
 	app := newApp(streams{in: os.Stdin, out: os.Stdout, err: os.Stderr})
 	if err := app.RunContext(t.Context(), []string{"weft", "docs", dir}); err != nil {

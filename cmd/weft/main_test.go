@@ -34,7 +34,8 @@ func program(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// call runs a command in this process.
+// call runs a command in this process. Tests that do must not be parallel: the
+// CLI library keeps its help flag in a global.
 func call(env map[string]string, args ...string) (code int, stdout, stderr string) {
 	return callWith("", env, args...)
 }

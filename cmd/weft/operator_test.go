@@ -79,7 +79,6 @@ func TestOperatorCommands(t *testing.T) {
 
 // TestOperateAgent drives a real agent: keys, snapshots, peers.
 func TestOperateAgent(t *testing.T) {
-	t.Parallel()
 	_, key, _ := call(nil, "keygen")
 	a := startAgent(t, "-encrypt", strings.TrimSpace(key))
 	env := map[string]string{"WEFT_HTTP_ADDR": a.addr}
