@@ -1,3 +1,5 @@
+//go:build tunnel
+
 package tunnel
 
 func loops(c Config) (Driver, error) { return NewLoops(c, 2) }

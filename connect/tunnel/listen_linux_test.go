@@ -1,3 +1,5 @@
+//go:build tunnel
+
 package tunnel
 
 import (
