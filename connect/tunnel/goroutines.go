@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"sync"
-	"sync/atomic"
 	"syscall"
 )
 
@@ -138,7 +137,7 @@ type carried struct {
 	deaf  bool  // the application reads no more
 	said  bool  // and it has said all
 
-	finished atomic.Bool // the application has got the peer's end
+	toApp appWriter
 }
 
 // reset is the owner's. Unlike the peer's, it cuts the application also when it
@@ -216,6 +215,7 @@ func (c *carried) blame(err error) End {
 
 // run carries both directions to their ends.
 func (c *carried) run(end EndFunc) {
+	c.toApp.Conn, c.toApp.flow = c.app, c.flow
 	up := make(chan ends, 1)
 	go func() { up <- c.up() }()
 	down := c.down()
@@ -228,7 +228,7 @@ type ends struct{ stream, app error }
 
 // up carries what the application sends.
 func (c *carried) up() ends {
-	r := newAppReader(c.app, &c.finished)
+	r := newAppReader(c.app, &c.toApp)
 	for {
 		buf, n, err := r.read()
 		if n > 0 {
@@ -264,24 +264,12 @@ func (c *carried) note(set, other *bool) bool {
 	return *other
 }
 
-type countingWriter struct {
-	net.Conn
-	n *Flow
-}
-
-func (w countingWriter) Write(p []byte) (int, error) {
-	n, err := w.Conn.Write(p)
-	w.n.received.Add(int64(n))
-	return n, err
-}
-
 // down carries what the peer sends.
 func (c *carried) down() ends {
-	_, err := c.s.WriteTo(countingWriter{c.app, c.flow})
+	_, err := c.s.WriteTo(&c.toApp)
 	var w *WriteError
 	switch {
 	case err == nil:
-		c.finished.Store(true)
 		if h, ok := c.app.(interface{ CloseWrite() error }); ok {
 			_ = h.CloseWrite() // fails when the application is gone, which up sees
 		}

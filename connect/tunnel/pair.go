@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -20,12 +19,13 @@ type pair struct {
 	mu    sync.Mutex
 	owner *Code
 
-	finished atomic.Bool // the application has got the peer's end
+	toApp appWriter
 }
 
 // Pair implements Driver.
 func (d *Goroutines) Pair(conn *tls.Conn, app net.Conn, end EndFunc) (*Flow, error) {
 	p := &pair{tc: conn, app: app, flow: &Flow{}}
+	p.toApp.Conn, p.toApp.flow = app, p.flow
 	p.flow.target = p
 	if !d.add(p) {
 		return nil, net.ErrClosed
@@ -86,7 +86,7 @@ func (p *pair) run() End {
 type pairEnds struct{ read, write error }
 
 func (p *pair) up() pairEnds {
-	r := newAppReader(p.app, &p.finished)
+	r := newAppReader(p.app, &p.toApp)
 	for {
 		buf, n, err := r.read()
 		if n > 0 {
@@ -125,9 +125,7 @@ func (p *pair) down() pairEnds {
 		n, err := p.tc.Read(buf)
 		var werr error
 		if n > 0 {
-			var k int
-			k, werr = p.app.Write(buf[:n])
-			p.flow.received.Add(int64(k))
+			_, werr = p.toApp.Write(buf[:n])
 		}
 		big = n >= len(small)
 		if bulk != nil {
@@ -144,7 +142,6 @@ func (p *pair) down() pairEnds {
 			p.cut()
 			return pairEnds{write: werr}
 		case err == io.EOF: //nolint:errorlint // crypto/tls returns it bare on close_notify
-			p.finished.Store(true)
 			if h, ok := p.app.(interface{ CloseWrite() error }); ok {
 				_ = h.CloseWrite() // fails when the application is gone, which up sees
 			}
