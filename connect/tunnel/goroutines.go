@@ -8,6 +8,7 @@ import (
 	"net"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // Goroutines is the portable Driver: two goroutines a tunnel, two a stream.
@@ -71,6 +72,32 @@ func (d *Goroutines) Server(ctx context.Context, conn *tls.Conn, accept Accept) 
 	}
 	go serve(t, accept) //nolint:gosec // it ends with the tunnel, not with the call that made it
 	return l, nil
+}
+
+// Listen implements Driver.
+func (d *Goroutines) Listen(ln net.Listener, accept func(net.Conn), failed func(error)) (stop func(), err error) {
+	if !d.add(ln) {
+		ln.Close()
+		return nil, net.ErrClosed
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer d.remove(ln)
+		for {
+			c, err := ln.Accept()
+			switch {
+			case err == nil:
+				accept(c)
+				continue
+			case errors.Is(err, net.ErrClosed):
+				return
+			}
+			failed(err)
+			time.Sleep(acceptPause)
+		}
+	}()
+	return func() { ln.Close(); <-done }, nil
 }
 
 func (d *Goroutines) link(t *Tunnel, err error) (Link, error) {
@@ -216,6 +243,7 @@ func (c *carried) blame(err error) End {
 // run carries both directions to their ends.
 func (c *carried) run(end EndFunc) {
 	c.toApp.Conn, c.toApp.flow = c.app, c.flow
+	carries(c.app)
 	up := make(chan ends, 1)
 	go func() { up <- c.up() }()
 	down := c.down()
@@ -296,7 +324,7 @@ func (c *carried) down() ends {
 func (c *carried) conclude(up, down ends) End {
 	switch {
 	case up == ends{} && down == ends{}:
-		c.app.Close()
+		finish(c.app)
 		_ = c.s.Close()
 		return End{}
 	case down == ends{} && up.stream != nil:
@@ -305,7 +333,7 @@ func (c *carried) conclude(up, down ends) End {
 		_ = c.s.Close()
 		return c.blame(up.stream)
 	case up == ends{} && errors.Is(down.app, syscall.EPIPE):
-		c.app.Close()
+		finish(c.app)
 		_ = c.s.Close() // FIN and RESET: the answer is complete, the rest unread
 		return End{Cause: CauseApp, Code: CodeCancelled, Err: down.app}
 	}

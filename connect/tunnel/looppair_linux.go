@@ -80,6 +80,7 @@ func (p *loopPair) start(w *Wire) {
 		return
 	}
 	p.appSlot, p.registered = slot, true
+	resetOnClose(p.app, true)
 	p.enqueue()
 }
 

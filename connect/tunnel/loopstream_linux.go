@@ -73,7 +73,7 @@ func (s *loopStream) start(meta []byte) {
 	s.t.streams[s] = struct{}{}
 	switch err := s.t.lost(); {
 	case err != nil:
-		s.finish(End{Cause: CauseUnprocessed, Err: err}, true)
+		s.giveBack(err)
 	case s.register():
 		s.readable = true // perhaps; asking costs less than a record for OPEN alone
 		s.t.toRead.push(s)
@@ -88,6 +88,7 @@ func (s *loopStream) register() bool {
 		return false
 	}
 	s.slot, s.registered = slot, true
+	resetOnClose(s.fd, true)
 	return true
 }
 
@@ -102,7 +103,7 @@ func (s *loopStream) fill(out []byte) []byte {
 	if s.openDue {
 		var err error
 		if out, s.p, err = m.openStream(out, s.meta); err != nil {
-			s.finish(End{Cause: CauseUnprocessed, Err: err}, true)
+			s.giveBack(err)
 			return out
 		}
 		s.p.owner = s
@@ -297,6 +298,22 @@ func (s *loopStream) discard() {
 	default:
 		s.wantRead()
 	}
+}
+
+// giveBack returns an application that was never read to the owner of its flow.
+func (s *loopStream) giveBack(err error) {
+	if s.registered {
+		s.t.l.release(s.slot)
+		s.registered = false
+		_ = unix.EpollCtl(s.t.l.epfd, unix.EPOLL_CTL_DEL, s.fd, nil) // it was added
+		resetOnClose(s.fd, false)
+	}
+	e := End{Cause: CauseUnprocessed, Err: err}
+	if s.end != nil {
+		e.App = &app{fd: s.fd, addr: localAddr(s.fd)}
+		s.fd = -1
+	}
+	s.finish(e, true)
 }
 
 // finish ends the flow and tells its owner, once.

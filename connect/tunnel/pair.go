@@ -69,6 +69,7 @@ func (w *Wire) SetLinger(sec int) error {
 }
 
 func (p *pair) run() End {
+	carries(p.app)
 	up := make(chan pairEnds, 1)
 	go func() { up <- p.up() }()
 	down := p.down()
@@ -156,7 +157,7 @@ func (p *pair) down() pairEnds {
 func (p *pair) conclude(up, down pairEnds) End {
 	switch {
 	case up == pairEnds{} && down == pairEnds{}:
-		p.app.Close()
+		finish(p.app)
 		p.tc.Close()
 		return End{}
 	case down == pairEnds{} && up.write != nil:
@@ -164,7 +165,7 @@ func (p *pair) conclude(up, down pairEnds) End {
 		abort(p.tc.NetConn())
 		return End{Cause: CausePeer, Err: up.write}
 	case up == pairEnds{} && down.write != nil:
-		p.app.Close()
+		finish(p.app)
 		lingerClose(p.tc)
 		return End{Cause: CauseApp, Err: down.write}
 	}
@@ -188,5 +189,5 @@ func lingerClose(c net.Conn) {
 		abort(c)
 		return
 	}
-	c.Close()
+	finish(c)
 }
