@@ -25,6 +25,7 @@ func newAppReader(c net.Conn, back *appWriter) *appReader {
 	if sc, ok := c.(syscall.Conn); ok && canProbe {
 		if raw, err := sc.SyscallConn(); err == nil {
 			r.raw = raw
+			back.probed = true
 		}
 	}
 	return r
@@ -93,7 +94,8 @@ func (r *appReader) probe(fd uintptr) bool {
 // better. EPIPE is no reset: the application had ended in order before it closed.
 type appWriter struct {
 	net.Conn
-	flow *Flow
+	flow   *Flow
+	probed bool // the reader can tell a reset that a write met
 
 	mu  sync.Mutex
 	err error

@@ -50,7 +50,12 @@ type Link interface {
 // Status is the state of a tunnel.
 type Status struct {
 	Streams  int
+	Limit    int // of streams, as the peer sets it for a client, and we for a server
 	Draining bool
+	Bytes    uint64 // of frames, both ways
+	// Bulk: long records have passed. crypto/tls keeps buffers of their size, so such a
+	// tunnel is worth replacing when it goes quiet.
+	Bulk bool
 	// Err is why the tunnel ended; nil while it lives and when it ended in order.
 	Err error
 }
@@ -139,8 +144,9 @@ type End struct {
 	Cause Cause
 	Code  Code  // of the reset, where there was one
 	Err   error // nil when it was done
-	// App is the application's connection, untouched, where the peer never heard of
-	// the stream; its owner may carry it elsewhere, and must close it else.
+	// App is the application's connection where it is untouched: nothing was read of
+	// it, and nothing given to it. Its owner may carry it elsewhere, and must close it
+	// else. It may be nil also where that holds.
 	App net.Conn
 }
 

@@ -117,7 +117,10 @@ type link struct{ *Tunnel }
 
 // Status implements Link.
 func (l *link) Status() Status {
-	return Status{Streams: l.Streams(), Draining: l.Draining(), Err: l.Err()}
+	return Status{
+		Streams: l.Streams(), Limit: l.m.limit(), Draining: l.Draining(),
+		Bytes: l.bytes.Load(), Bulk: l.bulk.Load(), Err: l.Err(),
+	}
 }
 
 // Carry implements Link.
@@ -164,6 +167,7 @@ type carried struct {
 	deaf  bool  // the application reads no more
 	said  bool  // and it has said all
 
+	from  *appReader
 	toApp appWriter
 }
 
@@ -243,6 +247,7 @@ func (c *carried) blame(err error) End {
 // run carries both directions to their ends.
 func (c *carried) run(end EndFunc) {
 	c.toApp.Conn, c.toApp.flow = c.app, c.flow
+	c.from = newAppReader(c.app, &c.toApp)
 	carries(c.app)
 	up := make(chan ends, 1)
 	go func() { up <- c.up() }()
@@ -256,7 +261,7 @@ type ends struct{ stream, app error }
 
 // up carries what the application sends.
 func (c *carried) up() ends {
-	r := newAppReader(c.app, &c.toApp)
+	r := c.from
 	for {
 		buf, n, err := r.read()
 		if n > 0 {
@@ -305,9 +310,9 @@ func (c *carried) down() ends {
 	case !errors.As(err, &w):
 		abort(c.app)
 		return ends{stream: err}
-	case errors.Is(err, syscall.EPIPE):
-		// It left in order and has perhaps answered in full: up goes on. What it did
-		// not take is credited, as the application at the other end may be in the same
+	case errors.Is(err, syscall.EPIPE), c.toApp.probed:
+		// It left, and has perhaps answered before: up goes on, to the end or to the
+		// reset that the write met. What it did not take is credited, as the application at the other end may be in the same
 		// state, and two that wait for each other's credit would wait for ever.
 		if !c.note(&c.deaf, &c.said) {
 			_, _ = c.s.WriteTo(io.Discard)

@@ -179,12 +179,17 @@ func (a *app) CloseWrite() error {
 
 // SetLinger is that of a TCP connection.
 func (a *app) SetLinger(sec int) error {
-	c, err := a.used()
-	if err != nil {
-		return err
-	}
-	if t, ok := c.(*net.TCPConn); ok {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if t, ok := a.conn.(*net.TCPConn); ok {
 		return t.SetLinger(sec)
+	}
+	if a.fd >= 0 {
+		l := unix.Linger{Onoff: 1, Linger: int32(sec)}
+		if sec < 0 {
+			l = unix.Linger{}
+		}
+		return os.NewSyscallError("setsockopt", unix.SetsockoptLinger(a.fd, unix.SOL_SOCKET, unix.SO_LINGER, &l))
 	}
 	return nil
 }

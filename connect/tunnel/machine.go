@@ -99,6 +99,14 @@ type event struct {
 // open counts the streams that a limit applies to.
 func (m *machine) open() int { return len(m.streams) }
 
+// limit is how many streams there may be.
+func (m *machine) limit() int {
+	if m.server {
+		return int(m.mine.streams)
+	}
+	return int(m.peer.streams)
+}
+
 // draining tells whether either side has said that it takes or opens no more.
 func (m *machine) draining() bool { return m.goawayDue || m.goawaySent || m.goawayGot }
 

@@ -19,6 +19,7 @@ type pair struct {
 	mu    sync.Mutex
 	owner *Code
 
+	from  *appReader
 	toApp appWriter
 }
 
@@ -70,6 +71,7 @@ func (w *Wire) SetLinger(sec int) error {
 
 func (p *pair) run() End {
 	carries(p.app)
+	p.from = newAppReader(p.app, &p.toApp)
 	up := make(chan pairEnds, 1)
 	go func() { up <- p.up() }()
 	down := p.down()
@@ -87,7 +89,7 @@ func (p *pair) run() End {
 type pairEnds struct{ read, write error }
 
 func (p *pair) up() pairEnds {
-	r := newAppReader(p.app, &p.toApp)
+	r := p.from
 	for {
 		buf, n, err := r.read()
 		if n > 0 {
@@ -133,8 +135,9 @@ func (p *pair) down() pairEnds {
 			bulkBuffers.Put(bulk)
 		}
 		switch {
-		case werr != nil && errors.Is(werr, syscall.EPIPE):
-			// It may have answered in full: up goes on. The rest is read, as the far end
+		case werr != nil && (p.toApp.probed || errors.Is(werr, syscall.EPIPE)):
+			// It may have answered before: up goes on, to the end or to the reset that the
+			// write met. The rest is read, as the far end
 			// may be in the same state, and two that wait for each other would for ever.
 			_ = p.tc.SetReadDeadline(time.Now().Add(lingerTimeout))
 			_, _ = io.Copy(io.Discard, p.tc)
