@@ -44,6 +44,14 @@ fmt: ## Format as CI wants it
 test-faults: build ## Real processes killed, frozen and starved, short form (about 3 minutes; root for full disks)
 	WEFT_BINARY=$(CURDIR)/bin/weft $(GO) test -tags faults -timeout 25m -count 1 ./cmd/meshtest/faults
 
+.PHONY: test-clients
+test-clients: build ## Consul's clients, unchanged, against the binary: Prometheus, consul-template, HAProxy, dig (2 minutes)
+	WEFT_BINARY=$(CURDIR)/bin/weft $(GO) test -tags clients -timeout 10m -count 1 ./cmd/meshtest/clients/...
+
+.PHONY: promise
+promise: build ## One promise at its full count, into results/: make promise P=7 (minutes to hours)
+	WEFT_BINARY=$(CURDIR)/bin/weft ./cmd/meshtest/promise.sh '$(P)'
+
 .PHONY: test-tunnel
 test-tunnel: ## The drivers of connect/tunnel, which no proxy uses yet (a minute; one test still fails now and then)
 	$(GO) test -race -tags tunnel -timeout 10m -count 1 ./connect/tunnel
