@@ -23,7 +23,7 @@ type handler struct {
 }
 
 func newHandler(cfg Config, m *metrics) *handler {
-	q := newQueries(cfg)
+	q := newQueries(cfg, m)
 	return &handler{
 		cfg: cfg, router: newRouter(allRoutes(cfg, q)), guard: newGuard(cfg), metrics: m, log: cfg.Logger,
 	}
