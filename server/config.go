@@ -3,6 +3,7 @@ package server
 import (
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,6 +17,20 @@ type Membership interface {
 	Members() []catalog.Member
 	// Changed gives a channel that is closed, or receives, after a change.
 	Changed() <-chan struct{}
+}
+
+// Cluster configures what a server has to do with other hosts.
+type Cluster struct {
+	// Listener is the TCP listener of the server port. The Server owns it: it closes
+	// it, also when New fails.
+	Listener net.Listener
+	// Expect is how many servers begin a new cluster together (bootstrap_expect). Each
+	// of them shows the number in its gossip tag "expect". A server that has a past, or
+	// finds one at another server, ignores it. 0: it waits until a cluster takes it in.
+	Expect int
+	// GossipKeys are the keys of gossip now, the one that encrypts first; newcomers are
+	// given them. Nil: none.
+	GossipKeys func() [][]byte
 }
 
 // Config configures a Server.
@@ -44,6 +59,8 @@ type Config struct {
 	Autopilot catalog.Autopilot
 	// Membership tells which hosts there are. Nil: this one alone.
 	Membership Membership
+	// Cluster lets other hosts reach this server. Nil: it serves its own process only.
+	Cluster *Cluster
 	// Version is shown in the server's row of the catalog and in Status.
 	Version string
 	// MinSessionTTL is the shortest TTL of a session. Default 10 s.
