@@ -17,9 +17,12 @@ import (
 type Config struct {
 	// Dial opens a connection that speaks gRPC to a server. It is called again
 	// after a connection is lost, and may then reach another server.
+	// Either this or Pool is required.
 	Dial func(ctx context.Context) (net.Conn, error)
-	// Credentials secure the connection. Nil is plaintext, which is only for a
-	// server in this process.
+	// Pool is the servers of the cluster, one of which is spoken to at a time.
+	Pool *Pool
+	// Credentials secure the connection. Nil leaves that to Dial or the Pool, as the
+	// server in this process needs nothing.
 	Credentials credentials.TransportCredentials
 	// HoldTimeout is for how long a call is tried again while there is no leader
 	// or no server: 7 s, about two elections.
@@ -38,8 +41,8 @@ type Config struct {
 }
 
 func (c Config) withDefaults() (Config, error) {
-	if c.Dial == nil {
-		return c, errors.New("remote: Dial is not set: there is no way to a server")
+	if (c.Dial == nil) == (c.Pool == nil) {
+		return c, errors.New("remote: either Dial or Pool must be set: the way to a server")
 	}
 	if c.MaxViews < 0 || c.HoldTimeout < 0 || c.CallTimeout < 0 || c.Linger < 0 || c.MaxBackoff < 0 {
 		return c, fmt.Errorf("remote: limits must not be negative")
