@@ -33,6 +33,7 @@ type Node struct {
 	log     *slog.Logger
 	raft    *raft.Raft
 	witness *witness // the transport
+	network *network // what is under it; nil for another transport
 	disk    *disk
 	metrics *metrics
 
@@ -75,7 +76,11 @@ func New(cfg Config) (*Node, error) {
 	if n.disk, err = openDisk(cfg); err != nil {
 		return nil, err
 	}
-	if cfg.Transport == nil {
+	switch {
+	case cfg.Network != nil:
+		n.network = newNetwork(cfg)
+		cfg.Transport = n.network
+	case cfg.Transport == nil:
 		cfg.Transport = loneTransport(raft.ServerAddress(cfg.Addr))
 	}
 	n.witness = newWitness(cfg.Transport)
@@ -84,6 +89,10 @@ func New(cfg Config) (*Node, error) {
 	}
 	n.past = n.raft.LastIndex()
 	n.wg.Go(n.followLeadership)
+	if n.network != nil {
+		n.network.layer.serve(n.servers)
+		n.wg.Go(n.attend)
+	}
 	if err := n.checkPast(); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
