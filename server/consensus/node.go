@@ -42,7 +42,7 @@ type Node struct {
 	// readyTerm is the term in which this node leads and has applied all that was
 	// committed in earlier ones; 0 when it does not lead.
 	readyTerm atomic.Uint64
-	reads     readRounds
+	reads     Rounds
 	past      uint64 // index of the last entry that the log had at the start
 
 	pending  pending
@@ -73,6 +73,7 @@ func New(cfg Config) (*Node, error) {
 		cfg: cfg, log: cfg.Logger, metrics: m,
 		notify: make(chan bool, notifyBuffer), closing: make(chan struct{}), ended: make(chan struct{}),
 	}
+	n.reads.Ask = n.readIndex
 	if n.disk, err = openDisk(cfg); err != nil {
 		return nil, err
 	}
@@ -219,6 +220,7 @@ func (n *Node) Close() error {
 		err := n.raft.Shutdown().Error()
 		close(n.ended)
 		n.wg.Wait()
+		n.reads.Wait()
 		n.leadership.Close(errStopped)
 		n.closeErr = errors.Join(err, n.disk.Close()) // Raft has closed the transport
 	})

@@ -65,14 +65,14 @@ func NewOperator(cfg OperatorConfig) (*Operator, error) {
 }
 
 // leader gives the leader when that is another server: see Handler.leader.
-func (o *Operator) leader() (wire.Operators, error) {
+func (o *Operator) leader(ctx context.Context) (wire.Operators, error) {
 	addr, self, err := o.h.cfg.Log.Leader()
 	switch {
 	case err != nil:
 		return nil, err
 	case self:
 		return nil, nil
-	case o.cfg.Forward == nil:
+	case o.cfg.Forward == nil, CallerOf(ctx).Forwarded:
 		return nil, fmt.Errorf("%w here, %s leads", catalog.ErrNoLeader, addr)
 	}
 	return o.cfg.Forward(addr)
@@ -85,7 +85,7 @@ func (o *Operator) RaftPeers(ctx context.Context, req *wire.RaftPeersRequest) (_
 		return nil, err
 	}
 	if !req.Stale {
-		if at, err := o.leader(); err != nil {
+		if at, err := o.leader(ctx); err != nil {
 			return nil, err
 		} else if at != nil {
 			return at.RaftPeers(ctx, req)
@@ -109,7 +109,7 @@ func (o *Operator) ChangeRaft(ctx context.Context, req *wire.ChangeRaftRequest) 
 	if err := o.h.authorize(req.Token, need{acl.Write, acl.Operator, ""}); err != nil {
 		return nil, err
 	}
-	if at, err := o.leader(); err != nil {
+	if at, err := o.leader(ctx); err != nil {
 		return nil, err
 	} else if at != nil {
 		return at.ChangeRaft(ctx, req)
@@ -134,7 +134,7 @@ func (o *Operator) Autopilot(ctx context.Context, req *wire.AutopilotRequest) (_
 	if err := o.h.authorize(req.Token, need{acl.Read, acl.Operator, ""}); err != nil {
 		return nil, err
 	}
-	if at, err := o.leader(); err != nil {
+	if at, err := o.leader(ctx); err != nil {
 		return nil, err
 	} else if at != nil {
 		return at.Autopilot(ctx, req)
@@ -150,7 +150,7 @@ func (o *Operator) SaveSnapshot(ctx context.Context, req *wire.SaveSnapshotReque
 		return err
 	}
 	if !req.Stale {
-		if at, err := o.leader(); err != nil {
+		if at, err := o.leader(ctx); err != nil {
 			return err
 		} else if at != nil {
 			return at.SaveSnapshot(ctx, req, send)
@@ -215,7 +215,7 @@ func (o *Operator) RestoreSnapshot(ctx context.Context, req *wire.RestoreSnapsho
 	if err := o.h.authorize(req.Token, need{acl.Write, acl.Operator, ""}); err != nil {
 		return nil, err
 	}
-	if at, err := o.leader(); err != nil {
+	if at, err := o.leader(ctx); err != nil {
 		return nil, err
 	} else if at != nil {
 		return at.RestoreSnapshot(ctx, req, next)
