@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/enroll"
 	"github.com/weftmesh/weft/server/consensus"
 )
 
@@ -28,10 +29,17 @@ type Cluster struct {
 	// of them shows the number in its gossip tag "expect". A server that has a past, or
 	// finds one at another server, ignores it. 0: it waits until a cluster takes it in.
 	Expect int
+	// Secret is the cluster's, and Credentials are what this server proves itself with,
+	// made from it. The Server renews them while it runs.
+	Secret      enroll.Secret
+	Credentials *enroll.Credentials
 	// GossipKeys are the keys of gossip now, the one that encrypts first; newcomers are
 	// given them. Nil: none.
 	GossipKeys func() [][]byte
 }
+
+// maxExpect is the largest bootstrap_expect: more voters make every write slower.
+const maxExpect = 15
 
 // Config configures a Server.
 type Config struct {
@@ -95,6 +103,16 @@ func (c *Config) validate() error {
 	}
 	if err := c.Autopilot.Validate(); err != nil {
 		return fmt.Errorf("server: %w", err)
+	}
+	if k := c.Cluster; k != nil {
+		switch {
+		case k.Listener == nil || k.Credentials == nil || k.Secret.Empty():
+			return fmt.Errorf("server: %w: a server that others reach needs a listener, the cluster secret and credentials", catalog.ErrInvalid)
+		case k.Expect < 0 || k.Expect > maxExpect:
+			return fmt.Errorf("server: %w: bootstrap_expect is %d, want 1 to %d", catalog.ErrInvalid, k.Expect, maxExpect)
+		case k.Expect > 1 && c.Bootstrap:
+			return fmt.Errorf("server: %w: bootstrap begins a cluster of one, bootstrap_expect = %d one of %d: set one of them", catalog.ErrInvalid, k.Expect, k.Expect)
+		}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -41,9 +41,10 @@ type Network struct {
 	// Address is where a server is now, "" when that is not known. Nil: the address in
 	// the configuration is used.
 	Address func(id string) string
-	// Vouch asks the servers of the configuration, given, whether one that it lacks is
-	// theirs: this node may have been away when it came. Nil: nobody vouches.
-	Vouch func(ctx context.Context, id string, known []string) error
+	// Vouch asks the servers of the configuration, given with their addresses, whether
+	// one that it lacks is theirs: this node may have been away when it came. Nil:
+	// nobody vouches.
+	Vouch func(ctx context.Context, id string, known map[string]string) error
 }
 
 // network is the transport between servers: raft's, with node IDs beside the
@@ -244,12 +245,12 @@ func (s *streams) known(id string) error {
 	if len(servers) == 0 {
 		return nil // it takes this server in
 	}
-	var others []string
+	others := map[string]string{}
 	for _, have := range servers {
 		if string(have.ID) == id {
 			return nil
 		}
-		others = append(others, string(have.ID))
+		others[string(have.ID)] = string(have.Address)
 	}
 	if s.cfg.Vouch == nil {
 		return errors.New("it is not among the servers of this cluster")

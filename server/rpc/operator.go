@@ -31,7 +31,7 @@ type OperatorConfig struct {
 	// Names gives the node name of a server; "" where it is not known.
 	Names func(id string) string
 	// Autopilot gives the state of the servers, as the leader sees it.
-	Autopilot func() (*wire.AutopilotReply, error)
+	Autopilot func(ctx context.Context) (*wire.AutopilotReply, error)
 	// Restored is called after the state was replaced.
 	Restored func()
 	// Forward reaches the leader, as that of Config. May be nil.
@@ -139,7 +139,7 @@ func (o *Operator) Autopilot(ctx context.Context, req *wire.AutopilotRequest) (_
 	} else if at != nil {
 		return at.Autopilot(ctx, req)
 	}
-	return o.cfg.Autopilot()
+	return o.cfg.Autopilot(ctx)
 }
 
 // SaveSnapshot implements wire.Operators. An archive holds everything, secrets of
