@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/weftmesh/weft/connect/identity"
@@ -82,18 +84,30 @@ func NewAgent(cfg AgentConfig) (*Credentials, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.NodeID != cfg.NodeID || p.Role != RoleAgent {
+	switch text, err := cfg.Token(); {
+	case p.NodeID != cfg.NodeID || p.Role != RoleAgent || p.Datacenter != cfg.Datacenter:
 		// Another node's files, as in a copied image: this one has to join itself.
 		c.logger.Warn("the kept certificate is that of another node and is not used", "node", cfg.Node, "peer", p.String())
+		return c, nil
+	case err == nil && movedTo(text, kept.root):
+		c.logger.Warn("the join token is of another cluster than the kept certificate, which is not used", "node", cfg.Node, "peer", p.ClusterID)
 		return c, nil
 	}
 	return c, c.hold(kept.key, kept.leaf, kept.root)
 }
 
+// movedTo tells whether a token leads to another cluster than that of the root.
+func movedTo(token string, root *x509.Certificate) bool {
+	t, err := ParseToken(token)
+	return err == nil && t.Pin != pinOf(root)
+}
+
 // joining is the source of an agent: the servers, over weft-join/1.
 type joining struct {
-	cfg   AgentConfig
-	asked bool // since the start
+	cfg AgentConfig
+
+	mu    sync.Mutex // one asks at a time
+	asked bool       // since the start, with success
 	fails int
 }
 
@@ -105,25 +119,30 @@ func (c *Credentials) Enroll(ctx context.Context) (Joined, error) {
 	if h := c.held.Load(); h != nil && (!ok || c.now().Before(h.cert.Leaf.NotAfter)) {
 		return Joined{ClusterID: h.trust.clusterID}, nil
 	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	return j.join(ctx, c)
 }
 
 // next asks at once after a start, so that what changed while this node was off is
 // learnt, and then at half the certificate's life.
 func (j *joining) next(ctx context.Context, c *Credentials) error {
-	wait := time.Duration(rand.Float64() * float64(time.Second))
+	j.mu.Lock()
+	due := c.now().Add(time.Duration(rand.Float64() * float64(time.Second)))
 	switch {
 	case j.fails > 0:
-		wait = backoff(j.fails)
+		due = c.now().Add(backoff(j.fails))
 	case j.asked:
-		wait = c.untilRenewal()
+		due = c.renewalDue()
 	}
-	if err := c.sleep(ctx, wait); err != nil {
+	j.mu.Unlock()
+	if err := c.sleepUntil(ctx, due); err != nil {
 		return err
 	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	_, err := j.join(ctx, c)
 	if err == nil {
-		j.asked, j.fails = true, 0
 		c.logger.Info("the node's certificate was renewed", "node", c.self.Node, "not_after", c.NotAfter())
 		return nil
 	}
@@ -145,7 +164,7 @@ func (j *joining) join(ctx context.Context, c *Credentials) (Joined, error) {
 	if err != nil {
 		return Joined{}, err
 	}
-	servers := j.cfg.Servers()
+	servers := slices.Clone(j.cfg.Servers())
 	if len(servers) == 0 {
 		return Joined{}, errors.New("join: no server's address is known; set retry_join")
 	}
@@ -154,6 +173,7 @@ func (j *joining) join(ctx context.Context, c *Credentials) (Joined, error) {
 	for _, addr := range servers {
 		got, err := j.ask(ctx, c, addr, token)
 		if err == nil {
+			j.asked, j.fails = true, 0
 			return got, nil
 		}
 		errs = append(errs, fmt.Errorf("join at %s: %w", addr, err))

@@ -75,7 +75,7 @@ func newCredentials(self Peer, now func() time.Time, logger *slog.Logger) *Crede
 type selfIssued struct{ root *authority }
 
 func (s *selfIssued) next(ctx context.Context, c *Credentials) error {
-	if err := c.sleep(ctx, c.untilRenewal()); err != nil {
+	if err := c.sleepUntil(ctx, c.renewalDue()); err != nil {
 		return err
 	}
 	if err := c.selfIssue(s.root); err != nil {
@@ -151,29 +151,33 @@ func (c *Credentials) NotAfter() time.Time {
 	return time.Time{}
 }
 
-// untilRenewal is at half the certificate's life, give or take, so that nodes that
-// were started together do not renew together.
-func (c *Credentials) untilRenewal() time.Duration {
+// renewalDue is at half the certificate's life, give or take, so that nodes that were
+// started together do not renew together.
+func (c *Credentials) renewalDue() time.Time {
 	h := c.held.Load()
 	if h == nil {
-		return 0
+		return c.now()
 	}
-	leaf := h.cert.Leaf
-	return identity.RenewAt(leaf.NotBefore, leaf.NotAfter, rand.Float64()).Sub(c.now())
+	return identity.RenewAt(h.cert.Leaf.NotBefore, h.cert.Leaf.NotAfter, rand.Float64())
 }
 
-// sleep waits by the monotonic clock, in steps, so that a wall clock that jumped, as
-// after a suspend, is seen soon.
-func (c *Credentials) sleep(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return ctx.Err()
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
+// lookEvery is how often a node that waits looks at the clock on the wall, which
+// passes over a suspend as timers do not.
+const lookEvery = 10 * time.Minute
+
+// sleepUntil waits until the wall clock says so.
+func (c *Credentials) sleepUntil(ctx context.Context, due time.Time) error {
+	for {
+		d := due.Round(0).Sub(c.now().Round(0)) // the wall's time, not the monotonic one
+		if d <= 0 {
+			return ctx.Err()
+		}
+		t := time.NewTimer(min(d, lookEvery))
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		case <-t.C:
+		}
 	}
 }

@@ -8,10 +8,14 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Admission is what a Registrar is asked about: who has proved, by a good token or a
@@ -46,14 +50,24 @@ type GateConfig struct {
 	Secret     Secret
 	Datacenter string
 	Registrar  Registrar
-	Now        func() time.Time // time.Now when nil
-	Logger     *slog.Logger     // nil discards
+	Now        func() time.Time      // time.Now when nil
+	Logger     *slog.Logger          // nil discards
+	Registerer prometheus.Registerer // nil registers nowhere
 }
+
+const (
+	requestTimeout = 5 * time.Second
+	// maxLapsed is how long after its end a certificate still gets its node back in. It
+	// bounds the use of what is found on an old disk.
+	maxLapsed = 400 * 24 * time.Hour
+)
 
 // Gate is the servers' half of weft-join/1.
 type Gate struct {
-	cfg  GateConfig
-	root *authority
+	cfg      GateConfig
+	root     *authority
+	limits   *limits
+	answered *prometheus.CounterVec // by result
 }
 
 // NewGate makes the gate of one server.
@@ -71,7 +85,18 @@ func NewGate(cfg GateConfig) (*Gate, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Gate{cfg: cfg, root: root}, nil
+	g := &Gate{cfg: cfg, root: root, limits: newLimits(), answered: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "weft_server_joins_total", Help: "Requests of nodes to join or to renew their certificate, by result.",
+	}, []string{"result"})}
+	for _, r := range results {
+		g.answered.WithLabelValues(r)
+	}
+	if cfg.Registerer != nil {
+		if err := cfg.Registerer.Register(g.answered); err != nil {
+			return nil, fmt.Errorf("gate: %w", err)
+		}
+	}
+	return g, nil
 }
 
 // Serve answers the connections of a listener, of *tls.Conn whose handshake under a
@@ -94,28 +119,40 @@ func (g *Gate) Serve(ctx context.Context, ln net.Listener) error {
 			_ = conn.Close()
 			return fmt.Errorf("gate: a %T is no TLS connection", conn)
 		}
-		wg.Go(func() { g.answer(ctx, tc) })
+		leave, ok := g.limits.enter(tc.RemoteAddr())
+		if !ok {
+			g.answered.WithLabelValues(string(ReasonLimited)).Inc()
+			_ = tc.NetConn().Close() // the node sees no answer, and asks again
+			continue
+		}
+		wg.Go(func() {
+			defer leave()
+			g.answer(ctx, tc)
+		})
 	}
 }
 
 // answer serves one connection.
 func (g *Gate) answer(ctx context.Context, conn *tls.Conn) {
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	log := g.cfg.Logger.With("peer", conn.RemoteAddr().String())
 	var req request
 	if err := readFrame(conn, &req, maxRequest); err != nil {
-		log.Warn("a node that asked to join sent no request", "err", err)
+		g.answered.WithLabelValues(string(ReasonBadRequest)).Inc()
+		log.Debug("a node that asked to join sent no request", "err", err)
 		return
 	}
 	rep, err := g.admit(ctx, conn, &req)
 	if err != nil {
 		rep = &reply{Refused: refusalOf(err)}
+		g.answered.WithLabelValues(resultOf(rep.Refused.Reason)).Inc()
 		log.Warn("a node was not admitted", "node", clip(req.Node), "reason", string(rep.Refused.Reason), "err", err)
 	} else {
+		g.answered.WithLabelValues(resultOK).Inc()
 		log.Info("a node was admitted", "node", req.Node)
 	}
 	if err := writeFrame(conn, rep, maxReply); err != nil {
@@ -123,6 +160,26 @@ func (g *Gate) answer(ctx context.Context, conn *tls.Conn) {
 		return
 	}
 	_ = conn.CloseWrite()
+	_, _ = io.Copy(io.Discard, io.LimitReader(conn, 1)) // the node closes when it has read
+}
+
+const (
+	resultOK    = "ok"
+	resultOther = "other"
+)
+
+// results are the values of the metric's label.
+var results = []string{
+	resultOK, resultOther, string(ReasonBadRequest), string(ReasonBadToken), string(ReasonTokenExpired), string(ReasonTokenRevoked),
+	string(ReasonNodeRevoked), string(ReasonNeedToken), string(ReasonDatacenter), string(ReasonNameTaken), string(ReasonNodeIDInUse),
+	string(ReasonLimited), string(ReasonUnavailable),
+}
+
+func resultOf(r Reason) string {
+	if slices.Contains(results, string(r)) {
+		return string(r)
+	}
+	return resultOther
 }
 
 func refusalOf(err error) *Refusal {
@@ -149,6 +206,9 @@ func (r *Refusal) cleaned() *Refusal {
 
 func (g *Gate) admit(ctx context.Context, conn *tls.Conn, req *request) (*reply, error) {
 	a := Admission{Node: req.Node, NodeID: req.NodeID, Datacenter: req.Datacenter, Version: req.Version, Remote: conn.RemoteAddr()}
+	if !g.limits.allow(a.Remote) {
+		return nil, Refuse(ReasonLimited, "too many nodes ask to join at once; ask again")
+	}
 	self := Peer{Role: RoleAgent, Node: req.Node, NodeID: req.NodeID, Datacenter: req.Datacenter, ClusterID: g.root.clusterID}
 	if _, err := self.id(); err != nil {
 		return nil, Refuse(ReasonBadRequest, "%v", err)
@@ -176,14 +236,20 @@ func (g *Gate) admit(ctx context.Context, conn *tls.Conn, req *request) (*reply,
 
 // prove finds the node's right to come in: its certificate, or else its token.
 func (g *Gate) prove(conn *tls.Conn, req *request, a *Admission) error {
-	p, err := PeerOf(conn.ConnectionState())
+	cs := conn.ConnectionState()
+	p, err := PeerOf(cs)
 	switch {
 	case err == nil:
 		if p.Role != RoleAgent || p.NodeID != req.NodeID {
 			return Refuse(ReasonBadRequest, "the certificate is that of %s, the request is for node ID %s", p, clip(req.NodeID))
 		}
-		a.Renewal = &p
-		return nil
+		if lapsed := g.cfg.Now().Sub(cs.PeerCertificates[0].NotAfter); lapsed > maxLapsed && req.Token == "" {
+			return Refuse(ReasonNeedToken, "the certificate ended %d days ago, more than the %d that a node may be away; make a token with weft join-token",
+				lapsed/(24*time.Hour), maxLapsed/(24*time.Hour))
+		} else if lapsed <= maxLapsed {
+			a.Renewal = &p
+			return nil
+		}
 	case !errors.Is(err, ErrNoPeer):
 		return Refuse(ReasonBadRequest, "%v", err)
 	case req.Token == "":
