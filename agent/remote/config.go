@@ -9,21 +9,16 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 )
 
 // Config configures a Remote. Zero fields take the defaults beside them.
 type Config struct {
-	// Dial opens a connection that speaks gRPC to a server. It is called again
+	// Dial opens a connection, secured where it must be, that speaks gRPC to a server. It is called again
 	// after a connection is lost, and may then reach another server.
 	// Either this or Pool is required.
 	Dial func(ctx context.Context) (net.Conn, error)
 	// Pool is the servers of the cluster, one of which is spoken to at a time.
 	Pool *Pool
-	// Credentials secure the connection. Nil leaves that to Dial or the Pool, as the
-	// server in this process needs nothing.
-	Credentials credentials.TransportCredentials
 	// HoldTimeout is for how long a call is tried again while there is no leader
 	// or no server: 7 s, about two elections.
 	HoldTimeout time.Duration
@@ -46,9 +41,6 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.MaxViews < 0 || c.HoldTimeout < 0 || c.CallTimeout < 0 || c.Linger < 0 || c.MaxBackoff < 0 {
 		return c, fmt.Errorf("remote: limits must not be negative")
-	}
-	if c.Credentials == nil {
-		c.Credentials = insecure.NewCredentials()
 	}
 	c.HoldTimeout = orDefault(c.HoldTimeout, 7*time.Second)
 	c.CallTimeout = orDefault(c.CallTimeout, 10*time.Second)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
@@ -62,6 +63,7 @@ type Pool struct {
 	mu      sync.Mutex
 	servers []Server
 	hosts   int // of the cluster
+	seeds   []string
 }
 
 // NewPool reads the servers known last.
@@ -74,6 +76,7 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	p := &Pool{cfg: cfg, news: make(chan struct{}, 1)}
+	p.Hint(cfg.Seeds)
 	kept, err := readServers(cfg.File)
 	if err != nil {
 		cfg.Logger.Warn("the servers known last cannot be read; gossip will tell", "file", cfg.File, "err", err)
@@ -108,6 +111,18 @@ func (p *Pool) Learn(servers []Server, hosts int) {
 	}
 }
 
+// Hint adds addresses at which a server may be: those that an operator named, or that
+// a server told when this host joined.
+func (p *Pool) Hint(addrs []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, a := range addrs {
+		if !slices.Contains(p.seeds, a) && len(p.seeds) < maxServers {
+			p.seeds = append(p.seeds, a)
+		}
+	}
+}
+
 // Servers are the servers known.
 func (p *Pool) Servers() []Server {
 	p.mu.Lock()
@@ -119,13 +134,13 @@ func (p *Pool) Servers() []Server {
 // the seeds, each part in random order.
 func (p *Pool) Addrs() []string {
 	p.mu.Lock()
-	out := make([]string, 0, len(p.servers)+len(p.cfg.Seeds))
+	out := make([]string, 0, len(p.servers)+len(p.seeds))
 	for _, s := range p.servers {
 		out = append(out, s.Addr)
 	}
+	seeds := slices.Clone(p.seeds)
 	p.mu.Unlock()
 	rand.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
-	seeds := slices.Clone(p.cfg.Seeds)
 	rand.Shuffle(len(seeds), func(i, j int) { seeds[i], seeds[j] = seeds[j], seeds[i] })
 	for _, s := range seeds {
 		if !slices.Contains(out, s) {
@@ -230,11 +245,8 @@ func readServers(file string) ([]Server, error) {
 		return nil, err
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err != nil || info.Size() > maxPoolFile {
-		return nil, errors.Join(err, fmt.Errorf("it is larger than %d bytes", maxPoolFile))
-	}
 	var doc struct{ Servers []Server }
-	if err := json.NewDecoder(f).Decode(&doc); err != nil {
+	if err := json.NewDecoder(io.LimitReader(f, maxPoolFile)).Decode(&doc); err != nil {
 		return nil, err
 	}
 	var out []Server

@@ -65,10 +65,14 @@ func (h *host) run(ctx context.Context, sigs <-chan os.Signal) error {
 	defer stopAgent()
 
 	served := make(chan error, 1)
-	go func() {
-		served <- h.server.Run(serverCtx)
-		stopAgent() // there is nothing to be an agent of
-	}()
+	if h.server == nil {
+		served <- nil
+	} else {
+		go func() {
+			served <- h.server.Run(serverCtx)
+			stopAgent() // there is nothing to be an agent of
+		}()
+	}
 	ended := make(chan struct{})
 	go h.signals(agentCtx, sigs, ended, stopAgent)
 	go h.announce(agentCtx)
