@@ -72,7 +72,7 @@ func New(cfg Config) (*Server, error) {
 // build makes the parts, in the order in which they need each other.
 func (s *Server) build() error {
 	cfg := s.cfg
-	seal, err := openSeal(cfg.DataDir)
+	sealed, err := openSeals(cfg)
 	if err != nil {
 		return err
 	}
@@ -85,9 +85,8 @@ func (s *Server) build() error {
 		return err
 	}
 	s.authority = &authority{
-		store: s.store, raft: s.raft, seal: seal, first: cfg.CA, datacenter: cfg.Datacenter, now: time.Now, log: cfg.Logger,
-		hint: "restore " + filepath.Join(cfg.DataDir, sealFile) + " from a copy of this data directory, " +
-			"or set a new root with `weft connect ca set-config` and ForceWithoutCrossSigning",
+		store: s.store, raft: s.raft, seal: sealed.now, before: sealed.before, first: cfg.CA,
+		datacenter: cfg.Datacenter, now: time.Now, log: cfg.Logger, hint: sealHint(cfg),
 	}
 	if s.leader, err = newLeader(s); err != nil {
 		return err

@@ -55,7 +55,17 @@ func (c Caller) own(node, id string) error {
 	return nil
 }
 
-// mayApply refuses commands with which an agent would speak for another host.
+// operate refuses an agent what only an operator on a server's host may do: whoever
+// holds one host of the mesh must not hold all of it.
+func (c Caller) operate(what string) error {
+	if !c.Agent {
+		return nil
+	}
+	return fmt.Errorf("%w: %s is asked of servers on their own hosts only, this is %s; run the command on a server's host", catalog.ErrDenied, what, c)
+}
+
+// mayApply refuses commands with which an agent would speak for another host, or
+// for an operator.
 func (c Caller) mayApply(cmd catalog.Command) error {
 	switch cmd := cmd.(type) {
 	case *catalog.SyncNode:
@@ -66,6 +76,10 @@ func (c Caller) mayApply(cmd catalog.Command) error {
 				return err
 			}
 		}
+	case *catalog.SetAutopilot:
+		return c.operate("to configure autopilot")
+	case *catalog.Revoke, *catalog.Allow:
+		return c.operate("to revoke, or to allow again,")
 	}
 	return nil
 }

@@ -106,6 +106,9 @@ func (o *Operator) RaftPeers(ctx context.Context, req *wire.RaftPeersRequest) (_
 // ChangeRaft implements wire.Operators.
 func (o *Operator) ChangeRaft(ctx context.Context, req *wire.ChangeRaftRequest) (_ *wire.ChangeRaftReply, err error) {
 	defer o.h.metrics.count("ChangeRaft", &err)
+	if err := CallerOf(ctx).operate("to change Raft"); err != nil {
+		return nil, err
+	}
 	if err := o.h.authorize(req.Token, need{acl.Write, acl.Operator, ""}); err != nil {
 		return nil, err
 	}
@@ -146,6 +149,9 @@ func (o *Operator) Autopilot(ctx context.Context, req *wire.AutopilotRequest) (_
 // others included, so it takes the right to write everything.
 func (o *Operator) SaveSnapshot(ctx context.Context, req *wire.SaveSnapshotRequest, send func(*wire.SnapshotPiece) error) (err error) {
 	defer o.h.metrics.count("SaveSnapshot", &err)
+	if err := CallerOf(ctx).operate("a snapshot"); err != nil {
+		return err
+	}
 	if err := o.h.authorize(req.Token, need{acl.Write, acl.Operator, ""}); err != nil {
 		return err
 	}
@@ -212,6 +218,9 @@ func (w *pieceWriter) flush() error {
 // archive arrived, its checksums are right and all of it can be read.
 func (o *Operator) RestoreSnapshot(ctx context.Context, req *wire.RestoreSnapshotRequest, next func() ([]byte, error)) (_ *wire.RestoreSnapshotReply, err error) {
 	defer o.h.metrics.count("RestoreSnapshot", &err)
+	if err := CallerOf(ctx).operate("to restore a snapshot"); err != nil {
+		return nil, err
+	}
 	if err := o.h.authorize(req.Token, need{acl.Write, acl.Operator, ""}); err != nil {
 		return nil, err
 	}

@@ -167,6 +167,9 @@ func (h *Handler) Sign(ctx context.Context, req *wire.SignRequest) (_ *wire.Sign
 // SetCAConfig implements wire.Servers.
 func (h *Handler) SetCAConfig(ctx context.Context, req *wire.SetCAConfigRequest) (_ *wire.SetCAConfigReply, err error) {
 	defer h.metrics.count("SetCAConfig", &err)
+	if err := CallerOf(ctx).operate("to configure the certificate authority"); err != nil {
+		return nil, err
+	}
 	if err := h.authorize(req.Token, need{acl.Write, acl.Operator, ""}); err != nil {
 		return nil, err
 	}
