@@ -62,7 +62,7 @@ func newCluster(cfg Config) (*cluster, error) {
 		cfg: *cfg.Cluster, datacenter: cfg.Datacenter, members: membershipOf(cfg).Members, log: cfg.Logger,
 		self: alone(cfg).self,
 	}
-	c.registrar = &registrar{servers: c.serverAddrs, keys: cfg.Cluster.GossipKeys, members: c.members, log: cfg.Logger}
+	c.registrar = &registrar{servers: c.serverAddrs, keys: cfg.Cluster.GossipKeys, members: c.members, log: cfg.Logger, datacenter: cfg.Datacenter}
 	var err error
 	c.mux, err = mux.New(mux.Config{
 		Listener: c.cfg.Listener, Admit: c.admit, Logger: cfg.Logger, Registerer: cfg.Registerer,
@@ -95,10 +95,10 @@ func (c *cluster) admit(cs tls.ConnectionState) error {
 	if err != nil {
 		return err
 	}
-	if p.Datacenter != c.datacenter {
-		return fmt.Errorf("%s is of datacenter %q, this is %q; set datacenter in its configuration", p, p.Datacenter, c.datacenter)
+	if cs.NegotiatedProtocol == enroll.ProtoJoin {
+		return nil // a gate that says why it refuses comes next
 	}
-	return c.registrar.admitPeer(p, cs.NegotiatedProtocol)
+	return c.registrar.admit(p)
 }
 
 // dial connects to the server with an ID, which must prove that it is it.
@@ -322,6 +322,7 @@ func (c *cluster) start(rpcs *grpc.Server, ended chan<- error) (stop func() erro
 	var wg sync.WaitGroup
 	wg.Go(func() { c.founding.run(ctx) })
 	wg.Go(func() { c.dismissed.run(ctx) })
+	wg.Go(func() { c.registrar.follow(ctx, c.store, c.mux.CloseIf) })
 	wg.Go(func() {
 		if err := c.serve(ctx); err != nil {
 			ended <- err
