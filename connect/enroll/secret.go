@@ -23,15 +23,21 @@ const (
 // ErrSecret is wrapped by every error about a text that is no cluster secret.
 var ErrSecret = errors.New("cluster secret")
 
-// Secret is what the servers of one cluster share. The zero Secret is none; it is
-// comparable by Equal only, and prints as nothing that could be used.
-type Secret struct{ key *[secretLen]byte }
+// Secret is what the servers of one cluster share. The zero Secret is none. It prints
+// as nothing that could be used.
+type Secret struct{ key hidden }
+
+// hidden is 32 bytes behind a function: fmt, which reaches unexported fields past any
+// String method, prints its address.
+type hidden func() *[32]byte
+
+func hide(b [32]byte) hidden { return func() *[32]byte { return &b } }
 
 // NewSecret draws a secret, and with it a cluster.
 func NewSecret() Secret {
 	var key [secretLen]byte
 	_, _ = rand.Read(key[:]) // never fails
-	return Secret{key: &key}
+	return Secret{key: hide(key)}
 }
 
 var base32Lower = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
@@ -41,7 +47,7 @@ func (s Secret) Text() string {
 	if s.Empty() {
 		return ""
 	}
-	return secretPrefix + base32Lower.EncodeToString(append(s.key[:], checksum(secretPrefix, s.key[:])...))
+	return secretPrefix + base32Lower.EncodeToString(append(bytes.Clone(s.key()[:]), checksum(secretPrefix, s.key()[:])...))
 }
 
 // checksum finds typing errors and texts cut short; it protects nothing.
@@ -73,7 +79,7 @@ func ParseSecret(text string) (Secret, error) {
 	if err != nil || base32Lower.EncodeToString(raw) != body || !bytes.Equal(raw[secretLen:], checksum(secretPrefix, raw[:secretLen])) {
 		return Secret{}, fmt.Errorf("%w: its checksum is wrong: a character was changed; copy it again", ErrSecret)
 	}
-	return Secret{key: (*[secretLen]byte)(raw[:secretLen])}, nil
+	return Secret{key: hide([secretLen]byte(raw))}, nil
 }
 
 // Empty tells whether there is no secret.
@@ -84,7 +90,7 @@ func (s Secret) derive(label string, n int) []byte {
 	if s.Empty() {
 		panic("enroll: a key was asked of an empty cluster secret")
 	}
-	b, err := hkdf.Key(sha256.New, s.key[:], nil, "weft/1 "+label, n)
+	b, err := hkdf.Key(sha256.New, s.key()[:], nil, "weft/1 "+label, n)
 	if err != nil {
 		panic("enroll: " + err.Error()) // n is a small constant
 	}

@@ -43,7 +43,7 @@ type Token struct {
 	ClusterID string
 	Expires   time.Time // whole seconds
 	Pin       [32]byte  // SHA-256 of the public key of the cluster's root
-	mac       [tokenMACLen]byte
+	mac       hidden
 }
 
 // MintOptions say which token to make.
@@ -73,7 +73,7 @@ func (s Secret) Mint(o MintOptions) (Token, error) {
 		ID: hex.EncodeToString(id[:]), ClusterID: s.ClusterID(),
 		Expires: time.Unix(o.Now.Add(o.TTL).Unix(), 0).UTC(), Pin: pinOf(root.cert),
 	}
-	t.mac = s.macOf(t)
+	t.mac = hide(s.macOf(t))
 	return t, nil
 }
 
@@ -83,7 +83,7 @@ func (s Secret) Check(t Token, now time.Time) error {
 	if t.ClusterID != s.ClusterID() {
 		return fmt.Errorf("%w %s: %w: it is of cluster %s, this is %s; make one here with weft join-token", ErrToken, t.ID, ErrTokenForeign, t.ClusterID, s.ClusterID())
 	}
-	if want := s.macOf(t); !hmac.Equal(want[:], t.mac[:]) {
+	if want := s.macOf(t); t.mac == nil || !hmac.Equal(want[:], t.mac()[:]) {
 		return fmt.Errorf("%w %s: %w: its signature is not that of this cluster's secret; make another with weft join-token", ErrToken, t.ID, ErrTokenForeign)
 	}
 	if now.After(t.Expires.Add(skew)) {
@@ -118,10 +118,10 @@ func (t Token) body() []byte {
 // Text is the token as it is handed to an agent.
 func (t Token) Text() string {
 	b := t.body()
-	if b == nil {
+	if b == nil || t.mac == nil {
 		return ""
 	}
-	b = append(b, t.mac[:]...)
+	b = append(b, t.mac()[:]...)
 	return tokenPrefix + base64.RawURLEncoding.EncodeToString(append(b, checksum(tokenPrefix, b)...))
 }
 
@@ -152,7 +152,7 @@ func ParseToken(text string) (Token, error) {
 	t := Token{
 		ID: hex.EncodeToString(b[:tokenIDLen]), ClusterID: formatUUID(b[tokenIDLen:][:16]),
 		Expires: time.Unix(int64(binary.BigEndian.Uint64(b[tokenIDLen+16:])), 0).UTC(),
-		Pin:     [32]byte(b[tokenIDLen+24:]), mac: [tokenMACLen]byte(b[tokenBodyLen:]),
+		Pin:     [32]byte(b[tokenIDLen+24:]), mac: hide([tokenMACLen]byte(b[tokenBodyLen:])),
 	}
 	return t, nil
 }
