@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +21,8 @@ const (
 	networkTimeout = 10 * time.Second
 	// pooledConns is how many idle connections to one server are kept.
 	pooledConns = 3
+	// redialEvery is how often a leader tries to reach a server that it cannot reach.
+	redialEvery = 100 * time.Millisecond
 	// vouchTimeout bounds the question to others about a server that is not known.
 	vouchTimeout = 2 * time.Second
 	// maxPeerConns bounds the connections of one server, maxUnjudged those of which it
@@ -81,10 +84,37 @@ func (n *network) target(id raft.ServerID, addr raft.ServerAddress) raft.ServerA
 	return raft.ServerAddress(string(id) + "@" + string(addr))
 }
 
-// AppendEntries implements raft.Transport.
+// AppendEntries implements raft.Transport. Raft waits longer and longer before it
+// sends entries to a server that could not be reached, at last 10 s, and so would
+// leave one that is back without its log. Here it waits in the call until there is
+// somebody to send to.
 func (n *network) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	return n.NetworkTransport.AppendEntries(id, n.target(id, to), args, resp)
+	for {
+		err := n.NetworkTransport.AppendEntries(id, n.target(id, to), args, resp)
+		var unreachable *dialError
+		if !errors.As(err, &unreachable) || heartbeat(args) || !n.layer.leads(args.Term, id) {
+			return err
+		}
+		t := time.NewTimer(redialEvery)
+		select {
+		case <-t.C:
+		case <-n.layer.ctx.Done():
+			t.Stop()
+			return err
+		}
+	}
 }
+
+// heartbeat tells whether a request is one, as raft does.
+func heartbeat(a *raft.AppendEntriesRequest) bool {
+	return a.PrevLogEntry == 0 && a.PrevLogTerm == 0 && len(a.Entries) == 0 && a.LeaderCommitIndex == 0
+}
+
+// dialError is a failure before anything was sent.
+type dialError struct{ err error }
+
+func (e *dialError) Error() string { return e.err.Error() }
+func (e *dialError) Unwrap() error { return e.err }
 
 // RequestVote implements raft.Transport.
 func (n *network) RequestVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
@@ -126,8 +156,10 @@ type streams struct {
 	self string
 	addr networkAddr
 	log  *slog.Logger
-	// configuration gives the IDs of those who take part, and is set before serve.
+	// configuration gives those who take part, and leading tells whether this node leads
+	// in a term. Both are set before anything is sent or accepted.
 	configuration func() ([]raft.Server, error)
+	leading       func(term uint64) bool
 
 	ready    chan net.Conn
 	unjudged chan struct{}
@@ -180,7 +212,20 @@ func (s *streams) Dial(target raft.ServerAddress, timeout time.Duration) (net.Co
 		ours, theirs := net.Pipe()
 		return ours, s.hand(theirs)
 	}
-	return s.cfg.Dial(ctx, id, addr)
+	c, err := s.cfg.Dial(ctx, id, addr)
+	if err != nil {
+		return nil, &dialError{err}
+	}
+	return c, nil
+}
+
+// leads tells whether this node leads still in term, and a server takes part.
+func (s *streams) leads(term uint64, id raft.ServerID) bool {
+	if !s.leading(term) {
+		return false
+	}
+	servers, err := s.configuration()
+	return err == nil && slices.ContainsFunc(servers, func(have raft.Server) bool { return have.ID == id })
 }
 
 // hand gives a connection to raft.
@@ -194,8 +239,7 @@ func (s *streams) hand(c net.Conn) error {
 }
 
 // serve judges who connects until the listener is closed.
-func (s *streams) serve(configuration func() ([]raft.Server, error)) {
-	s.configuration = configuration
+func (s *streams) serve() {
 	s.wg.Go(func() {
 		for {
 			c, err := s.cfg.Listener.Accept()
