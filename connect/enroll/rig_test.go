@@ -2,7 +2,10 @@ package enroll
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +15,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -255,4 +259,16 @@ func writeFile(t *testing.T, text string, mode os.FileMode) string {
 		t.Fatal(err)
 	}
 	return file
+}
+
+func rsaKey() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) }
+
+// inBubble runs in virtual time.
+func inBubble(t *testing.T, name string, f func(*testing.T)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) { synctest.Test(t, f) })
+}
+
+func (h *held) joinedCerts() []*x509.Certificate {
+	return []*x509.Certificate{h.cert.Leaf, h.trust.root}
 }

@@ -63,7 +63,7 @@ func (s Secret) root() (*authority, error) {
 	template := &x509.Certificate{
 		SerialNumber: new(big.Int).SetBytes(append([]byte{1}, s.derive("root serial", 15)...)),
 		Subject:      pkix.Name{CommonName: "weft cluster " + id},
-		NotBefore:    time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC),
+		NotBefore:    time.Unix(0, 0).UTC(),
 		NotAfter:     time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC),
 		KeyUsage:     x509.KeyUsageCertSign, BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
 		URIs:                        []*url.URL{identity.SigningID{TrustDomain: domain}.URI()},

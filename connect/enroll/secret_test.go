@@ -41,7 +41,7 @@ func TestDerivedValuesAreForEver(t *testing.T) {
 f94a02eee49b5fa0
 f0b05d9e38e7ed40
 1b4911623c00ff22
-241efa78afdfde37`
+33d8030567e62032`
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
