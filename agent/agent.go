@@ -79,7 +79,7 @@ func (a *Agent) build() error {
 	if a.local, err = local.New(local.Config{
 		Node: cfg.node(cfg.Files.NodeMeta), DataDir: cfg.DataDir, Syncer: syncer, Logger: cfg.Logger,
 		SidecarMinPort: cfg.SidecarMinPort, SidecarMaxPort: cfg.SidecarMaxPort,
-		CheckUpdateInterval: cfg.CheckUpdateInterval, Hosts: a.hosts, AliasTarget: aliasTargets(a.remote.Watch),
+		CheckUpdateInterval: cfg.CheckUpdateInterval, Hosts: hosts(a.gossip), AliasTarget: aliasTargets(a.remote.Watch),
 	}); err != nil {
 		return err
 	}
@@ -130,6 +130,7 @@ func httpConfig(a *Agent) httpapi.Config {
 	h.Local, h.Servers, h.Proxies, h.Leaves = merged(a.local, a.central), a.remote, a.sidecars, a.leaves
 	h.Operators, h.Events = a.remote, a.events
 	h.Control = control{a}
+	h.Self.Stats = agentStats{a}.sections
 	if a.gossip != nil {
 		h.Members = a.gossip
 	}
@@ -197,14 +198,6 @@ func (a *Agent) Run(ctx context.Context) error {
 	default:
 	}
 	return err
-}
-
-// hosts is how many members the cluster has, at least this one.
-func (a *Agent) hosts() int {
-	if a.gossip == nil {
-		return 1
-	}
-	return max(len(a.gossip.Members()), 1)
 }
 
 // Close releases what New bound. Run closes by itself.

@@ -81,13 +81,19 @@ func StartAgent(t testing.TB, args ...string) *Agent {
 // Start runs `weft agent` with the arguments on free ports and waits until it serves.
 func Start(t testing.TB, args ...string) *Agent {
 	t.Helper()
+	return StartEnv(t, nil, args...)
+}
+
+// StartEnv is Start with environment variables beside those of the test.
+func StartEnv(t testing.TB, env []string, args ...string) *Agent {
+	t.Helper()
 	p := FreePorts(t, 3)
 	low := sidecarRange()
 	hcl := fmt.Sprintf("ports { http = %d, serf_lan = %d, server = %d, dns = -1, sidecar_min_port = %d, sidecar_max_port = %d }",
 		p[0], p[1], p[2], low, low+sidecarsEach-1)
 	a := &Agent{
 		t: t, bin: Binary(t), HTTP: net.JoinHostPort("127.0.0.1", strconv.Itoa(p[0])),
-		args: append([]string{"agent", "-hcl", hcl}, args...),
+		args: append([]string{"agent", "-hcl", hcl}, args...), env: env,
 	}
 	c, err := api.NewClient(&api.Config{Address: a.HTTP, Scheme: "http", Transport: &http.Transport{DisableKeepAlives: true}})
 	if err != nil {
