@@ -31,9 +31,11 @@ type autopilot struct {
 	first   catalog.Autopilot
 	now     func() time.Time
 	log     *slog.Logger
+	tempo   tempo
 
 	mu     sync.Mutex
 	since  map[string]standing
+	barred map[string]time.Time // servers that an operator removed, until when they stay out
 	absent map[string]time.Time // servers that gossip does not hold for alive, since when
 }
 

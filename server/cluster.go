@@ -39,6 +39,7 @@ type cluster struct {
 	cfg        Cluster
 	self       catalog.Member // as far as it is known before gossip
 	datacenter string
+	tempo      tempo
 	members    func() []catalog.Member
 	log        *slog.Logger
 	mux        *mux.Mux
@@ -59,7 +60,7 @@ type cluster struct {
 
 func newCluster(cfg Config) (*cluster, error) {
 	c := &cluster{
-		cfg: *cfg.Cluster, datacenter: cfg.Datacenter, members: membershipOf(cfg).Members, log: cfg.Logger,
+		cfg: *cfg.Cluster, datacenter: cfg.Datacenter, tempo: cfg.tempo, members: membershipOf(cfg).Members, log: cfg.Logger,
 		self: alone(cfg).self,
 	}
 	c.registrar = &registrar{servers: c.serverAddrs, keys: cfg.Cluster.GossipKeys, members: c.members, log: cfg.Logger, datacenter: cfg.Datacenter}
@@ -309,7 +310,7 @@ func (c *cluster) enter(raft *consensus.Node, st *store.Store) {
 	c.founding = &founding{
 		self: c.self.ID, expect: c.cfg.Expect, cluster: c, fresh: raft.Fresh, begin: raft.Begin, now: time.Now, log: c.log,
 	}
-	c.dismissed = &dismissal{self: c.self.ID, raft: raft, cluster: c, log: c.log}
+	c.dismissed = &dismissal{self: c.self.ID, raft: raft, cluster: c, lonely: c.tempo.lonely, log: c.log}
 }
 
 // start runs this server's part among others, of which there are none where c is

@@ -78,6 +78,28 @@ type Config struct {
 
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
+
+	tempo tempo // tests are quicker
+}
+
+// tempo is how often a server looks after the others, and how long it bears with them.
+type tempo struct {
+	autopilot time.Duration // between looks of the leader at all servers
+	dead      time.Duration // how long a server is not alive before it is removed: a restart is no death
+	lonely    time.Duration // how long a server hears no leader before it asks why
+}
+
+func (t tempo) withDefaults() tempo {
+	if t.autopilot == 0 {
+		t.autopilot = autopilotEvery
+	}
+	if t.dead == 0 {
+		t.dead = deadGrace
+	}
+	if t.lonely == 0 {
+		t.lonely = lonely
+	}
+	return t
 }
 
 func (c *Config) validate() error {
@@ -114,6 +136,7 @@ func (c *Config) validate() error {
 			return fmt.Errorf("server: %w: bootstrap begins a cluster of one, bootstrap_expect = %d one of %d: set one of them", catalog.ErrInvalid, k.Expect, k.Expect)
 		}
 	}
+	c.tempo = c.tempo.withDefaults()
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -52,7 +52,8 @@ func newLeader(s *Server) (*leader, error) {
 		restored: make(chan struct{}, 1),
 		autopilot: &autopilot{
 			raft: s.raft, store: s.store, members: membership.Members, cluster: s.cluster, self: s.cfg.NodeID,
-			first: s.cfg.Autopilot, now: time.Now, log: s.log, since: map[string]standing{},
+			first: s.cfg.Autopilot, now: time.Now, log: s.log, tempo: s.cfg.tempo,
+			since: map[string]standing{}, absent: map[string]time.Time{}, barred: map[string]time.Time{},
 		},
 		members: &reconciler{
 			store: s.store, raft: s.raft, members: membership.Members, self: s.cfg.NodeName,
@@ -116,7 +117,7 @@ func (l *leader) lead(ctx context.Context) {
 	wg.Go(func() { l.gateways.follow(ctx) })
 	wg.Go(func() { l.repeat(ctx, "gateways", gatewaysEvery, l.gateways.changed, l.gateways.settle) })
 	l.autopilot.begin()
-	wg.Go(func() { l.repeat(ctx, "autopilot", autopilotEvery, nil, l.autopilot.ensure) })
+	wg.Go(func() { l.repeat(ctx, "autopilot", l.autopilot.tempo.autopilot, nil, l.autopilot.ensure) })
 	l.members.begin()
 	l.repeat(ctx, "members", reconcileEvery, l.changed, l.members.reconcile)
 	wg.Wait()

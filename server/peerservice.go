@@ -63,11 +63,7 @@ func (s *peerService) Lost(ctx context.Context, req *wire.LostRequest) (*wire.Lo
 	return &wire.LostReply{}, nil
 }
 
-const (
-	dismissalEvery = 2 * time.Second
-	// lonely is how long a server hears no leader before it asks why.
-	lonely = 3 * time.Second
-)
+const lonely = 3 * time.Second
 
 // dismissal finds out that this server was removed from the cluster: Raft does not
 // tell it. It then says so, and is not taken in again before it is restarted.
@@ -75,6 +71,7 @@ type dismissal struct {
 	self    string
 	raft    *consensus.Node
 	cluster founders
+	lonely  time.Duration
 	log     *slog.Logger
 
 	mu   sync.Mutex
@@ -91,7 +88,7 @@ func (d *dismissal) is() bool {
 
 // run looks until ctx ends.
 func (d *dismissal) run(ctx context.Context) {
-	tick := time.NewTicker(dismissalEvery)
+	tick := time.NewTicker(d.lonely / 2)
 	defer tick.Stop()
 	for {
 		select {
@@ -107,10 +104,10 @@ func (d *dismissal) look(ctx context.Context) {
 	member, _ := d.raft.Member(d.self)
 	heard := d.raft.LastContact()
 	d.mu.Lock()
-	if member && heard >= 0 && heard < lonely {
+	if member && heard >= 0 && heard < d.lonely {
 		d.took, d.yes, d.said = true, false, false
 	}
-	quiet := d.raft.Fresh() || d.yes || (member && heard >= 0 && heard < lonely)
+	quiet := d.raft.Fresh() || d.yes || (member && heard >= 0 && heard < d.lonely)
 	d.mu.Unlock()
 	if quiet {
 		return

@@ -7,17 +7,16 @@ import (
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/wire"
+	"github.com/weftmesh/weft/server/consensus"
 )
 
-// deadGrace is how long a server is not alive before it is removed: a restart is no
-// death.
 const deadGrace = 30 * time.Second
 
 // begin starts a term of leadership.
 func (a *autopilot) begin() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.since, a.absent = map[string]standing{}, map[string]time.Time{}
+	a.since, a.absent, a.barred = map[string]standing{}, map[string]time.Time{}, map[string]time.Time{}
 }
 
 // tend makes the servers in Raft those that are alive: it takes newcomers in, gives
@@ -48,10 +47,41 @@ func (a *autopilot) tend(ctx context.Context, state *wire.AutopilotReply) error 
 	return errors.Join(errs...)
 }
 
+// operated is Raft as operators change it.
+type operated struct {
+	*consensus.Node
+	autopilot *autopilot
+}
+
+// Remove implements rpc.Raft. The server that is removed finds out by itself, and is
+// not taken in again before it had the time to: from then on it says that it was
+// removed, until it is restarted.
+func (o operated) Remove(ctx context.Context, id, address string) error {
+	if id == "" {
+		id, _ = o.IDOf(address)
+	}
+	o.autopilot.mu.Lock()
+	o.autopilot.barred[id] = o.autopilot.now().Add(3 * o.autopilot.tempo.lonely)
+	o.autopilot.mu.Unlock()
+	return o.Node.Remove(ctx, id, address)
+}
+
+// bars tells whether a server was removed a moment ago.
+func (a *autopilot) bars(id string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	until, ok := a.barred[id]
+	if ok && a.now().After(until) {
+		delete(a.barred, id)
+		return false
+	}
+	return ok
+}
+
 // admit takes a server in, as one that does not vote.
 func (a *autopilot) admit(ctx context.Context, id string, m catalog.Member) error {
 	addr := serverAddr(m)
-	if addr == "" {
+	if addr == "" || a.bars(id) {
 		return nil
 	}
 	at, err := a.cluster.standing(ctx, id, addr)
@@ -151,7 +181,7 @@ func (a *autopilot) gone(id string, status catalog.MemberStatus, cfg catalog.Aut
 	switch grace := a.now().Sub(since); {
 	case status == catalog.MemberLeft:
 		return goneLeft
-	case cfg.CleanupDeadServers && status == catalog.MemberFailed && grace >= deadGrace,
+	case cfg.CleanupDeadServers && status == catalog.MemberFailed && grace >= a.tempo.dead,
 		cfg.CleanupDeadServers && status == catalog.MemberNone && grace >= settle:
 		return goneDead
 	}
