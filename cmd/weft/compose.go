@@ -215,7 +215,7 @@ func (h *host) httpConfig(reg *prometheus.Registry) httpapi.Config {
 		addrs = append(addrs, l.String())
 	}
 	return httpapi.Config{
-		Addrs: addrs, UnixMode: c.UnixMode(), Domain: c.Domain, Dev: c.Dev,
+		Mint: h.trust.mint(), Addrs: addrs, UnixMode: c.UnixMode(), Domain: c.Domain, Dev: c.Dev,
 		Self: httpapi.Self{
 			Server: c.Server, Revision: b.Revision, BuildDate: b.BuildDate,
 			GRPCPort: c.Ports.GRPC, GRPCTLSPort: c.Ports.GRPCTLS, Debug: c.Effective,

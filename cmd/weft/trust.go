@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/cmd/weft/config"
@@ -34,6 +35,14 @@ type trust struct {
 	clusterID string
 	// keys are the first keys of gossip; none on an agent, which learns them.
 	keys [][]byte
+}
+
+// mint makes join tokens where the cluster secret is; nil elsewhere.
+func (t *trust) mint() func(ttl time.Duration) (enroll.Token, error) {
+	if t.secret.Empty() {
+		return nil
+	}
+	return func(ttl time.Duration) (enroll.Token, error) { return t.secret.Mint(enroll.MintOptions{TTL: ttl}) }
 }
 
 // openTrust reads, or on a first server makes, what this host has.

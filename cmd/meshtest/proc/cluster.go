@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/weftmesh/weft/connect/enroll"
 )
 
 // ClusterOptions say which cluster to start.
@@ -60,8 +62,17 @@ func StartCluster(t testing.TB, o ClusterOptions) *Cluster {
 		c.Network = NewNetwork(t)
 	}
 	c.Secret, c.Token = filepath.Join(c.Dir, "secret"), filepath.Join(c.Dir, "token")
-	c.weft("secret", "new", "-out", c.Secret)
-	c.weft("join-token", "-secret-file", c.Secret, "-out", c.Token)
+	secret := enroll.NewSecret()
+	if err := enroll.WriteSecret(c.Secret, secret); err != nil {
+		t.Fatal(err)
+	}
+	tok, err := secret.Mint(enroll.MintOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(c.Token, []byte(tok.Text()), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	block := [2]byte{byte(20 + os.Getpid()%200), byte(loopbacks.Add(1))}
 	addr := func() (string, *Host) {
 		if c.Network != nil {
