@@ -34,9 +34,15 @@ type Agent struct {
 	events   *events.Events
 	api      *httpapi.Server
 
+	joiner   *joiner
+	requests requests
+}
+
+// requests are what others may ask of an agent as a whole.
+type requests struct {
 	reloading sync.Mutex
 	leave     chan struct{} // closed when the host is to leave for good
-	leaveOnce sync.Once
+	once      sync.Once
 }
 
 // New validates cfg, reads what is on disk, takes the registrations of the
@@ -47,7 +53,8 @@ func New(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, log: cfg.Logger, gossip: cfg.Gossip, leave: make(chan struct{})}
+	a := &Agent{cfg: cfg, log: cfg.Logger, gossip: cfg.Gossip, requests: requests{leave: make(chan struct{})}}
+	a.joiner = newJoiner(cfg)
 	if err := a.build(); err != nil {
 		a.Close()
 		return nil, err
@@ -60,7 +67,7 @@ func (a *Agent) build() error {
 	cfg := a.cfg
 	var err error
 	if a.remote, err = remote.New(remote.Config{
-		Dial: cfg.Dial, Credentials: cfg.Credentials, HoldTimeout: cfg.HoldTimeout,
+		Dial: cfg.Dial, Pool: cfg.Pool, HoldTimeout: cfg.HoldTimeout,
 		Logger: cfg.Logger, Registerer: cfg.Registerer,
 	}); err != nil {
 		return err
@@ -72,7 +79,7 @@ func (a *Agent) build() error {
 	if a.local, err = local.New(local.Config{
 		Node: cfg.node(cfg.Files.NodeMeta), DataDir: cfg.DataDir, Syncer: syncer, Logger: cfg.Logger,
 		SidecarMinPort: cfg.SidecarMinPort, SidecarMaxPort: cfg.SidecarMaxPort,
-		CheckUpdateInterval: cfg.CheckUpdateInterval, AliasTarget: aliasTargets(a.remote.Watch),
+		CheckUpdateInterval: cfg.CheckUpdateInterval, Hosts: hosts(a.gossip), AliasTarget: aliasTargets(a.remote.Watch),
 	}); err != nil {
 		return err
 	}
@@ -123,6 +130,7 @@ func httpConfig(a *Agent) httpapi.Config {
 	h.Local, h.Servers, h.Proxies, h.Leaves = merged(a.local, a.central), a.remote, a.sidecars, a.leaves
 	h.Operators, h.Events = a.remote, a.events
 	h.Control = control{a}
+	h.Self.Stats = agentStats{a}.sections
 	if a.gossip != nil {
 		h.Members = a.gossip
 	}
@@ -143,6 +151,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	failed := make(chan error, 16) // more than there are components
 	links := start(base, "remote", failed, a.remote.Run)
 	members := start(base, "gossip", failed, orIdle(a.gossip != nil, func(ctx context.Context) error { return a.gossip.Run(ctx) }))
+	credentials := start(base, "credentials", failed, a.joiner.identify)
+	joining := start(base, "joining", failed, a.joiner.run)
+	servers := start(base, "list of servers", failed, orIdle(a.cfg.Pool != nil && a.gossip != nil, a.joiner.follow))
 	host := start(base, "local", failed, a.local.Run)
 	settings := start(base, "central configuration", failed, merging(a.local, a.central))
 	proxies := start(base, "sidecar", failed, a.sidecars.Run)
@@ -155,7 +166,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	leaving := a.cfg.LeaveOnStop
 	select {
 	case <-ctx.Done():
-	case <-a.leave:
+	case <-a.requests.leave:
 		leaving = true
 	case err = <-failed:
 	}
@@ -165,6 +176,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.log.Info("the agent stops", "node", a.cfg.NodeName)
 	}
 	end(api) // no more writes
+	end(joining)
 	if leaving {
 		sayGoodbye(base, a)
 	}
@@ -174,7 +186,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	end(host)
 	end(settings)
 	end(userEvents)
+	end(servers)
 	end(members)
+	end(credentials)
 	end(links)
 	select {
 	case late := <-failed:
@@ -207,8 +221,8 @@ func (a *Agent) HTTPAddrs() []net.Addr { return a.api.Addrs() }
 // Reload reads the configuration files again and applies what may change while
 // the agent runs. When they are not valid nothing changes.
 func (a *Agent) Reload(ctx context.Context) (err error) {
-	a.reloading.Lock()
-	defer a.reloading.Unlock()
+	a.requests.reloading.Lock()
+	defer a.requests.reloading.Unlock()
 	defer func() {
 		if err != nil {
 			a.log.Error("the configuration was not reloaded; the old one stays", "err", err)
@@ -235,7 +249,7 @@ func (a *Agent) Reload(ctx context.Context) (err error) {
 }
 
 // Leave takes this host out of the cluster and ends Run. It does not wait for that.
-func (a *Agent) Leave() { a.leaveOnce.Do(func() { close(a.leave) }) }
+func (a *Agent) Leave() { a.requests.once.Do(func() { close(a.requests.leave) }) }
 
 func (a *Agent) applyFiles(ctx context.Context, f Files) error {
 	warnings, err := a.local.ApplyFiles(ctx, f.Services, f.Checks)

@@ -11,12 +11,13 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc/credentials"
 
 	"github.com/weftmesh/weft/agent/dns"
 	"github.com/weftmesh/weft/agent/events"
 	"github.com/weftmesh/weft/agent/httpapi"
+	"github.com/weftmesh/weft/agent/remote"
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/enroll"
 )
 
 // Config configures an Agent.
@@ -40,10 +41,15 @@ type Config struct {
 	// DataDir keeps registrations, proxies' keys and last snapshots. Empty: in memory.
 	DataDir string
 
-	// Dial opens a connection to a server; Credentials secure it, nil only for a
-	// server in this process. Required.
-	Dial        func(ctx context.Context) (net.Conn, error)
-	Credentials credentials.TransportCredentials
+	// Dial opens a connection to the server in this process. Required where there is no Pool.
+	Dial func(ctx context.Context) (net.Conn, error)
+	// Pool is the servers on other hosts. The agent fills it with those that gossip knows.
+	Pool *remote.Pool
+	// Credentials are what this host proves itself with to others. Nil: it has none to
+	// speak to.
+	Credentials *enroll.Credentials
+	// Join is how this host meets the others.
+	Join Join
 	// HoldTimeout is for how long calls wait for a leader. Default 7 s.
 	HoldTimeout time.Duration
 
@@ -105,6 +111,13 @@ type Gossip interface {
 	Run(ctx context.Context) error
 	// Join contacts members of a cluster and returns how many answered.
 	Join(ctx context.Context, addrs []string) (int, error)
+	// Alone tells whether no other member is alive.
+	Alone() bool
+	// Peers are the addresses at which members were last, also before this start.
+	Peers() []string
+	// Changed has a value after the members changed. It is for one reader: the server,
+	// where there is one, else the agent.
+	Changed() <-chan struct{}
 	// Leave tells the others that this host goes.
 	Leave(ctx context.Context) error
 	// ForceLeave declares a failed member gone.
@@ -119,8 +132,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("agent: the node has no ID")
 	case c.Datacenter == "":
 		return c, errors.New("agent: the datacenter has no name")
-	case c.Dial == nil:
-		return c, errors.New("agent: there is no way to a server")
+	case (c.Dial == nil) == (c.Pool == nil):
+		return c, errors.New("agent: either Dial or Pool must be set: the way to a server")
 	}
 	if c.AdvertiseWAN == "" {
 		c.AdvertiseWAN = c.Advertise

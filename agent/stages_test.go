@@ -45,6 +45,10 @@ func (g *fakeGossip) Join(_ context.Context, addrs []string) (int, error) {
 	return 0, errors.New("nobody answers")
 }
 
+func (g *fakeGossip) Alone() bool              { return true }
+func (g *fakeGossip) Peers() []string          { return nil }
+func (g *fakeGossip) Changed() <-chan struct{} { return nil }
+
 func (g *fakeGossip) Leave(context.Context) error {
 	g.say("left")
 	return nil

@@ -30,6 +30,9 @@ const (
 	CmdDelPreparedQuery CommandType = 41
 	CmdSetCoordinates   CommandType = 42
 	CmdSetAutopilot     CommandType = 50
+
+	CmdRevoke CommandType = 60
+	CmdAllow  CommandType = 61
 )
 
 // Command is a change to the replicated state. It is validated before it enters
@@ -73,6 +76,10 @@ func NewCommand(t CommandType) (Command, error) {
 		return &SetCoordinates{}, nil
 	case CmdSetAutopilot:
 		return &SetAutopilot{}, nil
+	case CmdRevoke:
+		return &Revoke{}, nil
+	case CmdAllow:
+		return &Allow{}, nil
 	case CmdSetKey:
 		return &SetKey{}, nil
 	case CmdDeleteKey:

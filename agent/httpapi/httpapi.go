@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weftmesh/weft/catalog/acl"
+	"github.com/weftmesh/weft/connect/enroll"
 )
 
 // Config configures a Server. Local and Servers are required; routes whose
@@ -53,6 +54,8 @@ type Config struct {
 	Control   Control
 	Monitor   Monitor
 	Events    Events
+	// Mint makes join tokens, which a host without a server cannot.
+	Mint      func(ttl time.Duration) (enroll.Token, error)
 	Authorize Authorizer // nil: ACLs are off, everybody may do everything
 
 	// DefaultQueryTime and MaxQueryTime are the wait of a blocking query that names

@@ -47,6 +47,8 @@ type Config struct {
 	// SyncInterval is the time between full statements when nothing changes, with
 	// jitter. Default 1 minute.
 	SyncInterval time.Duration
+	// Hosts is how many hosts the cluster has: the more, the longer the interval. Nil: one.
+	Hosts func() int
 	// AliasTarget watches a node, or a service on it, for alias checks that name
 	// another node. Without it such checks are refused.
 	AliasTarget func(node, service string) catalog.Watch[checks.Target]

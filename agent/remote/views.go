@@ -316,7 +316,8 @@ func (v *view) run(ctx context.Context) {
 		if spoke {
 			pause = newBackoff(50*time.Millisecond, v.set.cfg.MaxBackoff)
 		}
-		if err != nil && !errors.Is(err, errEpoch) {
+		// A stream that was cancelled, though not by us, goes on at another server.
+		if err != nil && !errors.Is(err, errEpoch) && !errors.Is(err, context.Canceled) {
 			v.set.heard(err)
 		}
 		v.set.cfg.Logger.Debug("stream of a view ended", "query", v.key.query.String(), "err", err)

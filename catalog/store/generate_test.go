@@ -33,6 +33,7 @@ func queries() []catalog.Query {
 		{Kind: catalog.QueryPreparedQueries},
 		{Kind: catalog.QueryCoordinates},
 		{Kind: catalog.QueryAutopilot},
+		{Kind: catalog.QueryRevocations},
 		{Kind: catalog.QueryConfigEntries, Name: catalog.KindServiceIntentions},
 	}
 	for _, n := range append(nodeNames, "never") {
@@ -139,7 +140,11 @@ func drawRegister(t *rapid.T) *catalog.Register {
 // drawCommand draws a valid command; at is an index for check-and-sets.
 func drawCommand(t *rapid.T, at uint64) catalog.Command {
 	cas := rapid.IntRange(0, 4).Draw(t, "cas") == 0
-	switch rapid.IntRange(0, 30).Draw(t, "command") {
+	switch rapid.IntRange(0, 32).Draw(t, "command") {
+	case 31:
+		return drawRevoke(t)
+	case 32:
+		return &catalog.Allow{Kind: pick(t, revocable, "kind"), ID: pick(t, revocableIDs, "revoked ID")}
 	case 27:
 		q := catalog.PreparedQuery{ID: pick(t, queryIDs, "query ID"), Name: pick(t, queryNames, "query name")}
 		q.Service.Service = pick(t, serviceNames, "service")

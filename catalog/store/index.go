@@ -23,6 +23,7 @@ const (
 	keyQueries     = "prepared-queries"
 	keyCoordinates = "coordinates"
 	keyAutopilot   = "autopilot"
+	keyRevocations = "revocations"
 	keySessions    = "sessions"
 	keyDelays      = "kv-delays"
 )
@@ -125,6 +126,8 @@ func indexKeys(q catalog.Query) []indexKey {
 		return []indexKey{{classCoordinate, q.Name}}
 	case catalog.QueryAutopilot:
 		return []indexKey{fixed(keyAutopilot)}
+	case catalog.QueryRevocations:
+		return []indexKey{fixed(keyRevocations)}
 	case catalog.QuerySession:
 		return []indexKey{{classSession, q.Name}}
 	case catalog.QueryNodeSessions:

@@ -329,7 +329,8 @@ func (m *model) do(cmd catalog.Command) (any, error) {
 		return m.setRoots(c), nil
 	default:
 		switch cmd.(type) {
-		case *catalog.SetPreparedQuery, *catalog.DeletePreparedQuery, *catalog.SetCoordinates, *catalog.SetAutopilot:
+		case *catalog.SetPreparedQuery, *catalog.DeletePreparedQuery, *catalog.SetCoordinates, *catalog.SetAutopilot,
+			*catalog.Revoke, *catalog.Allow:
 			return m.doOperator(cmd)
 		}
 		return m.doKV(cmd)

@@ -52,6 +52,10 @@ func (w *writer) applyOperator(cmd catalog.Command) (any, error) {
 		return nil, nil
 	case *catalog.SetAutopilot:
 		return w.setAutopilot(c), nil
+	case *catalog.Revoke:
+		return w.revoke(c), nil
+	case *catalog.Allow:
+		return w.allow(c), nil
 	default:
 		return nil, catalog.Invalidf("command %T is not known to this version", cmd)
 	}
@@ -201,5 +205,7 @@ func (r reader) viewOperator(v *catalog.View, q catalog.Query) {
 		v.Coordinates = all[*catalog.NodeCoordinate](r, tableCoordinates, byID, q.Name)
 	case catalog.QueryAutopilot:
 		v.Autopilot, _ = r.autopilot()
+	case catalog.QueryRevocations:
+		v.Revocations = all[*catalog.Revocation](r, tableRevocations, byID)
 	}
 }

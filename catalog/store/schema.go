@@ -25,6 +25,7 @@ const (
 	tableQueries     = "prepared-queries"
 	tableCoordinates = "coordinates"
 	tableAutopilot   = "autopilot"
+	tableRevocations = "revocations"
 	tableKV          = "kv"
 	tableDelays      = "kv-delays"
 	tableSessions    = "sessions"
@@ -251,6 +252,7 @@ func schema() *memdb.DBSchema {
 			}))),
 		table(tableCoordinates, on(func(c *catalog.NodeCoordinate) []string { return []string{c.Node} })),
 		table(tableAutopilot, on(func(*catalog.Autopilot) []string { return []string{singleton} })),
+		table(tableRevocations, on(func(r *catalog.Revocation) []string { return []string{r.Kind, r.ID} })),
 		table(tableKV, rawKey{},
 			also(bySession, on(func(p *catalog.KVPair) []string {
 				if p.Session == "" {

@@ -135,56 +135,68 @@ func outcome(what string, err error) error {
 	}
 }
 
-// readRounds lets all readers that wait share one question to the followers.
-type readRounds struct {
+// Rounds let all who wait for an index share one question for it. The zero value
+// with Ask is ready.
+type Rounds struct {
+	// Ask finds an index such that a store which has applied it shows every write that
+	// was acknowledged before Ask was called.
+	Ask func() (uint64, error)
+
 	mu      sync.Mutex
 	running bool
-	next    *readRound
+	next    *round
+	wg      sync.WaitGroup
 }
 
-// readRound answers those who asked before it began.
-type readRound struct {
+// round answers those who asked before it began.
+type round struct {
 	done  chan struct{}
 	index uint64
 	err   error
 }
 
-// ReadIndex returns an index such that a store which has applied it shows every
-// write that was acknowledged, by whatever server, before ReadIndex was called. It
-// proves that this node leads while it runs; the error wraps ErrNoLeader when not.
-func (n *Node) ReadIndex(ctx context.Context) (uint64, error) {
-	n.reads.mu.Lock()
-	if n.reads.next == nil {
-		n.reads.next = &readRound{done: make(chan struct{})}
+// Index is Ask, called once for all who wait, and after each of them came.
+func (r *Rounds) Index(ctx context.Context) (uint64, error) {
+	r.mu.Lock()
+	if r.next == nil {
+		r.next = &round{done: make(chan struct{})}
 	}
-	r := n.reads.next
-	if !n.reads.running {
-		n.reads.running = true
-		n.wg.Go(n.runReadRounds)
+	mine := r.next
+	if !r.running {
+		r.running = true
+		r.wg.Go(r.run)
 	}
-	n.reads.mu.Unlock()
+	r.mu.Unlock()
 	select {
-	case <-r.done:
-		return r.index, r.err
+	case <-mine.done:
+		return mine.index, mine.err
 	case <-ctx.Done():
 		return 0, context.Cause(ctx)
 	}
 }
 
-func (n *Node) runReadRounds() {
+// Wait returns when nobody is being answered. No more may ask then.
+func (r *Rounds) Wait() { r.wg.Wait() }
+
+func (r *Rounds) run() {
 	for {
-		n.reads.mu.Lock()
-		r := n.reads.next
-		n.reads.next = nil
-		n.reads.running = r != nil
-		n.reads.mu.Unlock()
-		if r == nil {
+		r.mu.Lock()
+		now := r.next
+		r.next = nil
+		r.running = now != nil
+		r.mu.Unlock()
+		if now == nil {
 			return
 		}
-		r.index, r.err = n.readIndex()
-		close(r.done)
+		now.index, now.err = r.Ask()
+		close(now.done)
 	}
 }
+
+// ReadIndex returns an index such that a store which has applied it shows every
+// write that was acknowledged, by whatever server, before ReadIndex was called. It
+// proves that this node leads while it runs; the error wraps ErrNoLeader when not.
+func (n *Node) ReadIndex(ctx context.Context) (uint64, error) { return n.reads.Index(ctx) }
 
 // readIndex: every write of this term is acknowledged by this node, after its
 // store has applied it; those of earlier terms were applied before readyTerm was

@@ -49,6 +49,8 @@ type Config struct {
 	Bootstrap bool
 	// Store is fed with the committed commands.
 	Store *store.Store
+	// Network connects the servers. Nil: Transport is used.
+	Network *Network
 	// Transport carries Raft between servers. Nil: to this one only, in memory.
 	Transport Transport
 	Timers    Timers

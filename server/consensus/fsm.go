@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 
 	"github.com/hashicorp/raft"
 
@@ -23,7 +24,13 @@ type answer struct {
 type fsm struct {
 	store *store.Store
 	log   *slog.Logger
+	// stop ends this node. It is called once, and the goroutine that calls it ends.
+	stop func(error)
 }
+
+// ErrNewer is why a node stops that was sent a log entry which it cannot read: it is
+// older than the others. Going on without the entry would make its state another one.
+var ErrNewer = errors.New("the log has an entry that this version of weft does not know")
 
 var _ raft.BatchingFSM = (*fsm)(nil)
 
@@ -36,8 +43,9 @@ func (f *fsm) Apply(l *raft.Log) any {
 		f.log.Warn("a log entry of a newer version was skipped, as it allows", "index", l.Index, "err", err)
 		cmd = nil
 	case err != nil:
-		// Going on would make this replica differ from the others, silently.
-		panic(fmt.Sprintf("log entry %d (term %d) cannot be read; this server must not go on: %v", l.Index, l.Term, err))
+		f.stop(fmt.Errorf("consensus: log entry %d (term %d): %w: %w; this server stops before it differs from the others: "+
+			"install the version of weft that they run, and start it again", l.Index, l.Term, ErrNewer, err))
+		runtime.Goexit() // raft's goroutine for the state: nothing is applied any more
 	}
 	result, err := f.store.Apply(l.Index, cmd)
 	if cmd == nil {

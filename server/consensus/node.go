@@ -33,6 +33,7 @@ type Node struct {
 	log     *slog.Logger
 	raft    *raft.Raft
 	witness *witness // the transport
+	network *network // what is under it; nil for another transport
 	disk    *disk
 	metrics *metrics
 
@@ -41,8 +42,12 @@ type Node struct {
 	// readyTerm is the term in which this node leads and has applied all that was
 	// committed in earlier ones; 0 when it does not lead.
 	readyTerm atomic.Uint64
-	reads     readRounds
+	started   atomic.Bool // raft is set
+	reads     Rounds
 	past      uint64 // index of the last entry that the log had at the start
+
+	halted  chan struct{} // the log cannot be followed any more
+	haltErr error         // set before halted is closed
 
 	pending  pending
 	closing  chan struct{} // no more work is begun
@@ -70,20 +75,31 @@ func New(cfg Config) (*Node, error) {
 	}
 	n := &Node{
 		cfg: cfg, log: cfg.Logger, metrics: m,
-		notify: make(chan bool, notifyBuffer), closing: make(chan struct{}), ended: make(chan struct{}),
+		notify: make(chan bool, notifyBuffer), closing: make(chan struct{}), ended: make(chan struct{}), halted: make(chan struct{}),
 	}
+	n.reads.Ask = n.readIndex
 	if n.disk, err = openDisk(cfg); err != nil {
 		return nil, err
 	}
-	if cfg.Transport == nil {
+	switch {
+	case cfg.Network != nil:
+		n.network = newNetwork(cfg)
+		cfg.Transport = n.network
+		n.network.layer.configuration, n.network.layer.leading = n.servers, n.leads
+	case cfg.Transport == nil:
 		cfg.Transport = loneTransport(raft.ServerAddress(cfg.Addr))
 	}
 	n.witness = newWitness(cfg.Transport)
 	if err := n.start(); err != nil {
 		return nil, errors.Join(err, n.disk.Close(), n.witness.Close())
 	}
+	n.started.Store(true)
 	n.past = n.raft.LastIndex()
 	n.wg.Go(n.followLeadership)
+	if n.network != nil {
+		n.network.layer.serve()
+		n.wg.Go(n.attend)
+	}
 	if err := n.checkPast(); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
@@ -144,7 +160,7 @@ func (n *Node) start() (err error) {
 			return n.disk.explain("mark", err)
 		}
 	}
-	n.raft, err = raft.NewRaft(conf, &fsm{store: n.cfg.Store, log: n.log}, n.disk.logs, n.disk.stable, n.disk.snapshots, n.witness)
+	n.raft, err = raft.NewRaft(conf, &fsm{store: n.cfg.Store, log: n.log, stop: n.halt}, n.disk.logs, n.disk.stable, n.disk.snapshots, n.witness)
 	if err != nil {
 		return n.disk.explain("restore from", err)
 	}
@@ -188,6 +204,8 @@ func (n *Node) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case <-n.disk.failed:
 		return errors.Join(n.disk.failure(), n.Close())
+	case <-n.halted:
+		return errors.Join(n.haltErr, n.Close())
 	}
 	if servers, err := n.servers(); err == nil && len(servers) > 1 && n.raft.State() == raft.Leader {
 		if err := n.await(context.Background(), n.raft.LeadershipTransfer); err != nil {
@@ -195,6 +213,14 @@ func (n *Node) Run(ctx context.Context) error {
 		}
 	}
 	return n.Close()
+}
+
+// halt ends the following of the log, once.
+func (n *Node) halt(err error) {
+	n.haltErr = err
+	n.log.Error("this server cannot follow the log any more and stops", "err", err)
+	close(n.halted)
+	n.cfg.OnFatal(err)
 }
 
 // Close stops Raft and closes the log. It is safe to call more than once.
@@ -205,11 +231,13 @@ func (n *Node) Close() error {
 		select {
 		case <-idle:
 		case <-n.disk.failed:
+		case <-n.halted:
 		case <-time.After(closeGrace):
 		}
 		err := n.raft.Shutdown().Error()
 		close(n.ended)
 		n.wg.Wait()
+		n.reads.Wait()
 		n.leadership.Close(errStopped)
 		n.closeErr = errors.Join(err, n.disk.Close()) // Raft has closed the transport
 	})
@@ -302,6 +330,11 @@ func (n *Node) servers() ([]raft.Server, error) {
 		return nil, err
 	}
 	return f.Configuration().Servers, nil
+}
+
+// leads tells whether this node leads in a term.
+func (n *Node) leads(term uint64) bool {
+	return n.started.Load() && n.raft.State() == raft.Leader && n.raft.CurrentTerm() == term
 }
 
 // Leader returns the address of the leader and whether that is this node. The

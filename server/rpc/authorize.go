@@ -79,7 +79,7 @@ func (h *Handler) needsOf(cmd catalog.Command) ([]need, error) {
 			out = append(out, need{acl.Write, acl.Node, u.Node})
 		}
 		return out, nil
-	case *catalog.SetAutopilot:
+	case *catalog.SetAutopilot, *catalog.Revoke, *catalog.Allow:
 		return []need{{acl.Write, acl.Operator, ""}}, nil
 	case *catalog.SetCAConfig, *catalog.SetRoots, *catalog.SetEntryStatus, *catalog.EndKeyDelays:
 		return nil, fmt.Errorf("%w: command %T is for the leader alone", catalog.ErrDenied, cmd)

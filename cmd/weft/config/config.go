@@ -71,6 +71,7 @@ type Config struct {
 	SyncCoordinateIntervalMin time.Duration `key:"sync_coordinate_interval_min"`
 	SyncCoordinateRateTarget  float64       `key:"sync_coordinate_rate_target"`
 	Autopilot                 Autopilot
+	Cluster                   Cluster
 
 	// Warnings are said once, when the agent starts or is validated.
 	Warnings []string
@@ -152,7 +153,8 @@ func Default() *Config {
 			CleanupDeadServers: true, LastContactThreshold: 200 * time.Millisecond, MaxTrailingLogs: 250,
 			ServerStabilizationTime: 10 * time.Second,
 		},
-		where: map[string]Pos{},
+		Cluster: defaultCluster(),
+		where:   map[string]Pos{},
 	}
 }
 

@@ -4,13 +4,7 @@ package config
 // later versions, or for Consul, load.
 
 func clusterKeys() []Key {
-	return with(Accepted, "this version runs one server and its agent on one host",
-		Key{Name: "retry_join", Type: StringList, Flag: "retry-join", Doc: "Addresses of hosts to join, tried until one answers."},
-		Key{Name: "start_join", Type: StringList, Flag: "join", Doc: "Addresses of hosts to join, tried once."},
-		Key{Name: "retry_interval", Type: Duration, Default: "30s", Flag: "retry-interval", Doc: "The time between attempts to join."},
-		Key{Name: "retry_max", Type: Int, Default: "0", Flag: "retry-max", Doc: "How many attempts to join are made. 0 is no end."},
-		Key{Name: "rejoin_after_leave", Type: Bool, Default: "false", Flag: "rejoin", Doc: "Join again after a start even where the host had left."},
-		Key{Name: "reconnect_timeout", Type: Duration, Default: "72h", Doc: "After how long a failed host is forgotten."},
+	return with(Accepted, "",
 		Key{Name: "encrypt_verify_incoming", Type: Bool, Default: "true", Doc: "Refuse gossip that is not encrypted."},
 		Key{Name: "encrypt_verify_outgoing", Type: Bool, Default: "true", Doc: "Encrypt gossip that is sent."},
 		Key{Name: "advertise_addr_ipv4", Type: String, Doc: "The IPv4 address that other hosts use for this one."},
@@ -18,7 +12,6 @@ func clusterKeys() []Key {
 		Key{Name: "tagged_addresses", Type: StringMap, Doc: "Further addresses of this host by name."},
 		Key{Name: "translate_wan_addrs", Type: Bool, Default: "false", Doc: "Answer with WAN addresses for other datacenters."},
 		Key{Name: "serf_lan", Type: String, Flag: "serf-lan-bind", Doc: "The address of gossip, where it differs from bind_addr."},
-		Key{Name: "serf_lan_allowed_cidrs", Type: StringList, Doc: "Networks whose hosts may join."},
 		Key{Name: "gossip_lan.gossip_interval", Type: Duration, Default: "200ms", Doc: "The time between rounds of gossip."},
 		Key{Name: "gossip_lan.gossip_nodes", Type: Int, Default: "3", Doc: "To how many hosts a round goes."},
 		Key{Name: "gossip_lan.probe_interval", Type: Duration, Default: "1s", Doc: "The time between probes of a random host."},
@@ -26,7 +19,6 @@ func clusterKeys() []Key {
 		Key{Name: "gossip_lan.retransmit_mult", Type: Int, Default: "4", Doc: "How often a message is repeated."},
 		Key{Name: "gossip_lan.suspicion_mult", Type: Int, Default: "4", Doc: "How long a silent host is only suspected."},
 		Key{Name: "performance.raft_multiplier", Type: Int, Default: "1", Doc: "Scales the timers of Raft."},
-		Key{Name: "performance.rpc_hold_timeout", Type: Duration, Default: "7s", Doc: "How long a request waits for a leader."},
 		Key{Name: "performance.grpc_keepalive_interval", Type: Duration, Default: "30s", Doc: "The time between keep-alives to servers."},
 		Key{Name: "performance.grpc_keepalive_timeout", Type: Duration, Default: "20s", Doc: "How long a keep-alive waits."},
 		Key{Name: "raft_protocol", Type: Int, Default: "3", Flag: "raft-protocol", Doc: "The version of the Raft protocol. Only 3 exists here."},
