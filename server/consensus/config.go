@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weftmesh/weft/catalog"
@@ -59,7 +60,20 @@ type Config struct {
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
 
-	wrapStore func(boltStore) boltStore // tests put a disk that fails here
+	hooks hooks
+}
+
+// hooks are where tests put disks of their own, and see what happens.
+type hooks struct {
+	wrapStore func(boltStore) boltStore          // a log file that fails
+	memory    *memory                            // in place of a data directory
+	observe   func(index uint64, command []byte) // told of every entry as it is applied
+}
+
+// memory is a log, a term and vote, and backups that are no files.
+type memory struct {
+	log       boltStore
+	snapshots raft.SnapshotStore
 }
 
 func (c *Config) validate() error {

@@ -47,8 +47,12 @@ type disk struct {
 func openDisk(cfg Config) (*disk, error) {
 	d := &disk{dir: cfg.DataDir, log: cfg.Logger, onFatal: cfg.OnFatal, failed: make(chan struct{})}
 	if d.dir == "" {
-		mem := raft.NewInmemStore()
-		d.logs, d.stable, d.snapshots = mem, mem, raft.NewInmemSnapshotStore()
+		m := cfg.hooks.memory
+		if m == nil {
+			m = &memory{raft.NewInmemStore(), raft.NewInmemSnapshotStore()}
+		}
+		kept := &failStopStore{d: d, to: m.log}
+		d.logs, d.stable, d.snapshots = kept, kept, m.snapshots
 		return d, nil
 	}
 	d.mark = cfg.MarkFile
@@ -73,8 +77,8 @@ func openDisk(cfg Config) (*disk, error) {
 	}
 	// In the order of a write: Raft, the cache, the wrapper that stops, the file.
 	failStop := &failStopStore{d: d, to: d.bolt}
-	if cfg.wrapStore != nil {
-		failStop.to = cfg.wrapStore(d.bolt)
+	if cfg.hooks.wrapStore != nil {
+		failStop.to = cfg.hooks.wrapStore(d.bolt)
 	}
 	cache, err := raft.NewLogCache(logCacheEntries, failStop)
 	if err != nil {

@@ -21,8 +21,9 @@ type answer struct {
 
 // fsm feeds the store with the log. Raft calls it from one goroutine.
 type fsm struct {
-	store *store.Store
-	log   *slog.Logger
+	store   *store.Store
+	log     *slog.Logger
+	observe func(index uint64, command []byte) // nil but in tests
 }
 
 var _ raft.BatchingFSM = (*fsm)(nil)
@@ -38,6 +39,9 @@ func (f *fsm) Apply(l *raft.Log) any {
 	case err != nil:
 		// Going on would make this replica differ from the others, silently.
 		panic(fmt.Sprintf("log entry %d (term %d) cannot be read; this server must not go on: %v", l.Index, l.Term, err))
+	}
+	if f.observe != nil {
+		f.observe(l.Index, l.Data)
 	}
 	result, err := f.store.Apply(l.Index, cmd)
 	if cmd == nil {

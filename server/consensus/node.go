@@ -144,7 +144,7 @@ func (n *Node) start() (err error) {
 			return n.disk.explain("mark", err)
 		}
 	}
-	n.raft, err = raft.NewRaft(conf, &fsm{store: n.cfg.Store, log: n.log}, n.disk.logs, n.disk.stable, n.disk.snapshots, n.witness)
+	n.raft, err = raft.NewRaft(conf, &fsm{n.cfg.Store, n.log, n.cfg.hooks.observe}, n.disk.logs, n.disk.stable, n.disk.snapshots, n.witness)
 	if err != nil {
 		return n.disk.explain("restore from", err)
 	}
