@@ -33,6 +33,22 @@ func (t Timers) withDefaults() Timers {
 	return t
 }
 
+// LogSettings say how long the log gets. Zero fields take their defaults.
+type LogSettings struct {
+	Threshold uint64 // 16384: so many entries after the last backup there is another
+	Trailing  uint64 // 10240: so many stay after it, for servers that lag; more where that is too few
+}
+
+func (l LogSettings) withDefaults() LogSettings {
+	if l.Threshold == 0 {
+		l.Threshold = 16384
+	}
+	if l.Trailing == 0 {
+		l.Trailing = 10240
+	}
+	return l
+}
+
 // Config configures a Node.
 type Config struct {
 	// NodeID is the identity of the server in the cluster: a UUID that it keeps.
@@ -53,6 +69,7 @@ type Config struct {
 	// Transport carries Raft between servers. Nil: to this one only, in memory.
 	Transport Transport
 	Timers    Timers
+	Log       LogSettings
 	// OnFatal is called, once, when the log cannot be written any more. The
 	// process should end. Run returns the same error.
 	OnFatal func(error)
@@ -74,6 +91,8 @@ type hooks struct {
 type memory struct {
 	log       boltStore
 	snapshots raft.SnapshotStore
+	probe     func() error                           // nil: it never hangs
+	space     func() (free, total uint64, err error) // nil: there is always enough
 }
 
 func (c *Config) validate() error {
@@ -91,6 +110,6 @@ func (c *Config) validate() error {
 	if c.OnFatal == nil {
 		c.OnFatal = func(error) {}
 	}
-	c.Timers = c.Timers.withDefaults()
+	c.Timers, c.Log = c.Timers.withDefaults(), c.Log.withDefaults()
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 
 	"github.com/hashicorp/raft"
 
@@ -24,6 +25,7 @@ type fsm struct {
 	store   *store.Store
 	log     *slog.Logger
 	observe func(index uint64, command []byte) // nil but in tests
+	fatal   func(error) error                  // ends the node
 }
 
 var _ raft.BatchingFSM = (*fsm)(nil)
@@ -38,7 +40,9 @@ func (f *fsm) Apply(l *raft.Log) any {
 		cmd = nil
 	case err != nil:
 		// Going on would make this replica differ from the others, silently.
-		panic(fmt.Sprintf("log entry %d (term %d) cannot be read; this server must not go on: %v", l.Index, l.Term, err))
+		_ = f.fatal(fmt.Errorf("consensus: log entry %d (term %d): %w: %w; this server must not go on; "+
+			"run the version of weft that the other servers run, or a newer one", l.Index, l.Term, ErrStorage, err))
+		runtime.Goexit()
 	}
 	if f.observe != nil {
 		f.observe(l.Index, l.Data)

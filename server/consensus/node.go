@@ -17,12 +17,10 @@ import (
 
 // Settings of Raft that are not configuration.
 const (
-	maxAppendEntries  = 256
-	trailingLogs      = 10240
-	snapshotThreshold = 16384
-	snapshotsKept     = 2
-	logCacheEntries   = 512
-	notifyBuffer      = 16
+	maxAppendEntries = 256
+	snapshotsKept    = 2
+	logCacheEntries  = 512
+	notifyBuffer     = 16
 	// closeGrace is how long Close waits for writes that are under way.
 	closeGrace = time.Second
 )
@@ -32,7 +30,9 @@ type Node struct {
 	cfg     Config
 	log     *slog.Logger
 	raft    *raft.Raft
-	witness *witness // the transport
+	witness *witness // the transport, over gate
+	gate    *gate
+	tuner   *tuner
 	disk    *disk
 	metrics *metrics
 
@@ -64,25 +64,27 @@ func New(cfg Config) (*Node, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	m, err := newMetrics(cfg.Registerer)
-	if err != nil {
-		return nil, fmt.Errorf("consensus: %w", err)
-	}
 	n := &Node{
-		cfg: cfg, log: cfg.Logger, metrics: m,
+		cfg: cfg, log: cfg.Logger,
 		notify: make(chan bool, notifyBuffer), closing: make(chan struct{}), ended: make(chan struct{}),
 	}
+	var err error
 	if n.disk, err = openDisk(cfg); err != nil {
 		return nil, err
+	}
+	if n.metrics, err = newMetrics(cfg.Registerer, n.disk.dog.metrics.collectors(n.disk)...); err != nil {
+		return nil, errors.Join(fmt.Errorf("consensus: %w", err), n.disk.Close())
 	}
 	if cfg.Transport == nil {
 		cfg.Transport = loneTransport(raft.ServerAddress(cfg.Addr))
 	}
-	n.witness = newWitness(cfg.Transport)
+	n.gate = newGate(cfg.Transport, n.disk.dog.refuseLead)
+	n.witness = newWitness(n.gate)
 	if err := n.start(); err != nil {
 		return nil, errors.Join(err, n.disk.Close(), n.witness.Close())
 	}
 	n.past = n.raft.LastIndex()
+	n.watch()
 	n.wg.Go(n.followLeadership)
 	if err := n.checkPast(); err != nil {
 		return nil, errors.Join(err, n.Close())
@@ -104,8 +106,8 @@ func (n *Node) raftConfig() *raft.Config {
 	c.ElectionTimeout = n.cfg.Timers.Election
 	c.LeaderLeaseTimeout = n.cfg.Timers.Lease
 	c.SnapshotInterval = n.cfg.Timers.Snapshot
-	c.SnapshotThreshold = snapshotThreshold
-	c.TrailingLogs = trailingLogs
+	c.SnapshotThreshold = n.cfg.Log.Threshold
+	c.TrailingLogs = n.cfg.Log.Trailing
 	c.MaxAppendEntries = maxAppendEntries
 	c.BatchApplyCh = true
 	c.ShutdownOnRemove = false
@@ -140,11 +142,14 @@ func (n *Node) start() (err error) {
 		past = true
 	}
 	if past {
+		if err := n.recoverFromFile(conf); err != nil {
+			return n.disk.explain("recover", err)
+		}
 		if err := n.disk.remember(); err != nil {
 			return n.disk.explain("mark", err)
 		}
 	}
-	n.raft, err = raft.NewRaft(conf, &fsm{n.cfg.Store, n.log, n.cfg.hooks.observe}, n.disk.logs, n.disk.stable, n.disk.snapshots, n.witness)
+	n.raft, err = raft.NewRaft(conf, &fsm{n.cfg.Store, n.log, n.cfg.hooks.observe, n.disk.stop}, n.disk.logs, n.disk.stable, n.disk.snapshots, n.witness)
 	if err != nil {
 		return n.disk.explain("restore from", err)
 	}
@@ -207,11 +212,15 @@ func (n *Node) Close() error {
 		case <-n.disk.failed:
 		case <-time.After(closeGrace):
 		}
-		err := n.raft.Shutdown().Error()
+		close(n.disk.closing)
+		err := n.endRaft()
 		close(n.ended)
 		n.wg.Wait()
 		n.leadership.Close(errStopped)
-		n.closeErr = errors.Join(err, n.disk.Close()) // Raft has closed the transport
+		if !errors.Is(err, errLeftBehind) {
+			err = errors.Join(err, n.disk.Close()) // Raft has closed the transport
+		}
+		n.closeErr = err
 	})
 	return n.closeErr
 }

@@ -182,7 +182,7 @@ func (v *virtual) start(n *vnode, bootstrap bool) error {
 	cfg := Config{
 		NodeID: n.id, Addr: n.addr, Bootstrap: bootstrap, Store: st, Transport: v.net.attach(raft.ServerAddress(n.addr)),
 		Timers: Timers{Snapshot: 3 * time.Second}, Logger: vlogger(n.id),
-		hooks: hooks{memory: &memory{run, run}, observe: func(index uint64, b []byte) {
+		hooks: hooks{memory: &memory{log: run, snapshots: run, probe: run.sync}, observe: func(index uint64, b []byte) {
 			if index <= at {
 				v.wrong("%s applied %d after %d", n.id, index, at)
 			}
@@ -734,4 +734,3 @@ func (v *virtual) tally() tally {
 	}
 	return s
 }
-
