@@ -182,7 +182,7 @@ func (v *virtual) start(n *vnode, bootstrap bool) error {
 	cfg := Config{
 		NodeID: n.id, Addr: n.addr, Bootstrap: bootstrap, Store: st, Transport: v.net.attach(raft.ServerAddress(n.addr)),
 		Timers: Timers{Snapshot: 3 * time.Second}, Logger: vlogger(n.id),
-		hooks: hooks{memory: &memory{log: run, snapshots: run, probe: run.sync}, observe: func(index uint64, b []byte) {
+		hooks: hooks{memory: &memory{log: run, snapshots: run, probe: run.sync, space: n.disk.space}, observe: func(index uint64, b []byte) {
 			if index <= at {
 				v.wrong("%s applied %d after %d", n.id, index, at)
 			}
@@ -279,6 +279,7 @@ func (v *virtual) run(t *testing.T) {
 			n.disk.thaw()
 			v.kill(n)
 		}
+		time.Sleep(time.Second) // what waited for a frozen disk ends
 	}()
 	waitLeader(t, v.nodes[0].node)
 	for _, n := range v.nodes[1:] {

@@ -215,10 +215,30 @@ type vdisk struct {
 	log    *raft.InmemStore
 	backup []*vbackup
 	frozen chan struct{} // nil when it is not; closed when it thaws
+	wall   error         // of every write
+	free   uint64
 }
 
 func newVdisk(seed uint64) *vdisk {
-	return &vdisk{rng: rand.New(rand.NewPCG(seed, 2)), log: raft.NewInmemStore()}
+	return &vdisk{rng: rand.New(rand.NewPCG(seed, 2)), log: raft.NewInmemStore(), free: 10 << 30}
+}
+
+func (d *vdisk) setFree(free uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.free = free
+}
+
+func (d *vdisk) setWall(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.wall = err
+}
+
+func (d *vdisk) space() (free, total uint64, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.free, 100 << 30, nil
 }
 
 func (d *vdisk) freeze() {
@@ -288,8 +308,11 @@ func (r *vrun) write(do func() error) error {
 	case <-r.dead:
 		return errKilled
 	default:
-		return do()
 	}
+	if r.d.wall != nil {
+		return r.d.wall
+	}
+	return do()
 }
 
 func (r *vrun) StoreLog(l *raft.Log) error { return r.StoreLogs([]*raft.Log{l}) }

@@ -32,7 +32,7 @@ func (n *Node) watch() {
 	}
 	h := handOver{node: n, pause: handOverFirst}
 	dog.onLow = h.look
-	dog.stays = func() bool { return h.failed.Load() || dog.alone() }
+	dog.stays = func() bool { return !h.busy.Load() }
 	dog.onLook = n.tuner.look
 	n.wg.Go(func() { dog.run(n.closing) })
 	n.wg.Go(n.watchFollowers)
@@ -73,7 +73,6 @@ func (n *Node) watchFollowers() {
 type handOver struct {
 	node   *Node
 	busy   atomic.Bool
-	failed atomic.Bool // nobody took it, the last time
 	pause  time.Duration
 	next   time.Time
 	last   time.Time // of look
@@ -95,9 +94,7 @@ func (h *handOver) look() {
 		defer h.busy.Store(false)
 		ctx, cancel := context.WithTimeout(context.Background(), 2*n.cfg.Timers.Election+time.Second)
 		defer cancel()
-		err := n.await(ctx, n.raft.LeadershipTransfer)
-		h.failed.Store(err != nil)
-		if err != nil {
+		if err := n.await(ctx, n.raft.LeadershipTransfer); err != nil {
 			n.log.Warn("leadership could not be handed over", "err", err)
 		}
 	})

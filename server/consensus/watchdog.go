@@ -16,10 +16,10 @@ import (
 // from outside: past hangAfter the transport is closed for what a leader sends,
 // the others elect one, and who asks this server is told at once.
 const (
-	lookEvery  = 100 * time.Millisecond // how often the watchdog looks
-	probeEvery = 500 * time.Millisecond // how often it writes and syncs, and measures the space
-	hangAfter  = 2 * time.Second        // a write that takes longer hangs
-	hangFatal  = 30 * time.Second       // and after this the process should end
+	lookEvery  = 100 * time.Millisecond  // how often the watchdog looks
+	probeEvery = 500 * time.Millisecond  // how often it writes and syncs, and measures the space
+	hangAfter  = 1500 * time.Millisecond // a write that takes longer hangs
+	hangFatal  = 30 * time.Second        // and after this the process should end
 	// A look that comes later than this was not made by a busy host but by one
 	// that was suspended: that time is no fault of the disk.
 	suspended = 500 * time.Millisecond
