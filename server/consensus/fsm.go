@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"runtime"
 
 	"github.com/hashicorp/raft"
 
@@ -22,9 +21,10 @@ type answer struct {
 
 // fsm feeds the store with the log. Raft calls it from one goroutine.
 type fsm struct {
-	store *store.Store
-	log   *slog.Logger
-	// stop ends this node. It is called once, and the goroutine that calls it ends.
+	store   *store.Store
+	log     *slog.Logger
+	observe func(index uint64, command []byte) // nil but in tests
+	// stop ends this node. It is called once, and does not return.
 	stop func(error)
 }
 
@@ -45,7 +45,9 @@ func (f *fsm) Apply(l *raft.Log) any {
 	case err != nil:
 		f.stop(fmt.Errorf("consensus: log entry %d (term %d): %w: %w; this server stops before it differs from the others: "+
 			"install the version of weft that they run, and start it again", l.Index, l.Term, ErrNewer, err))
-		runtime.Goexit() // raft's goroutine for the state: nothing is applied any more
+	}
+	if f.observe != nil {
+		f.observe(l.Index, l.Data)
 	}
 	result, err := f.store.Apply(l.Index, cmd)
 	if cmd == nil {

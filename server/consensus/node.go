@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,12 +18,10 @@ import (
 
 // Settings of Raft that are not configuration.
 const (
-	maxAppendEntries  = 256
-	trailingLogs      = 10240
-	snapshotThreshold = 16384
-	snapshotsKept     = 2
-	logCacheEntries   = 512
-	notifyBuffer      = 16
+	maxAppendEntries = 256
+	snapshotsKept    = 2
+	logCacheEntries  = 512
+	notifyBuffer     = 16
 	// closeGrace is how long Close waits for writes that are under way.
 	closeGrace = time.Second
 )
@@ -32,8 +31,10 @@ type Node struct {
 	cfg     Config
 	log     *slog.Logger
 	raft    *raft.Raft
-	witness *witness // the transport
+	witness *witness // the transport, over gate
+	gate    *gate
 	network *network // what is under it; nil for another transport
+	tuner   *tuner
 	disk    *disk
 	metrics *metrics
 
@@ -69,17 +70,17 @@ func New(cfg Config) (*Node, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	m, err := newMetrics(cfg.Registerer)
-	if err != nil {
-		return nil, fmt.Errorf("consensus: %w", err)
-	}
 	n := &Node{
-		cfg: cfg, log: cfg.Logger, metrics: m,
+		cfg: cfg, log: cfg.Logger,
 		notify: make(chan bool, notifyBuffer), closing: make(chan struct{}), ended: make(chan struct{}), halted: make(chan struct{}),
 	}
+	var err error
 	n.reads.Ask = n.readIndex
 	if n.disk, err = openDisk(cfg); err != nil {
 		return nil, err
+	}
+	if n.metrics, err = newMetrics(cfg.Registerer, n.disk.dog.metrics.collectors(n.disk)...); err != nil {
+		return nil, errors.Join(fmt.Errorf("consensus: %w", err), n.disk.Close())
 	}
 	switch {
 	case cfg.Network != nil:
@@ -89,12 +90,14 @@ func New(cfg Config) (*Node, error) {
 	case cfg.Transport == nil:
 		cfg.Transport = loneTransport(raft.ServerAddress(cfg.Addr))
 	}
-	n.witness = newWitness(cfg.Transport)
+	n.gate = newGate(cfg.Transport, n.disk.dog.refuseLead)
+	n.witness = newWitness(n.gate)
 	if err := n.start(); err != nil {
 		return nil, errors.Join(err, n.disk.Close(), n.witness.Close())
 	}
 	n.started.Store(true)
 	n.past = n.raft.LastIndex()
+	n.watch()
 	n.wg.Go(n.followLeadership)
 	if n.network != nil {
 		n.network.layer.serve()
@@ -120,8 +123,8 @@ func (n *Node) raftConfig() *raft.Config {
 	c.ElectionTimeout = n.cfg.Timers.Election
 	c.LeaderLeaseTimeout = n.cfg.Timers.Lease
 	c.SnapshotInterval = n.cfg.Timers.Snapshot
-	c.SnapshotThreshold = snapshotThreshold
-	c.TrailingLogs = trailingLogs
+	c.SnapshotThreshold = n.cfg.Log.Threshold
+	c.TrailingLogs = n.cfg.Log.Trailing
 	c.MaxAppendEntries = maxAppendEntries
 	c.BatchApplyCh = true
 	c.ShutdownOnRemove = false
@@ -156,11 +159,14 @@ func (n *Node) start() (err error) {
 		past = true
 	}
 	if past {
+		if err := n.recoverFromFile(conf); err != nil {
+			return n.disk.explain("recover", err)
+		}
 		if err := n.disk.remember(); err != nil {
 			return n.disk.explain("mark", err)
 		}
 	}
-	n.raft, err = raft.NewRaft(conf, &fsm{store: n.cfg.Store, log: n.log, stop: n.halt}, n.disk.logs, n.disk.stable, n.disk.snapshots, n.witness)
+	n.raft, err = raft.NewRaft(conf, &fsm{store: n.cfg.Store, log: n.log, observe: n.cfg.hooks.observe, stop: n.halt}, n.disk.logs, n.disk.stable, n.disk.snapshots, n.witness)
 	if err != nil {
 		return n.disk.explain("restore from", err)
 	}
@@ -221,6 +227,7 @@ func (n *Node) halt(err error) {
 	n.log.Error("this server cannot follow the log any more and stops", "err", err)
 	close(n.halted)
 	n.cfg.OnFatal(err)
+	runtime.Goexit() // raft's goroutine for the state: nothing is applied any more
 }
 
 // Close stops Raft and closes the log. It is safe to call more than once.
@@ -234,12 +241,16 @@ func (n *Node) Close() error {
 		case <-n.halted:
 		case <-time.After(closeGrace):
 		}
-		err := n.raft.Shutdown().Error()
+		close(n.disk.closing)
+		err := n.endRaft()
 		close(n.ended)
 		n.wg.Wait()
 		n.reads.Wait()
 		n.leadership.Close(errStopped)
-		n.closeErr = errors.Join(err, n.disk.Close()) // Raft has closed the transport
+		if !errors.Is(err, errLeftBehind) {
+			err = errors.Join(err, n.disk.Close()) // Raft has closed the transport
+		}
+		n.closeErr = err
 	})
 	return n.closeErr
 }

@@ -450,7 +450,7 @@ func TestFailStop(t *testing.T) {
 	cfg := config(t, dir)
 	cfg.OnFatal = func(err error) { fatal <- err }
 	broken := &brokenStore{}
-	cfg.wrapStore = broken.wrap
+	cfg.hooks.wrapStore = broken.wrap
 	n := open(t, cfg)
 	done := make(chan error, 1)
 	go func() { done <- n.Run(t.Context()) }()
@@ -480,14 +480,14 @@ func TestFailStopAtElection(t *testing.T) {
 	broken := &brokenStore{}
 	broken.broken.Store("now", true)
 	cfg = config(t, cfg.DataDir)
-	cfg.wrapStore = broken.wrap
+	cfg.hooks.wrapStore = broken.wrap
 	if _, err := New(cfg); !errors.Is(err, errDisk) {
 		t.Error("at start:", err)
 	}
 	broken.broken.Delete("now")
 	cfg = config(t, cfg.DataDir)
 	broken.broken.Store("after", 1) // the term that is read back at start may be written
-	cfg.wrapStore = broken.wrap
+	cfg.hooks.wrapStore = broken.wrap
 	n, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
