@@ -49,6 +49,7 @@ var forbidden = map[string][]string{
 	"server/consensus": {"agent/...", "cmd/...", grpc, memberlist, netHTTP},
 	"server/rpc":       {"agent/...", "cmd/...", raft, raftBolt, memberlist, netHTTP},
 	"server":           {"agent/...", "cmd/..."},
+	"agent/discover":   {"server/...", "cmd/...", "catalog/store", "agent/dns", "agent/httpapi", "agent/remote", grpc, netHTTP},
 	"agent/events":     {"server/...", "cmd/...", "catalog/store", "agent/gossip", "agent/httpapi", "agent/remote", grpc, raft, netHTTP},
 	"agent/gossip":     {"server/...", "cmd/...", grpc, raft},
 	"agent/local":      {"server/...", "cmd/...", "connect", "connect/identity", "connect/ca", grpc, netHTTP},
