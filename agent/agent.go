@@ -15,6 +15,7 @@ import (
 	"github.com/weftmesh/weft/agent/local"
 	"github.com/weftmesh/weft/agent/remote"
 	"github.com/weftmesh/weft/agent/sidecar"
+	"github.com/weftmesh/weft/agent/watches"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect"
 )
@@ -33,10 +34,10 @@ type Agent struct {
 	places   *coordinates
 	events   *events.Events
 	api      *httpapi.Server
+	watches  *watches.Runner
 
 	reloading sync.Mutex
-	leave     chan struct{} // closed when the host is to leave for good
-	leaveOnce sync.Once
+	leave     departure
 }
 
 // New validates cfg, reads what is on disk, takes the registrations of the
@@ -47,7 +48,7 @@ func New(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, log: cfg.Logger, gossip: cfg.Gossip, leave: make(chan struct{})}
+	a := &Agent{cfg: cfg, log: cfg.Logger, gossip: cfg.Gossip, leave: departure{asked: make(chan struct{})}}
 	if err := a.build(); err != nil {
 		a.Close()
 		return nil, err
@@ -72,7 +73,9 @@ func (a *Agent) build() error {
 	if a.local, err = local.New(local.Config{
 		Node: cfg.node(cfg.Files.NodeMeta), DataDir: cfg.DataDir, Syncer: syncer, Logger: cfg.Logger,
 		SidecarMinPort: cfg.SidecarMinPort, SidecarMaxPort: cfg.SidecarMaxPort,
-		CheckUpdateInterval: cfg.CheckUpdateInterval, AliasTarget: aliasTargets(a.remote.Watch),
+		Scripts: cfg.Checks.Scripts, CheckOutputMaxSize: cfg.Checks.OutputMaxSize, DiscardCheckOutput: cfg.Checks.DiscardOutput,
+		SidecarDeregisterAfter: cfg.Checks.SidecarDeregisterAfter,
+		CheckUpdateInterval:    cfg.CheckUpdateInterval, AliasTarget: aliasTargets(a.remote.Watch),
 	}); err != nil {
 		return err
 	}
@@ -113,7 +116,12 @@ func (a *Agent) build() error {
 	if a.gossip != nil {
 		a.places.members = a.gossip.Members
 	}
-	a.api, err = httpapi.New(httpConfig(a))
+	if a.api, err = httpapi.New(httpConfig(a)); err != nil {
+		return err
+	}
+	a.watches, err = watches.New(watches.Config{
+		API: a.api.Handler(), Watches: cfg.Files.Watches, Logger: cfg.Logger, Registerer: cfg.Registerer,
+	})
 	return err
 }
 
@@ -150,12 +158,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	places := start(base, "coordinates", failed, a.places.run)
 	userEvents := start(base, "events", failed, a.events.Run)
 	api := start(base, "http api", failed, a.api.Run)
+	watching := start(base, "watches", failed, a.watches.Run)
 
 	var err error
 	leaving := a.cfg.LeaveOnStop
 	select {
 	case <-ctx.Done():
-	case <-a.leave:
+	case <-a.leave.asked:
 		leaving = true
 	case err = <-failed:
 	}
@@ -164,6 +173,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	} else {
 		a.log.Info("the agent stops", "node", a.cfg.NodeName)
 	}
+	end(watching)
 	end(api) // no more writes
 	if leaving {
 		sayGoodbye(base, a)
@@ -201,8 +211,9 @@ func (a *Agent) Close() {
 	}
 }
 
-// HTTPAddrs are the addresses of the API, in the order of Config.HTTP.Addrs.
-func (a *Agent) HTTPAddrs() []net.Addr { return a.api.Addrs() }
+// HTTPAddrs are the addresses of the API, in the order of Config.HTTP.Addrs, and
+// those with TLS, in the order of Config.HTTP.TLSAddrs.
+func (a *Agent) HTTPAddrs() (plain, secure []net.Addr) { return a.api.Addrs(), a.api.TLSAddrs() }
 
 // Reload reads the configuration files again and applies what may change while
 // the agent runs. When they are not valid nothing changes.
@@ -227,6 +238,7 @@ func (a *Agent) Reload(ctx context.Context) (err error) {
 	if err := a.local.SetNode(a.cfg.node(f.NodeMeta)); err != nil {
 		return fmt.Errorf("reload: %w", err)
 	}
+	a.watches.Set(f.Watches)
 	if f.LogLevel != nil && a.cfg.LogLevel != nil {
 		a.cfg.LogLevel.Set(*f.LogLevel)
 	}
@@ -235,7 +247,13 @@ func (a *Agent) Reload(ctx context.Context) (err error) {
 }
 
 // Leave takes this host out of the cluster and ends Run. It does not wait for that.
-func (a *Agent) Leave() { a.leaveOnce.Do(func() { close(a.leave) }) }
+func (a *Agent) Leave() { a.leave.once.Do(func() { close(a.leave.asked) }) }
+
+// departure is the order to leave the cluster for good.
+type departure struct {
+	asked chan struct{} // closed by the order
+	once  sync.Once
+}
 
 func (a *Agent) applyFiles(ctx context.Context, f Files) error {
 	warnings, err := a.local.ApplyFiles(ctx, f.Services, f.Checks)

@@ -119,8 +119,10 @@ func (h *handler) answer(c *call) (any, error) {
 }
 
 // serveOutside answers paths that are no endpoints.
-func (h *handler) serveOutside(w http.ResponseWriter, r *http.Request) {
+func (h *handler) serveOutside(w *recorder, r *http.Request) {
 	switch {
+	case strings.HasPrefix(r.URL.Path, profilePath):
+		h.serveProfile(w, r)
 	case r.URL.Path == "/":
 		w.Header().Set("Location", "/ui/")
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")

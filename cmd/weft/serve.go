@@ -140,7 +140,7 @@ func (h *host) announce(ctx context.Context) {
 	if err := h.writeEntries(ctx); err != nil && ctx.Err() == nil {
 		h.log.Error("the cluster lacks what the configuration gives it", "err", err)
 	}
-	if addrs := h.agent.HTTPAddrs(); len(addrs) > 0 {
+	if addrs, _ := h.agent.HTTPAddrs(); len(addrs) > 0 {
 		if err := awaitService(ctx, addrs[0]); err != nil {
 			return // the agent ends
 		}

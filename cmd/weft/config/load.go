@@ -272,6 +272,8 @@ func (m *merger) definitions() error {
 			err = m.service(d, services)
 		case "check", "checks":
 			err = m.checkDefinition(d, checks)
+		case "watches":
+			err = m.watch(d)
 		default:
 			err = m.configEntry(d)
 		}

@@ -69,6 +69,7 @@ func (c *Config) finish(hostname func() (string, error)) error {
 func (c *Config) validate() error {
 	for _, check := range []func() error{
 		c.validateNode, c.validateServer, c.validatePorts, c.validateMesh, c.validateDNS, c.validateOperator, c.validateRest,
+		c.validateChecks, c.validateLogs, c.validateHTTPS,
 	} {
 		if err := check(); err != nil {
 			return err
