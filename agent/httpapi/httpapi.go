@@ -82,6 +82,10 @@ type Config struct {
 	MaxConnsPerClient int
 	// MaxHeaderBytes bounds the request line and headers. Default 64 KiB.
 	MaxHeaderBytes int
+	// HeaderTimeout and BodyTimeout are how long the header and the body of a request
+	// may take to arrive. Default 10 and 30 s.
+	HeaderTimeout time.Duration
+	BodyTimeout   time.Duration
 	// ShutdownGrace is how long running requests may finish at the end. Default 5 s.
 	ShutdownGrace time.Duration
 
@@ -109,10 +113,9 @@ type Self struct {
 }
 
 const (
-	defaultQueryTime  = 5 * time.Minute
-	maxQueryTime      = 10 * time.Minute
-	readHeaderTimeout = 10 * time.Second
-	idleTimeout       = 2 * time.Minute
+	defaultQueryTime = 5 * time.Minute
+	maxQueryTime     = 10 * time.Minute
+	idleTimeout      = 2 * time.Minute
 )
 
 func (c Config) withDefaults() (Config, error) {
@@ -145,6 +148,8 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.MaxQueryTime, maxQueryTime)
 	setDefault(&c.MaxConnsPerClient, 200)
 	setDefault(&c.MaxHeaderBytes, 64<<10)
+	setDefault(&c.HeaderTimeout, 10*time.Second)
+	setDefault(&c.BodyTimeout, 30*time.Second)
 	setDefault(&c.HandshakeTimeout, 5*time.Second)
 	setDefault(&c.ShutdownGrace, 5*time.Second)
 	return c, nil
@@ -247,7 +252,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer s.Close()
 	requests, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(errShuttingDown)
-	plain, secure := s.serverFor(requests, readHeaderTimeout), s.serverFor(requests, s.cfg.HandshakeTimeout)
+	plain, secure := s.serverFor(requests, s.cfg.HeaderTimeout), s.serverFor(requests, s.cfg.HandshakeTimeout)
 	secure.TLSConfig = s.tls
 	failed := make(chan error, len(s.listeners)+len(s.secure))
 	var serving sync.WaitGroup

@@ -93,6 +93,7 @@ func commands(s streams) []*cli.Command {
 		rttCommand(s),
 		servicesCommand(s),
 		snapshotCommand(s),
+		tlsCommand(),
 		validateCommand(s),
 		versionCommand(s),
 		watchCommand(s),
