@@ -69,6 +69,12 @@ func newTLS(files TLSFiles, log *slog.Logger) (*tls.Config, error) {
 	return base, nil
 }
 
+// CheckTLS refuses files from which no listener could be made.
+func CheckTLS(files TLSFiles) error {
+	_, err := newTLS(files, nil)
+	return err
+}
+
 func (s *tlsSource) read() (*tls.Config, error) {
 	cert, err := tls.LoadX509KeyPair(s.files.CertFile, s.files.KeyFile)
 	if err != nil {
