@@ -50,6 +50,7 @@ var forbidden = map[string][]string{
 	"server/consensus": {"agent/...", "cmd/...", grpc, memberlist, netHTTP},
 	"server/rpc":       {"agent/...", "cmd/...", raft, raftBolt, memberlist, netHTTP},
 	"server":           {"agent/...", "cmd/..."},
+	"agent/discover":   {"server/...", "cmd/...", "catalog/store", "agent/dns", "agent/httpapi", "agent/remote", grpc, netHTTP},
 	"agent/events":     {"server/...", "cmd/...", "catalog/store", "agent/gossip", "agent/httpapi", "agent/remote", grpc, raft, netHTTP},
 	"agent/gossip":     {"server/...", "cmd/...", grpc, raft},
 	"agent/local":      {"server/...", "cmd/...", "connect", "connect/identity", "connect/ca", grpc, netHTTP},
@@ -60,6 +61,7 @@ var forbidden = map[string][]string{
 	"agent/httpapi":    {"server/...", "cmd/...", "catalog/store", grpc, memberlist},
 	"agent/dns":        {"server/...", "cmd/...", "agent/remote"},
 	"agent/guard":      {"server/...", "cmd/...", "agent", "agent/checks", "agent/dns", "agent/gossip", "agent/httpapi", "agent/local", "agent/remote", "agent/sidecar"},
+	"agent/watches":    {"server/...", "cmd/...", "catalog/store", "catalog/wire", "agent/httpapi", "agent/local", "agent/remote", grpc},
 	"agent":            {"server/...", "cmd/...", raft, raftBolt},
 }
 

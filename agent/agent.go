@@ -15,6 +15,7 @@ import (
 	"github.com/weftmesh/weft/agent/local"
 	"github.com/weftmesh/weft/agent/remote"
 	"github.com/weftmesh/weft/agent/sidecar"
+	"github.com/weftmesh/weft/agent/watches"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect"
 )
@@ -33,6 +34,7 @@ type Agent struct {
 	places   *coordinates
 	events   *events.Events
 	api      *httpapi.Server
+	watches  *watches.Runner
 
 	joiner   *joiner
 	requests requests
@@ -79,7 +81,9 @@ func (a *Agent) build() error {
 	if a.local, err = local.New(local.Config{
 		Node: cfg.node(cfg.Files.NodeMeta), DataDir: cfg.DataDir, Syncer: syncer, Logger: cfg.Logger,
 		SidecarMinPort: cfg.SidecarMinPort, SidecarMaxPort: cfg.SidecarMaxPort,
-		CheckUpdateInterval: cfg.CheckUpdateInterval, Hosts: hosts(a.gossip), AliasTarget: aliasTargets(a.remote.Watch),
+		Hosts: hosts(a.gossip), Scripts: cfg.Checks.Scripts, CheckOutputMaxSize: cfg.Checks.OutputMaxSize, DiscardCheckOutput: cfg.Checks.DiscardOutput,
+		SidecarDeregisterAfter: cfg.Checks.SidecarDeregisterAfter,
+		CheckUpdateInterval:    cfg.CheckUpdateInterval, AliasTarget: aliasTargets(a.remote.Watch),
 	}); err != nil {
 		return err
 	}
@@ -120,7 +124,12 @@ func (a *Agent) build() error {
 	if a.gossip != nil {
 		a.places.members = a.gossip.Members
 	}
-	a.api, err = httpapi.New(httpConfig(a))
+	if a.api, err = httpapi.New(httpConfig(a)); err != nil {
+		return err
+	}
+	a.watches, err = watches.New(watches.Config{
+		API: a.api.Handler(), Watches: cfg.Files.Watches, Logger: cfg.Logger, Registerer: cfg.Registerer,
+	})
 	return err
 }
 
@@ -161,6 +170,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	places := start(base, "coordinates", failed, a.places.run)
 	userEvents := start(base, "events", failed, a.events.Run)
 	api := start(base, "http api", failed, a.api.Run)
+	watching := start(base, "watches", failed, a.watches.Run)
 
 	var err error
 	leaving := a.cfg.LeaveOnStop
@@ -175,6 +185,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	} else {
 		a.log.Info("the agent stops", "node", a.cfg.NodeName)
 	}
+	end(watching)
 	end(api) // no more writes
 	end(joining)
 	if leaving {
@@ -215,8 +226,9 @@ func (a *Agent) Close() {
 	}
 }
 
-// HTTPAddrs are the addresses of the API, in the order of Config.HTTP.Addrs.
-func (a *Agent) HTTPAddrs() []net.Addr { return a.api.Addrs() }
+// HTTPAddrs are the addresses of the API, in the order of Config.HTTP.Addrs, and
+// those with TLS, in the order of Config.HTTP.TLSAddrs.
+func (a *Agent) HTTPAddrs() (plain, secure []net.Addr) { return a.api.Addrs(), a.api.TLSAddrs() }
 
 // Reload reads the configuration files again and applies what may change while
 // the agent runs. When they are not valid nothing changes.
@@ -241,6 +253,7 @@ func (a *Agent) Reload(ctx context.Context) (err error) {
 	if err := a.local.SetNode(a.cfg.node(f.NodeMeta)); err != nil {
 		return fmt.Errorf("reload: %w", err)
 	}
+	a.watches.Set(f.Watches)
 	if f.LogLevel != nil && a.cfg.LogLevel != nil {
 		a.cfg.LogLevel.Set(*f.LogLevel)
 	}

@@ -12,10 +12,12 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/weftmesh/weft/agent/checks"
 	"github.com/weftmesh/weft/agent/dns"
 	"github.com/weftmesh/weft/agent/events"
 	"github.com/weftmesh/weft/agent/httpapi"
 	"github.com/weftmesh/weft/agent/remote"
+	"github.com/weftmesh/weft/agent/watches"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/enroll"
 )
@@ -83,6 +85,8 @@ type Config struct {
 	// SidecarMinPort and SidecarMaxPort bound the ports given to sidecars. Default 21000 to 21255.
 	SidecarMinPort int
 	SidecarMaxPort int
+	// Checks configures health checks.
+	Checks Checks
 	// DrainTimeout is how long running connections of a proxy may finish when it stops,
 	// where its registration does not say. Default 5 s.
 	DrainTimeout time.Duration
@@ -94,10 +98,25 @@ type Config struct {
 	Registerer prometheus.Registerer // nil: no metrics
 }
 
+// Checks configures health checks.
+type Checks struct {
+	// Scripts says whose checks may run commands. Default: nobody's.
+	Scripts checks.Scripts
+	// OutputMaxSize cuts the output of checks that do not say themselves, in bytes.
+	// Default 4096.
+	OutputMaxSize int
+	// DiscardOutput keeps the status of checks and drops what they said.
+	DiscardOutput bool
+	// SidecarDeregisterAfter deregisters a sidecar whose own checks stay critical for
+	// this long. 0: never.
+	SidecarDeregisterAfter time.Duration
+}
+
 // Files is the part of the configuration that may change while the agent runs.
 type Files struct {
 	Services []*catalog.ServiceRegistration
 	Checks   []*catalog.CheckDefinition
+	Watches  []watches.Definition
 	// NodeMeta replaces that of Config, when not nil.
 	NodeMeta map[string]string
 	// LogLevel is set when not nil.

@@ -75,7 +75,8 @@ func alone(t *testing.T, g *fakeGossip, change func(*agent.Config)) (base string
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
-	return "http://" + a.HTTPAddrs()[0].String(), cancel, done
+	plain, _ := a.HTTPAddrs()
+	return "http://" + plain[0].String(), cancel, done
 }
 
 func put(t *testing.T, url string) int {

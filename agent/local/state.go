@@ -44,6 +44,11 @@ type Config struct {
 	CheckOutputMaxSize int
 	// DiscardCheckOutput keeps the status of checks and drops what they said.
 	DiscardCheckOutput bool
+	// Scripts says whose checks may run commands. Default: nobody's.
+	Scripts checks.Scripts
+	// SidecarDeregisterAfter is DeregisterCriticalServiceAfter of the checks that the
+	// agent gives to sidecars. 0: none.
+	SidecarDeregisterAfter time.Duration
 	// SyncInterval is the time between full statements when nothing changes, with
 	// jitter. Default 1 minute.
 	SyncInterval time.Duration

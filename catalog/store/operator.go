@@ -1,6 +1,8 @@
 package store
 
 import (
+	"strings"
+
 	"github.com/weftmesh/weft/catalog"
 )
 
@@ -11,17 +13,20 @@ func queryName(q *catalog.PreparedQuery) []string {
 	if q.Name == "" || q.Template.Type != "" {
 		return nil
 	}
-	return []string{q.Name}
+	return []string{strings.ToLower(q.Name)}
 }
 
 func queryTemplate(q *catalog.PreparedQuery) []string {
 	if q.Template.Type == "" {
 		return nil
 	}
-	return []string{q.Name}
+	return []string{strings.ToLower(q.Name)}
 }
 
 func (r reader) preparedQuery(index, name string) (*catalog.PreparedQuery, bool) {
+	if index != byID { // DNS knows no case
+		name = strings.ToLower(name)
+	}
 	return first[*catalog.PreparedQuery](r, tableQueries, index, name)
 }
 

@@ -98,6 +98,7 @@ func commands(s streams) []*cli.Command {
 		secretCommand(s),
 		servicesCommand(s),
 		snapshotCommand(s),
+		tlsCommand(),
 		validateCommand(s),
 		versionCommand(s),
 		watchCommand(s),

@@ -194,6 +194,7 @@ func (h *host) agentConfig(reg *prometheus.Registry, load func() (*config.Config
 		DrainTimeout: c.LeaveDrainTime, NoCentralConfig: !c.CentralServiceConfig,
 		SidecarMinPort: c.Ports.SidecarMinPort, SidecarMaxPort: c.Ports.SidecarMaxPort,
 		CheckUpdateInterval: cmp.Or(c.CheckUpdateInterval, -1), // 0 is at once
+		Checks:              checkConfig(c),
 		Logger:              h.log, LogLevel: h.logs.level, Registerer: reg,
 		Join: agent.Join{
 			Start: c.Cluster.StartJoin, Retry: c.Cluster.RetryJoin, Every: c.Cluster.RetryInterval, Max: c.Cluster.RetryMax,
@@ -208,14 +209,25 @@ func (h *host) agentConfig(reg *prometheus.Registry, load func() (*config.Config
 	return out
 }
 
+func checkConfig(c *config.Config) agent.Checks {
+	s := c.CheckSettings
+	return agent.Checks{
+		Scripts: c.ScriptGate(), OutputMaxSize: s.OutputMaxSize, DiscardOutput: s.DiscardOutput, SidecarDeregisterAfter: s.SidecarDeregisterAfter,
+	}
+}
+
 func (h *host) httpConfig(reg *prometheus.Registry) httpapi.Config {
 	c, b := h.cfg, buildInfo()
-	var addrs []string
+	var addrs, secure []string
 	for _, l := range c.HTTP() {
 		addrs = append(addrs, l.String())
 	}
+	for _, l := range c.HTTPSAddrs() {
+		secure = append(secure, l.String())
+	}
 	return httpapi.Config{
-		Mint: h.trust.mint(), Addrs: addrs, UnixMode: c.UnixMode(), Domain: c.Domain, Dev: c.Dev,
+		Mint: h.trust.mint(), Addrs: addrs, UnixMode: c.UnixMode(), Domain: c.Domain, Dev: c.Dev, EnableDebug: c.EnableDebug,
+		TLSAddrs: secure, TLS: httpapi.TLSFiles(c.HTTPSFiles()), HandshakeTimeout: c.HTTPS.HandshakeTimeout,
 		Self: httpapi.Self{
 			Server: c.Server, Revision: b.Revision, BuildDate: b.BuildDate,
 			GRPCPort: c.Ports.GRPC, GRPCTLSPort: c.Ports.GRPCTLS, Debug: c.Effective,
@@ -262,7 +274,7 @@ func (h *host) coordinates() agent.Coordinates {
 
 // filesOf is the part of the configuration that a reload may change.
 func filesOf(c *config.Config) agent.Files {
-	f := agent.Files{Services: c.Services, Checks: c.Checks, NodeMeta: c.NodeMeta}
+	f := agent.Files{Services: c.Services, Checks: c.Checks, Watches: c.Watches, NodeMeta: c.NodeMeta}
 	if level, err := parseLevel(c.LogLevel); err == nil {
 		f.LogLevel = &level
 	}
@@ -317,7 +329,7 @@ func greet(cfg *config.Config, l *logs) {
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "reason", w)
 	}
-	for _, l := range cfg.HTTP() {
+	for _, l := range slices.Concat(cfg.HTTP(), openHTTPS(cfg)) {
 		if l.Network == "tcp" && !loopbackAddr(l.Addr) {
 			log.Warn("the HTTP API can be reached from other hosts, and ACLs are off: anyone there can change everything",
 				"addr", l.Addr, "hint", "set client_addr to 127.0.0.1")
@@ -325,11 +337,23 @@ func greet(cfg *config.Config, l *logs) {
 	}
 }
 
+// openHTTPS is where the API listens with TLS for clients that show no certificate.
+func openHTTPS(cfg *config.Config) []config.Listener {
+	if cfg.HTTPSFiles().VerifyIncoming {
+		return nil
+	}
+	return cfg.HTTPSAddrs()
+}
+
 // banner says where the host listens.
 func (h *host) banner() {
 	h.log.Info("listening", "service", "gossip", "addr", h.gossip.Addr())
-	for _, a := range h.agent.HTTPAddrs() {
+	plain, secure := h.agent.HTTPAddrs()
+	for _, a := range plain {
 		h.log.Info("listening", "service", "http", "addr", a.String())
+	}
+	for _, a := range secure {
+		h.log.Info("listening", "service", "https", "addr", a.String())
 	}
 	for _, a := range h.agent.DNSAddrs() {
 		h.log.Info("listening", "service", "dns", "addr", a.String())

@@ -145,7 +145,7 @@ func (h *host) announce(ctx context.Context) {
 	if err := h.writeEntries(ctx); err != nil && ctx.Err() == nil {
 		h.log.Error("the cluster lacks what the configuration gives it", "err", err)
 	}
-	if addrs := h.agent.HTTPAddrs(); len(addrs) > 0 {
+	if addrs, _ := h.agent.HTTPAddrs(); len(addrs) > 0 {
 		// systemd is not kept waiting for servers that may be gone for long: this host
 		// serves what it knows, and another start would change nothing.
 		early := time.AfterFunc(readyGrace, func() {

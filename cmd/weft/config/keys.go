@@ -6,6 +6,7 @@ import "slices"
 func Keys() []Key {
 	return slices.Concat(
 		generalKeys(), addressKeys(), meshKeys(), definitionKeys(), logKeys(), httpKeys(), lifecycleKeys(), operatorKeys(),
+		checkKeys(), logFileKeys(), httpsKeys(), watchKeys(),
 		joinKeys(), clusterKeys(), aclKeys(), tlsKeys(), dnsKeys(), telemetryKeys(), laterKeys(), ignoredKeys(), refusedKeys(),
 	)
 }
@@ -92,6 +93,7 @@ func httpKeys() []Key {
 		Key{Name: "http_config.block_endpoints", Type: StringList, Doc: "Prefixes of paths that are refused to everybody, with status 403."},
 		Key{Name: "http_config.allow_write_http_from", Type: StringList, Flag: "allow-write-http-from", Doc: "Networks (CIDR) that may change things over the HTTP API. Everybody who reaches it, when empty."},
 		Key{Name: "http_config.allowed_hosts", Type: StringList, Doc: "Names by which clients may call the HTTP API, beside addresses, localhost, the node's name and names in the domain. Others are refused, against DNS rebinding."},
+		Key{Name: "enable_debug", Type: Bool, Default: "false", Doc: "Serve profiles of the agent under /debug/pprof on the HTTP API."},
 		Key{Name: "unix_sockets.mode", Type: String, Default: "0600", Doc: "The octal permissions of Unix sockets that the agent makes."},
 	)
 }

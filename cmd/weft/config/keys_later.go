@@ -79,10 +79,10 @@ func aclKeys() []Key {
 }
 
 func tlsKeys() []Key {
-	const note = "the HTTP API of this version speaks plain HTTP on loopback, and the server stays in process"
+	const note = "the server of this version stays in process"
 	keys := make([]Key, 0, 64)
 	for _, group := range []struct{ name, doc string }{
-		{"defaults", "of all listeners"}, {"internal_rpc", "of the server port"}, {"https", "of the HTTPS API"}, {"grpc", "of gRPC"},
+		{"internal_rpc", "of the server port"}, {"grpc", "of gRPC"},
 	} {
 		p := "tls." + group.name + "."
 		keys = append(keys,
@@ -98,17 +98,16 @@ func tlsKeys() []Key {
 			Key{Name: p + "use_auto_cert", Type: Bool, Default: "false", Doc: "Use the certificate from enrolment " + group.doc + "."},
 		)
 	}
+	for _, p := range []string{"tls.defaults.", "tls.https."} {
+		keys = append(keys,
+			Key{Name: p + "verify_outgoing", Type: Bool, Default: "false", Doc: "Check the certificate of servers."},
+			Key{Name: p + "verify_server_hostname", Type: Bool, Default: "false", Doc: "Check the name in the certificate of servers."},
+			Key{Name: p + "use_auto_cert", Type: Bool, Default: "false", Doc: "Use the certificate from enrolment."},
+		)
+	}
 	keys = append(keys,
 		Key{Name: "tls.enable_agent_tls_for_checks", Type: Bool, Default: "false", Doc: "Use the agent's certificate in checks."},
-		Key{Name: "ca_file", Type: String, Doc: "Former name of tls.defaults.ca_file."},
-		Key{Name: "ca_path", Type: String, Doc: "Former name of tls.defaults.ca_path."},
-		Key{Name: "cert_file", Type: String, Doc: "Former name of tls.defaults.cert_file."},
-		Key{Name: "key_file", Type: String, Doc: "Former name of tls.defaults.key_file."},
-		Key{Name: "tls_min_version", Type: String, Doc: "Former name of tls.defaults.tls_min_version."},
-		Key{Name: "tls_cipher_suites", Type: String, Doc: "Former name of tls.defaults.tls_cipher_suites."},
-		Key{Name: "verify_incoming", Type: Bool, Doc: "Former name of tls.defaults.verify_incoming."},
 		Key{Name: "verify_incoming_rpc", Type: Bool, Doc: "Former name of tls.internal_rpc.verify_incoming."},
-		Key{Name: "verify_incoming_https", Type: Bool, Doc: "Former name of tls.https.verify_incoming."},
 		Key{Name: "verify_outgoing", Type: Bool, Doc: "Former name of tls.defaults.verify_outgoing."},
 		Key{Name: "verify_server_hostname", Type: Bool, Doc: "Former name of tls.internal_rpc.verify_server_hostname."},
 		Key{Name: "server_name", Type: String, Doc: "The name that this host's certificate carries."},
@@ -117,9 +116,6 @@ func tlsKeys() []Key {
 		Key{Name: "auto_encrypt.dns_san", Type: StringList, Doc: "DNS names in that certificate."},
 		Key{Name: "auto_encrypt.ip_san", Type: StringList, Doc: "Addresses in that certificate."},
 		Key{Name: "auto_config", Type: AnyMap, Doc: "Enrolment by a token of another system."},
-		Key{Name: "ports.https", Type: Int, Default: "-1", Flag: "https-port", Doc: "The port of the HTTPS API."},
-		Key{Name: "addresses.https", Type: String, Doc: "The addresses of the HTTPS API."},
-		Key{Name: "limits.https_handshake_timeout", Type: Duration, Default: "5s", Doc: "How long a TLS handshake of the HTTPS API may take."},
 	)
 	return with(Accepted, note, keys...)
 }

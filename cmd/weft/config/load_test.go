@@ -322,3 +322,38 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// Every mistake is told, not the first alone.
+func TestEveryMistakeIsTold(t *testing.T) {
+	dir := t.TempDir()
+	one, two := filepath.Join(dir, "1.hcl"), filepath.Join(dir, "2.json")
+	for name, text := range map[string]string{
+		one: "data_dr = \"/x\"\nlog_level = 7\nservice {\n  port = 1\n}\nports {\n  htp = 1\n}\n",
+		two: `{"check": {"name": "a", "tcpp": "x"}, "encrypt": 5}`,
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := Load(Options{Paths: []string{dir}})
+	var all Mistakes
+	if !errors.As(err, &all) || !errors.Is(err, catalog.ErrInvalid) {
+		t.Fatalf("%v", err)
+	}
+	for _, want := range []string{
+		one + ":1: data_dr: unknown key; did you mean data_dir?", one + ":2: log_level: must be a string", one + ":7: ports.htp: unknown key",
+		two + ":1: encrypt: must be a string", one + ":3: service: the service has no name", "tcpp: unknown key",
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is missing in\n%v", want, err)
+		}
+	}
+	if len(all) != 6 {
+		t.Errorf("%d mistakes:\n%v", len(all), err)
+	}
+	// What several keys say together is all told too.
+	_, err = Load(Options{Dev: true, Fragments: []string{`datacenter = "a b" connect { ca_provider = "x" } check_output_max_size = 0 syslog_facility = "X" ports { https = 8501 }`}})
+	if !errors.As(err, &all) || len(all) != 5 {
+		t.Errorf("%v", err)
+	}
+}

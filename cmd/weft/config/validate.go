@@ -70,14 +70,14 @@ func (c *Config) finish(hostname func() (string, error)) error {
 // validate refuses what no component could run with. Each component checks its
 // own part again.
 func (c *Config) validate() error {
+	var found Mistakes
 	for _, check := range []func() error{
 		c.validateNode, c.validateServer, c.validatePorts, c.validateMesh, c.validateDNS, c.validateOperator, c.validateRest,
+		c.validateChecks, c.validateLogs, c.validateHTTPS,
 	} {
-		if err := check(); err != nil {
-			return err
-		}
+		found.Add(check())
 	}
-	return nil
+	return found.Err()
 }
 
 var (
