@@ -209,6 +209,9 @@ func (g *Gate) admit(ctx context.Context, conn *tls.Conn, req *request) (*reply,
 	if !g.limits.allow(a.Remote) {
 		return nil, Refuse(ReasonLimited, "too many nodes ask to join at once; ask again")
 	}
+	if p, err := PeerOf(conn.ConnectionState()); err == nil && p.Role == RoleServer {
+		return g.inform(ctx, p, a)
+	}
 	self := Peer{Role: RoleAgent, Node: req.Node, NodeID: req.NodeID, Datacenter: req.Datacenter, ClusterID: g.root.clusterID}
 	if _, err := self.id(); err != nil {
 		return nil, Refuse(ReasonBadRequest, "%v", err)
