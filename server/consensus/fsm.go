@@ -26,6 +26,8 @@ type fsm struct {
 	log   *slog.Logger
 	// stop ends this node. It is called once, and the goroutine that calls it ends.
 	stop func(error)
+	// applied is told the last index of what was applied together.
+	applied func(index uint64)
 }
 
 // ErrNewer is why a node stops that was sent a log entry which it cannot read: it is
@@ -61,6 +63,9 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 		if l.Type == raft.LogCommand {
 			out[i] = f.Apply(l)
 		}
+	}
+	if n := len(logs); n > 0 {
+		f.applied(logs[n-1].Index)
 	}
 	return out
 }

@@ -83,9 +83,9 @@ func New(cfg Config) (*Node, error) {
 	}
 	switch {
 	case cfg.Network != nil:
-		n.network = newNetwork(cfg)
+		n.network = newNetwork(cfg, n.leads)
 		cfg.Transport = n.network
-		n.network.layer.configuration, n.network.layer.leading = n.servers, n.leads
+		n.network.layer.configuration = n.servers
 	case cfg.Transport == nil:
 		cfg.Transport = loneTransport(raft.ServerAddress(cfg.Addr))
 	}
@@ -160,7 +160,7 @@ func (n *Node) start() (err error) {
 			return n.disk.explain("mark", err)
 		}
 	}
-	n.raft, err = raft.NewRaft(conf, &fsm{store: n.cfg.Store, log: n.log, stop: n.halt}, n.disk.logs, n.disk.stable, n.disk.snapshots, n.witness)
+	n.raft, err = raft.NewRaft(conf, &fsm{store: n.cfg.Store, log: n.log, stop: n.halt, applied: n.applied}, n.disk.logs, n.disk.stable, n.disk.snapshots, n.witness)
 	if err != nil {
 		return n.disk.explain("restore from", err)
 	}
@@ -213,6 +213,13 @@ func (n *Node) Run(ctx context.Context) error {
 		}
 	}
 	return n.Close()
+}
+
+// applied is called when a batch is in the store.
+func (n *Node) applied(index uint64) {
+	if n.network != nil {
+		n.network.layer.prompter.commit(index)
+	}
 }
 
 // halt ends the following of the log, once.
