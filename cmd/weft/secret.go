@@ -144,10 +144,10 @@ func revokeToken(c *cli.Context, cl *client) error {
 
 func nodeCommand(s streams) *cli.Command {
 	return group("node", "Shut a host out of the cluster, or let it in again",
-		"A node's certificate is good until it ends, and even then gets it the next one. Revoking it ends that at once.",
+		"A node's certificate is good until it ends, and even then gets it the next one.\nRevoking the node ends that at once.",
 		spec{
 			name: "revoke", usage: "Shut a node out", args: "NAME | ID", min: 1, max: 1,
-			about: "Its connections to servers are closed, and neither its certificate nor a join token gets it back in under its ID.\n" +
+			about: "Its connections to servers are closed, and neither its certificate nor a join token gets it\nback in under its ID.\n" +
 				"It still knows the key of gossip and the certificates of its services until they end: replace the key with\n" +
 				"`weft keyring`, and take it out of the list of members with `weft force-leave -prune`.",
 			flags: clientFlags(), examples: []string{"weft node revoke web1"}, action: withClient(s, changeNode(http.MethodPut,

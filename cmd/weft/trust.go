@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -197,6 +199,19 @@ func (h *host) joined(j enroll.Joined) {
 	if err := h.gossip.SetKeys(j.GossipKeys); err != nil {
 		h.log.Error("the keys of gossip were not taken over; other members may not hear this host", "err", err)
 	}
+}
+
+// refresh lets a server learn what changed while it was down.
+func (h *host) refresh(ctx context.Context, servers []string) error {
+	servers = slices.DeleteFunc(servers, func(s string) bool { return s == joinAddr(h.cfg.AdvertiseAddr, h.cfg.Ports.Server) })
+	if len(servers) == 0 {
+		return nil
+	}
+	j, err := h.trust.creds.Inquire(ctx, servers)
+	if err != nil {
+		return err
+	}
+	return h.gossip.SetKeys(j.GossipKeys)
 }
 
 // listen binds the server port.

@@ -209,6 +209,15 @@ func (g *Gate) admit(ctx context.Context, conn *tls.Conn, req *request) (*reply,
 	if !g.limits.allow(a.Remote) {
 		return nil, Refuse(ReasonLimited, "too many nodes ask to join at once; ask again")
 	}
+	if cs := conn.ConnectionState(); len(cs.PeerCertificates) > 0 {
+		if p, err := PeerOf(cs); err == nil && p.Role == RoleServer {
+			if now := g.cfg.Now(); now.After(cs.PeerCertificates[0].NotAfter.Add(skew)) {
+				// It has the secret, or had it once: then it could have made another.
+				return nil, Refuse(ReasonBadRequest, "the certificate of %s has expired; the clock here says %s", p, stamp(now))
+			}
+			return g.inform(ctx, p, a)
+		}
+	}
 	self := Peer{Role: RoleAgent, Node: req.Node, NodeID: req.NodeID, Datacenter: req.Datacenter, ClusterID: g.root.clusterID}
 	if _, err := self.id(); err != nil {
 		return nil, Refuse(ReasonBadRequest, "%v", err)

@@ -103,6 +103,14 @@ func WriteSecret(file string, s Secret) error {
 	return nil
 }
 
+// WriteToken writes a token into a file of mode 0600, in place of what is there.
+func WriteToken(file string, t Token) error {
+	if err := writePrivate(file, []byte(t.Text()+"\n")); err != nil {
+		return fmt.Errorf("%w: %w", ErrToken, err)
+	}
+	return nil
+}
+
 // ReadToken reads a join token from a file that nobody else may read.
 func ReadToken(file string) (Token, error) {
 	text, err := readPrivate(file, maxText)

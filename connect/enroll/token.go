@@ -157,6 +157,12 @@ func ParseToken(text string) (Token, error) {
 	return t, nil
 }
 
+// IsTokenID tells whether the text could be the ID of a token.
+func IsTokenID(s string) bool {
+	b, err := hex.DecodeString(s)
+	return err == nil && len(b) == tokenIDLen
+}
+
 // Empty tells whether there is no token.
 func (t Token) Empty() bool { return t.ID == "" }
 

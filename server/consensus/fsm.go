@@ -26,6 +26,8 @@ type fsm struct {
 	observe func(index uint64, command []byte) // nil but in tests
 	// stop ends this node. It is called once, and does not return.
 	stop func(error)
+	// applied is told the last index of what was applied together.
+	applied func(index uint64)
 }
 
 // ErrNewer is why a node stops that was sent a log entry which it cannot read: it is
@@ -63,6 +65,9 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 		if l.Type == raft.LogCommand {
 			out[i] = f.Apply(l)
 		}
+	}
+	if n := len(logs); n > 0 {
+		f.applied(logs[n-1].Index)
 	}
 	return out
 }

@@ -60,18 +60,21 @@ type network struct {
 
 var _ Transport = (*network)(nil)
 
-func newNetwork(cfg Config) *network {
+func newNetwork(cfg Config, leads func(term uint64) bool) *network {
 	l := &streams{
 		cfg: *cfg.Network, self: cfg.NodeID, addr: networkAddr(cfg.Addr), log: cfg.Logger,
 		ready: make(chan net.Conn), unjudged: make(chan struct{}, maxUnjudged), conns: map[string]map[net.Conn]struct{}{},
 	}
+	l.leading, l.prompter = leads, newPrompter(leads)
 	l.ctx, l.cancel = context.WithCancel(context.Background())
-	return &network{layer: l, NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	n := &network{layer: l, NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Logger: newHclog(cfg.Logger), Stream: l, MaxPool: pooledConns,
 		// Pipelining can wedge a follower for good; batches are what makes it fast.
 		MaxRPCsInFlight: 1,
 		Timeout:         networkTimeout, MsgpackUseNewTimeFormat: true,
 	})}
+	l.prompter.send = n.append
+	return n
 }
 
 // target joins an ID to the address at which the server is now.
@@ -89,10 +92,17 @@ func (n *network) target(id raft.ServerID, addr raft.ServerAddress) raft.ServerA
 // leave one that is back without its log. Here it waits in the call until there is
 // somebody to send to.
 func (n *network) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	beat := heartbeat(args)
 	for {
-		err := n.NetworkTransport.AppendEntries(id, n.target(id, to), args, resp)
+		if !beat {
+			n.layer.prompter.sending(id)
+		}
+		err := n.append(id, to, args, resp)
+		if err == nil && !beat && resp.Success {
+			n.layer.prompter.sent(id, to, args)
+		}
 		var unreachable *dialError
-		if !errors.As(err, &unreachable) || heartbeat(args) || !n.layer.leads(args.Term, id) {
+		if !errors.As(err, &unreachable) || beat || !n.layer.leads(args.Term, id) {
 			return err
 		}
 		t := time.NewTimer(redialEvery)
@@ -103,6 +113,10 @@ func (n *network) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *r
 			return err
 		}
 	}
+}
+
+func (n *network) append(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	return n.NetworkTransport.AppendEntries(id, n.target(id, to), args, resp)
 }
 
 // heartbeat tells whether a request is one, as raft does.
@@ -160,6 +174,7 @@ type streams struct {
 	// in a term. Both are set before anything is sent or accepted.
 	configuration func() ([]raft.Server, error)
 	leading       func(term uint64) bool
+	prompter      *prompter
 
 	ready    chan net.Conn
 	unjudged chan struct{}
@@ -240,6 +255,7 @@ func (s *streams) hand(c net.Conn) error {
 
 // serve judges who connects until the listener is closed.
 func (s *streams) serve() {
+	s.wg.Go(func() { s.prompter.run(s.ctx) })
 	s.wg.Go(func() {
 		for {
 			c, err := s.cfg.Listener.Accept()

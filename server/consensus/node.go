@@ -84,9 +84,9 @@ func New(cfg Config) (*Node, error) {
 	}
 	switch {
 	case cfg.Network != nil:
-		n.network = newNetwork(cfg)
+		n.network = newNetwork(cfg, n.leads)
 		cfg.Transport = n.network
-		n.network.layer.configuration, n.network.layer.leading = n.servers, n.leads
+		n.network.layer.configuration = n.servers
 	case cfg.Transport == nil:
 		cfg.Transport = loneTransport(raft.ServerAddress(cfg.Addr))
 	}
@@ -166,7 +166,8 @@ func (n *Node) start() (err error) {
 			return n.disk.explain("mark", err)
 		}
 	}
-	n.raft, err = raft.NewRaft(conf, &fsm{store: n.cfg.Store, log: n.log, observe: n.cfg.hooks.observe, stop: n.halt}, n.disk.logs, n.disk.stable, n.disk.snapshots, n.witness)
+	fsm := &fsm{store: n.cfg.Store, log: n.log, observe: n.cfg.hooks.observe, stop: n.halt, applied: n.applied}
+	n.raft, err = raft.NewRaft(conf, fsm, n.disk.logs, n.disk.stable, n.disk.snapshots, n.witness)
 	if err != nil {
 		return n.disk.explain("restore from", err)
 	}
@@ -219,6 +220,13 @@ func (n *Node) Run(ctx context.Context) error {
 		}
 	}
 	return n.Close()
+}
+
+// applied is called when a batch is in the store.
+func (n *Node) applied(index uint64) {
+	if n.network != nil {
+		n.network.layer.prompter.commit(index)
+	}
 }
 
 // halt ends the following of the log, once.
