@@ -55,11 +55,15 @@ func newApp(s streams) *cli.App {
 		ExitErrHandler:  func(*cli.Context, error) {}, // codes are exitCode's business
 		Commands:        commands(s),
 
+		Flags:                     completionFlags(),
 		EnableBashCompletion:      true,
 		CustomAppHelpTemplate:     appHelp,
 		DisableSliceFlagSeparator: true,
 		OnUsageError:              onUsageError,
 		Action: func(c *cli.Context) error {
+			if c.Bool("autocomplete-install") || c.Bool("autocomplete-uninstall") {
+				return installCompletion(c, s.env, c.Bool("autocomplete-install"))
+			}
 			if c.NArg() > 0 {
 				return unknownCommand(c.App.Commands, "weft", c.Args().First())
 			}
@@ -73,8 +77,10 @@ func commands(s streams) []*cli.Command {
 	return []*cli.Command{
 		agentCommand(s),
 		catalogCommand(s),
+		completionCommand(),
 		configCommand(s),
 		connectCommand(s),
+		debugCommand(s),
 		demoCommand(s),
 		docsCommand(s),
 		eventCommand(s),

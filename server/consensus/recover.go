@@ -272,7 +272,7 @@ func recoverCluster(conf *raft.Config, f *fsm, logs raft.LogStore, stable raft.S
 	trans raft.Transport, servers raft.Configuration,
 ) (err error) {
 	type refused struct{ error }
-	f.stop = func(err error) { panic(refused{err}) }
+	f.stop, f.applied = func(err error) { panic(refused{err}) }, func(uint64) {}
 	defer func() {
 		switch r := recover().(type) {
 		case nil:
