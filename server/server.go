@@ -47,6 +47,9 @@ type Server struct {
 // ErrStorage is wrapped by the error of Run when the disk failed under the log.
 var ErrStorage = consensus.ErrStorage
 
+// ErrHung is wrapped too where the disk did not finish a write for long.
+var ErrHung = consensus.ErrHung
+
 // New validates the configuration, opens what is on disk and starts to take part
 // in Raft. The caller calls Run, or Close when it changed its mind.
 func New(cfg Config) (*Server, error) {
@@ -106,6 +109,7 @@ func (s *Server) build() error {
 	wire.Register(s.grpc, h)
 	op, err := rpc.NewOperator(rpc.OperatorConfig{
 		Handler: h, Raft: s.raft, Names: s.leader.autopilot.name, Autopilot: s.leader.autopilot.state, Restored: s.leader.begun,
+		Recover: s.recover,
 	})
 	if err != nil {
 		return err
@@ -131,7 +135,7 @@ func (s *Server) openState() (err error) {
 	}
 	s.raft, err = consensus.New(consensus.Config{
 		NodeID: s.cfg.NodeID, Addr: s.cfg.Addr, DataDir: dir, MarkFile: mark, Bootstrap: s.cfg.Bootstrap || s.cfg.Dev,
-		Store: s.store, Timers: s.cfg.Raft, Logger: s.log, Registerer: s.cfg.Registerer,
+		Store: s.store, Timers: s.cfg.Raft, Log: s.cfg.RaftLog, Logger: s.log, Registerer: s.cfg.Registerer,
 	})
 	return err
 }
@@ -205,6 +209,23 @@ func (s *Server) Close() error {
 // Dial opens a connection to this server from inside the process. It speaks gRPC
 // (h2), and is trusted as the process itself is.
 func (s *Server) Dial(ctx context.Context) (net.Conn, error) { return s.pipe.Dial(ctx) }
+
+// recoverTimeout is how long a survivor tries to be elected.
+const recoverTimeout = 30 * time.Second
+
+// recover goes on without servers that are lost for ever.
+func (s *Server) recover(ctx context.Context, lost []string) (*wire.RaftRecovery, error) {
+	ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
+	defer cancel()
+	r, err := s.raft.Recover(ctx, lost)
+	if err != nil {
+		return nil, err
+	}
+	return &wire.RaftRecovery{
+		Server: s.cfg.NodeID, Removed: r.Removed, Servers: r.Servers,
+		LastIndex: r.LastIndex, KnownIndex: r.Known, LastContact: r.LastContact,
+	}, nil
+}
 
 // stats are this server's sections of `weft info`.
 func (s *Server) stats() map[string]map[string]string {

@@ -20,6 +20,7 @@ import (
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/cmd/weft/config"
 	"github.com/weftmesh/weft/server"
+	"github.com/weftmesh/weft/server/consensus"
 )
 
 // host is everything that runs on one host: gossip, a server, and the agent that
@@ -111,6 +112,8 @@ func (h *host) serverConfig(reg prometheus.Registerer) server.Config {
 		CA:               caConfig(c),
 		Autopilot:        autopilotConfig(c),
 		MinSessionTTL:    c.SessionTTLMin,
+		Raft:             consensus.Timers{Snapshot: c.RaftSnapshotInterval},
+		RaftLog:          consensus.LogSettings{Threshold: uint64(c.RaftSnapshotThreshold), Trailing: uint64(c.RaftTrailingLogs)}, //nolint:gosec // above 0
 		Membership:       h.gossip, Version: buildInfo().Version, Logger: h.log, Registerer: reg,
 	}
 }

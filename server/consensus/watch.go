@@ -71,11 +71,11 @@ func (n *Node) watchFollowers() {
 
 // handOver gives leadership away while there is little room on the disk.
 type handOver struct {
-	node   *Node
-	busy   atomic.Bool
-	pause  time.Duration
-	next   time.Time
-	last   time.Time // of look
+	node  *Node
+	busy  atomic.Bool
+	pause time.Duration
+	next  time.Time
+	last  time.Time // of look
 }
 
 // look is called while there is little room.
