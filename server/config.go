@@ -75,6 +75,8 @@ type Config struct {
 	MinSessionTTL time.Duration
 	// Raft shortens or lengthens the timers of Raft; zero fields take their defaults.
 	Raft consensus.Timers
+	// RaftLog says how long the log of Raft gets; zero fields take their defaults.
+	RaftLog consensus.LogSettings
 
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/weftmesh/weft/catalog/store"
+	"github.com/weftmesh/weft/catalog/wire"
 	"github.com/weftmesh/weft/server/consensus"
 )
 
@@ -44,6 +45,9 @@ type Server struct {
 
 // ErrStorage is wrapped by the error of Run when the disk failed under the log.
 var ErrStorage = consensus.ErrStorage
+
+// ErrHung is wrapped too where the disk did not finish a write for long.
+var ErrHung = consensus.ErrHung
 
 // New validates the configuration, opens what is on disk and starts to take part
 // in Raft. The caller calls Run, or Close when it changed its mind.
@@ -119,7 +123,7 @@ func (s *Server) openState() (err error) {
 	}
 	s.raft, err = consensus.New(consensus.Config{
 		NodeID: s.cfg.NodeID, Addr: s.cfg.Addr, DataDir: dir, MarkFile: mark, Bootstrap: bootstrap, Network: network,
-		Store: s.store, Timers: s.cfg.Raft, Logger: s.log, Registerer: s.cfg.Registerer,
+		Store: s.store, Timers: s.cfg.Raft, Log: s.cfg.RaftLog, Logger: s.log, Registerer: s.cfg.Registerer,
 	})
 	if err == nil && s.cluster != nil {
 		s.cluster.enter(s.raft, s.store)
@@ -209,6 +213,23 @@ func (s *Server) Dial(ctx context.Context) (net.Conn, error) { return s.pipe.Dia
 // Leave takes this server out of Raft for good, where there are others; it is to be
 // stopped then. It fails when the others would be too few to go on.
 func (s *Server) Leave(ctx context.Context) error { return s.cluster.leave(ctx) }
+
+// recoverTimeout is how long a survivor tries to be elected.
+const recoverTimeout = 30 * time.Second
+
+// recover goes on without servers that are lost for ever.
+func (s *Server) recover(ctx context.Context, lost []string) (*wire.RaftRecovery, error) {
+	ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
+	defer cancel()
+	r, err := s.raft.Recover(ctx, lost)
+	if err != nil {
+		return nil, err
+	}
+	return &wire.RaftRecovery{
+		Server: s.cfg.NodeID, Removed: r.Removed, Servers: r.Servers,
+		LastIndex: r.LastIndex, KnownIndex: r.Known, LastContact: r.LastContact,
+	}, nil
+}
 
 // stats are this server's sections of `weft info`.
 func (s *Server) stats() map[string]map[string]string {

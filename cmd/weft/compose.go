@@ -25,6 +25,7 @@ import (
 	"github.com/weftmesh/weft/cmd/weft/config"
 	"github.com/weftmesh/weft/connect/enroll"
 	"github.com/weftmesh/weft/server"
+	"github.com/weftmesh/weft/server/consensus"
 )
 
 // host is everything that runs on one host: gossip, the agent, and where it is one,
@@ -166,6 +167,8 @@ func (h *host) serverConfig(reg prometheus.Registerer) (server.Config, error) {
 		CA:               caConfig(c),
 		Autopilot:        autopilotConfig(c),
 		MinSessionTTL:    c.SessionTTLMin,
+		Raft:             consensus.Timers{Snapshot: c.RaftSnapshotInterval},
+		RaftLog:          consensus.LogSettings{Threshold: uint64(c.RaftSnapshotThreshold), Trailing: uint64(c.RaftTrailingLogs)}, //nolint:gosec // above 0
 		Membership:       h.gossip, Version: buildInfo().Version, Logger: h.log, Registerer: reg,
 	}
 	if c.Dev {

@@ -89,6 +89,9 @@ func (h *host) run(ctx context.Context, sigs <-chan os.Signal) error {
 		if errors.Is(serverErr, server.ErrStorage) {
 			code = exitStorage
 		}
+		if errors.Is(serverErr, server.ErrHung) {
+			code = exitHung
+		}
 		return withCode(code, fmt.Errorf("the server cannot go on: %w", serverErr))
 	}
 	return err

@@ -32,6 +32,8 @@ type OperatorConfig struct {
 	Names func(id string) string
 	// Autopilot gives the state of the servers, as the leader sees it.
 	Autopilot func(ctx context.Context) (*wire.AutopilotReply, error)
+	// Recover goes on, on this server, without those that are lost. May be nil.
+	Recover func(ctx context.Context, lost []string) (*wire.RaftRecovery, error)
 	// Restored is called after the state was replaced.
 	Restored func()
 	// Forward reaches the leader, as that of Config. May be nil.
@@ -112,6 +114,9 @@ func (o *Operator) ChangeRaft(ctx context.Context, req *wire.ChangeRaftRequest) 
 	if err := o.h.authorize(req.Token, need{acl.Write, acl.Operator, ""}); err != nil {
 		return nil, err
 	}
+	if len(req.Lost) > 0 {
+		return o.recover(ctx, req)
+	}
 	if at, err := o.leader(ctx); err != nil {
 		return nil, err
 	} else if at != nil {
@@ -130,6 +135,26 @@ func (o *Operator) ChangeRaft(ctx context.Context, req *wire.ChangeRaftRequest) 
 	}
 	return &wire.ChangeRaftReply{}, nil
 }
+
+// recover is for a cluster without a leader, so nobody else is asked.
+func (o *Operator) recover(ctx context.Context, req *wire.ChangeRaftRequest) (*wire.ChangeRaftReply, error) {
+	switch {
+	case req.TransferLeader || req.ID != "" || req.Address != "":
+		return nil, catalog.Invalidf("recover: name the servers that are lost, and nothing else")
+	case len(req.Lost) > maxLost:
+		return nil, catalog.Invalidf("recover: %d lost servers are named, at most %d can be", len(req.Lost), maxLost)
+	case o.cfg.Recover == nil:
+		return nil, catalog.Invalidf("recover: this server has no part in Raft")
+	}
+	r, err := o.cfg.Recover(ctx, req.Lost)
+	if err != nil {
+		return nil, err
+	}
+	return &wire.ChangeRaftReply{Recovery: r}, nil
+}
+
+// maxLost bounds how many servers can be named as lost.
+const maxLost = 64
 
 // Autopilot implements wire.Operators.
 func (o *Operator) Autopilot(ctx context.Context, req *wire.AutopilotRequest) (_ *wire.AutopilotReply, err error) {

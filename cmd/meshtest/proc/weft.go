@@ -209,12 +209,18 @@ func (a *Agent) Kill() {
 // Stop ends the process with SIGTERM and returns its exit code; -1 after 20 seconds.
 func (a *Agent) Stop() int {
 	a.Signal(syscall.SIGTERM)
+	return a.Wait(20 * time.Second)
+}
+
+// Wait waits until the process ends by itself and returns its exit code; -1 after
+// the time.
+func (a *Agent) Wait(within time.Duration) int {
 	select {
 	case <-a.end:
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		return a.cmd.ProcessState.ExitCode()
-	case <-time.After(20 * time.Second):
+	case <-time.After(within):
 		return -1
 	}
 }

@@ -76,6 +76,9 @@ type Config struct {
 	DisableCoordinates        bool          `key:"disable_coordinates"`
 	SyncCoordinateIntervalMin time.Duration `key:"sync_coordinate_interval_min"`
 	SyncCoordinateRateTarget  float64       `key:"sync_coordinate_rate_target"`
+	RaftSnapshotThreshold     int           `key:"raft_snapshot_threshold"`
+	RaftSnapshotInterval      time.Duration `key:"raft_snapshot_interval"`
+	RaftTrailingLogs          int           `key:"raft_trailing_logs"`
 	Autopilot                 Autopilot
 	Cluster                   Cluster
 
@@ -156,6 +159,7 @@ func Default() *Config {
 		SocketMode:             "0600",
 		LeaveDrainTime:         5 * time.Second,
 
+		RaftSnapshotThreshold: 16384, RaftSnapshotInterval: 30 * time.Second, RaftTrailingLogs: 10240,
 		SyncCoordinateIntervalMin: 15 * time.Second,
 		SyncCoordinateRateTarget:  64,
 		Autopilot: Autopilot{
