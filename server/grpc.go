@@ -28,7 +28,8 @@ func newGRPC(s *Server) (*grpc.Server, error) {
 		Limits: rpc.Limits{MinSessionTTL: s.cfg.MinSessionTTL},
 	}
 	oc := rpc.OperatorConfig{
-		Raft: operated{s.raft, s.leader.autopilot}, Names: s.leader.autopilot.name, Autopilot: s.leader.autopilot.state, Restored: s.leader.begun, Recover: s.recover,
+		Raft: operated{s.raft, s.leader.autopilot}, Names: s.leader.autopilot.name, Autopilot: s.leader.autopilot.state, Restored: s.leader.begun,
+		Recover: recoverBy(s.raft, s.cfg.NodeID),
 	}
 	if c := s.cluster; c != nil {
 		rc.CaughtUp, rc.LeaderIndex = c.caughtUp, c.reads.Index

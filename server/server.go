@@ -15,7 +15,6 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/weftmesh/weft/catalog/store"
-	"github.com/weftmesh/weft/catalog/wire"
 	"github.com/weftmesh/weft/server/consensus"
 )
 
@@ -213,23 +212,6 @@ func (s *Server) Dial(ctx context.Context) (net.Conn, error) { return s.pipe.Dia
 // Leave takes this server out of Raft for good, where there are others; it is to be
 // stopped then. It fails when the others would be too few to go on.
 func (s *Server) Leave(ctx context.Context) error { return s.cluster.leave(ctx) }
-
-// recoverTimeout is how long a survivor tries to be elected.
-const recoverTimeout = 30 * time.Second
-
-// recover goes on without servers that are lost for ever.
-func (s *Server) recover(ctx context.Context, lost []string) (*wire.RaftRecovery, error) {
-	ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
-	defer cancel()
-	r, err := s.raft.Recover(ctx, lost)
-	if err != nil {
-		return nil, err
-	}
-	return &wire.RaftRecovery{
-		Server: s.cfg.NodeID, Removed: r.Removed, Servers: r.Servers,
-		LastIndex: r.LastIndex, KnownIndex: r.Known, LastContact: r.LastContact,
-	}, nil
-}
 
 // stats are this server's sections of `weft info`.
 func (s *Server) stats() map[string]map[string]string {
