@@ -14,6 +14,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/cmd/meshtest/proc"
 )
 
 // standIn plays systemd on a bus of its own.
@@ -58,13 +59,7 @@ func (p properties) Get(_, name string) (dbus.Variant, *dbus.Error) {
 // privateBus starts a dbus-daemon that is the system bus of this test.
 func privateBus(t *testing.T) {
 	t.Helper()
-	daemon, err := exec.LookPath("dbus-daemon")
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("dbus-daemon is not installed")
-		}
-		t.Skip("dbus-daemon is not installed")
-	}
+	daemon := proc.Need(t, "dbus-daemon")
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "bus.conf")
 	text := `<busconfig><type>custom</type><listen>unix:path=` + filepath.Join(dir, "bus") + `</listen><auth>EXTERNAL</auth>

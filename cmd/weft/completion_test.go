@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/weftmesh/weft/cmd/meshtest/proc"
 )
 
 // What is packaged is what the binary prints.
@@ -64,10 +66,7 @@ func TestCompletionInstall(t *testing.T) {
 
 // bash itself completes commands, subcommands and flags.
 func TestBashCompletes(t *testing.T) {
-	bash, err := exec.LookPath("bash")
-	if err != nil {
-		t.Skip("bash is not installed")
-	}
+	bash := proc.Need(t, "bash")
 	dir := t.TempDir()
 	fake := filepath.Join(dir, "weft")
 	self, err := os.Executable()
