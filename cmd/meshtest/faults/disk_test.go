@@ -406,12 +406,14 @@ func TestP01LyingDisk(t *testing.T) {
 			})
 		}
 		pause(time.Duration(400 + 37*round%300))
-		a.Kill()
-		close(stop)
-		wg.Wait()
+		d.tell(t, "cut")
+		a.Signal(syscall.SIGKILL)
 		var n int
 		_, err := fmt.Sscanf(d.tell(t, "forget"), "ok %d", &n)
 		must(t, err)
+		a.Kill()
+		close(stop)
+		wg.Wait()
 		forgotten += n
 		a.Exec()
 	}
