@@ -376,10 +376,7 @@ func TestP07StalledSync(t *testing.T) {
 // disk all that was not synced, as a power cut does.
 func TestP01LyingDisk(t *testing.T) {
 	t.Parallel()
-	rounds := 6
-	if n, err := strconv.Atoi(os.Getenv("WEFT_ROUNDS")); err == nil {
-		rounds = n
-	}
+	rounds := proc.Count(6, 200)
 	d := newBadDisk(t)
 	a := server(t, filepath.Join(d.mnt, "data"))
 	var mu sync.Mutex
