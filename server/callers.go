@@ -23,7 +23,7 @@ const forwardedKey = "weft-forwarded"
 
 // proved are gRPC's credentials for connections whose handshake is done before gRPC
 // sees them, and for those from inside the process.
-type proved struct{}
+type proved struct{ leases *leases }
 
 var _ credentials.TransportCredentials = proved{}
 
@@ -37,7 +37,7 @@ type callerInfo struct {
 func (callerInfo) AuthType() string { return "weft" }
 
 // ServerHandshake implements credentials.TransportCredentials.
-func (proved) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func (p proved) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	info := callerInfo{CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}}
 	if _, ok := c.(pipeConn); ok {
 		return c, info, nil
@@ -46,15 +46,17 @@ func (proved) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error
 	if !ok {
 		return nil, nil, fmt.Errorf("server: a %T has proved nothing", c)
 	}
-	p, err := enroll.PeerOf(tc.ConnectionState())
+	peer, err := enroll.PeerOf(tc.ConnectionState())
 	if err != nil {
 		return nil, nil, fmt.Errorf("server: %w", err)
 	}
-	info.caller = rpc.Caller{Server: p.Role == enroll.RoleServer, Agent: p.Role == enroll.RoleAgent, Node: p.Node, NodeID: p.NodeID}
-	if !info.caller.Server && !info.caller.Agent {
-		return nil, nil, fmt.Errorf("server: %s may not call", p)
+	info.caller = rpc.Caller{
+		Server: peer.Role == enroll.RoleServer, Agent: peer.Role == enroll.RoleAgent, Node: peer.Node, NodeID: peer.NodeID,
 	}
-	return c, info, nil
+	if !info.caller.Server && !info.caller.Agent {
+		return nil, nil, fmt.Errorf("server: %s may not call", peer)
+	}
+	return p.leases.track(c, info.caller), info, nil
 }
 
 // ClientHandshake implements credentials.TransportCredentials.

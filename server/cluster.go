@@ -48,6 +48,7 @@ type cluster struct {
 	joinIn     net.Listener
 	peers      *peers
 	registrar  *registrar
+	leases     *leases
 
 	// Set by enter.
 	raft      *consensus.Node
@@ -61,7 +62,7 @@ type cluster struct {
 func newCluster(cfg Config) (*cluster, error) {
 	c := &cluster{
 		cfg: *cfg.Cluster, datacenter: cfg.Datacenter, tempo: cfg.tempo, members: membershipOf(cfg).Members, log: cfg.Logger,
-		self: alone(cfg).self,
+		self: alone(cfg).self, leases: &leases{conns: map[string]int{}},
 	}
 	c.registrar = &registrar{servers: c.serverAddrs, keys: cfg.Cluster.GossipKeys, members: c.members, log: cfg.Logger, datacenter: cfg.Datacenter}
 	var err error
@@ -333,6 +334,7 @@ func (c *cluster) start(rpcs *grpc.Server, ended chan<- error) (stop func() erro
 	return func() error {
 		cancel()
 		wg.Wait()
+		c.leases.stop()
 		c.peers.close()
 		c.reads.Wait()
 		return nil
@@ -413,6 +415,23 @@ func (c *cluster) leave(ctx context.Context) error {
 			return fmt.Errorf("leave: %w: %w", err, context.Cause(ctx))
 		case <-t.C:
 		}
+	}
+}
+
+// tellLost tells the leader of a host that lost its connection, for as long as that
+// is news.
+func (c *cluster) tellLost(node, id string) {
+	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	defer cancel()
+	for {
+		cc, err := c.leader()
+		if err == nil {
+			_, err = wire.NewPeersClient(cc).Lost(ctx, &wire.LostRequest{Node: node, NodeID: id})
+		}
+		if err == nil || ctx.Err() != nil {
+			return // gossip will tell too
+		}
+		time.Sleep(leaseGrace)
 	}
 }
 

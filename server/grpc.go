@@ -57,23 +57,38 @@ func newGRPC(s *Server) (*grpc.Server, error) {
 		return nil, err
 	}
 	out := grpc.NewServer(
-		grpc.Creds(proved{}),
+		grpc.Creds(proved{leasesOf(s)}),
 		grpc.MaxRecvMsgSize(wire.MaxRequest),
 		grpc.MaxSendMsgSize(wire.MaxReply),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(maxHeaders),
-		// Agents ask every 10 s whether we are alive; those that are gone are let go.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		// A host that fell silent is to be known as such within 5 s, its probes included.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 1500 * time.Millisecond, Timeout: 2 * time.Second}),
 		grpc.ChainUnaryInterceptor(identifyCalls, s.ending.reads),
 		grpc.ChainStreamInterceptor(identifyStreams, s.ending.streams),
 	)
 	wire.Register(out, h)
 	wire.RegisterOperators(out, op)
 	if c := s.cluster; c != nil {
-		wire.RegisterPeers(out, &peerService{self: c.self, raft: s.raft, founding: c.founding, dismissed: c.dismissed})
+		wire.RegisterPeers(out, &peerService{self: c.self, raft: s.raft, founding: c.founding, dismissed: c.dismissed, lost: s.leader.lost})
 	}
 	return out, nil
+}
+
+// leasesOf are those of the agents that are connected to this server; nil where
+// none can be.
+func leasesOf(s *Server) *leases {
+	c := s.cluster
+	if c == nil {
+		return nil
+	}
+	c.leases.lost = func(node, id string) {
+		if !s.leader.lost(node, id) {
+			c.tellLost(node, id)
+		}
+	}
+	return c.leases
 }
 
 // explainServing says why a listener is served no more; nil when it was stopped.

@@ -17,7 +17,7 @@ type peerService struct {
 	raft      *consensus.Node
 	founding  *founding
 	dismissed *dismissal
-	lost      func(ctx context.Context, node, id string)
+	lost      func(node, id string) bool
 }
 
 var _ wire.Peers = (*peerService)(nil)
@@ -56,9 +56,9 @@ func (s *peerService) ReadIndex(ctx context.Context, _ *wire.ReadIndexRequest) (
 }
 
 // Lost implements wire.Peers.
-func (s *peerService) Lost(ctx context.Context, req *wire.LostRequest) (*wire.LostReply, error) {
-	if s.lost != nil {
-		s.lost(ctx, req.Node, req.NodeID)
+func (s *peerService) Lost(_ context.Context, req *wire.LostRequest) (*wire.LostReply, error) {
+	if !s.lost(req.Node, req.NodeID) {
+		return nil, catalog.ErrNoLeader
 	}
 	return &wire.LostReply{}, nil
 }
