@@ -362,3 +362,67 @@ func TestRunAsksAtOnce(t *testing.T) {
 		f.wg.Wait()
 	})
 }
+
+// A node that servers turn away without a word asks why, once in a while.
+func TestDoubts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		secret := fixed()
+		reg := &registrar{nodes: map[string]bool{}}
+		f := &fabric{t: t, creds: must(NewServer(ServerConfig{Secret: secret, Node: "s1", NodeID: serverID, Datacenter: dc})),
+			gate: must(NewGate(GateConfig{Secret: secret, Datacenter: dc, Registrar: reg}))}
+		log := &lockedBuffer{}
+		agent := must(NewAgent(AgentConfig{
+			Token: text(must(secret.Mint(MintOptions{})).Text()), Servers: func() []string { return []string{"x"} }, Dial: f.dial,
+			Node: "web1", NodeID: agentID, Datacenter: dc, Logger: slog.New(slog.NewTextHandler(log, nil)),
+		}))
+		ctx, cancel := context.WithCancel(t.Context())
+		if _, err := agent.Dial(ctx, ProtoRPC, Peer{}, "x"); !errors.Is(err, ErrNoCertificate) {
+			t.Errorf("%v", err)
+		}
+		if _, err := agent.Enroll(ctx); err != nil {
+			t.Fatal(err)
+		}
+		f.wg.Go(func() { _ = agent.Run(ctx) })
+		time.Sleep(time.Minute)
+		asked := func() int {
+			reg.mu.Lock()
+			defer reg.mu.Unlock()
+			return len(reg.asked)
+		}
+		before := asked()
+		near, far := net.Pipe()
+		c := &doubted{Conn: near, doubt: agent.doubt}
+		far.Close()
+		for range 3 {
+			_, _ = c.Read(make([]byte, 1))
+		}
+		time.Sleep(time.Second)
+		if n := asked() - before; n != 1 {
+			t.Errorf("asked %d times", n)
+		}
+		reg.with(func() { reg.nodes[agentID] = true })
+		for range 100 { // a second
+			agent.doubt()
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n := asked() - before; n != 1 {
+			t.Errorf("asked %d times, and no doubt is new", n)
+		}
+		time.Sleep(doubtEvery)
+		if out := log.String(); !strings.Contains(out, "node_revoked") {
+			t.Errorf("the reason is not told: %s", out)
+		}
+		// A connection that was of use is no reason to doubt.
+		near, far = net.Pipe()
+		c = &doubted{Conn: near, doubt: func() { t.Error("doubted") }}
+		f.wg.Go(func() {
+			_, _ = far.Write([]byte("x"))
+			far.Close()
+		})
+		for range 3 {
+			_, _ = c.Read(make([]byte, 1))
+		}
+		cancel()
+		f.wg.Wait()
+	})
+}
