@@ -46,6 +46,7 @@ func (g *fakeGossip) Join(_ context.Context, addrs []string) (int, error) {
 }
 
 func (g *fakeGossip) Alone() bool              { return true }
+func (g *fakeGossip) Servers() (int, int)      { return 0, 0 }
 func (g *fakeGossip) Peers() []string          { return nil }
 func (g *fakeGossip) Changed() <-chan struct{} { return nil }
 

@@ -45,7 +45,7 @@ type Config struct {
 	// there, SecretKeys do nothing. Empty: they are kept in memory only.
 	KeyringFile string
 	// AwaitKeys encrypts with a key that nobody else has while there is none, until
-	// SetKeys brings those of the cluster. Until then no member can be joined.
+	// Import brings those of the cluster. Until then no member can be joined.
 	AwaitKeys bool
 	// PeersFile keeps where other members are, for the next start. Empty: nowhere.
 	PeersFile string
@@ -272,27 +272,48 @@ func (g *Gossip) lost(seldom bool) []string {
 	if g.hasLeft() {
 		return nil
 	}
-	failed := g.table.with(catalog.MemberFailed)
-	if g.table.size() > 1 {
-		if !seldom || len(failed) == 0 {
-			return nil
-		}
-		return []string{addrOf(failed[rand.N(len(failed))])}
+	if !seldom && !g.Alone() {
+		return nil
 	}
-	addrs := g.peers.addrs()
-	for _, m := range failed {
-		if a := addrOf(m); !slices.Contains(addrs, a) {
+	members := g.table.members()
+	var addrs []string
+	for _, p := range g.peers.without(members) {
+		addrs = append(addrs, p.Addr)
+	}
+	for _, m := range members {
+		if a := addrOf(m); m.Status == catalog.MemberFailed && !slices.Contains(addrs, a) {
 			addrs = append(addrs, a)
 		}
 	}
-	return addrs[:min(len(addrs), 3)]
+	rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
+	if g.Alone() {
+		return addrs[:min(len(addrs), 3)]
+	}
+	return addrs[:min(len(addrs), 1)]
+}
+
+// Servers counts the servers beside this host that are alive, and those that were
+// once and are not, though they did not leave.
+func (g *Gossip) Servers() (alive, missing int) {
+	members := g.table.members()
+	for _, m := range members {
+		if m.Status == catalog.MemberAlive && m.Name != g.cfg.NodeName && m.Tags["role"] == "consul" {
+			alive++
+		}
+	}
+	for _, p := range g.peers.without(members) {
+		if p.Server {
+			missing++
+		}
+	}
+	return alive, missing
 }
 
 func (g *Gossip) keepPeers() {
 	if g.hasLeft() {
 		return
 	}
-	if err := g.peers.keep(g.table.members(), g.cfg.NodeName); err != nil {
+	if err := g.peers.keep(g.table.members(), g.cfg.NodeName, g.cfg.ReapAfter, time.Now()); err != nil {
 		g.log.Warn("the members are not kept for the next start", "file", g.cfg.PeersFile, "err", err)
 	}
 }

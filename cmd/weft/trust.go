@@ -8,8 +8,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
@@ -196,22 +196,35 @@ func (h *host) openIdentity() error {
 // joined takes over what a server said when this host joined or renewed.
 func (h *host) joined(j enroll.Joined) {
 	h.pool.Hint(j.Servers)
-	if err := h.gossip.SetKeys(j.GossipKeys); err != nil {
+	if err := h.gossip.Import(j.GossipKeys); err != nil {
 		h.log.Error("the keys of gossip were not taken over; other members may not hear this host", "err", err)
 	}
 }
 
-// refresh lets a server learn what changed while it was down.
+// refresh lets a server learn what changed while it was down. All others are asked:
+// one that was down itself knows no better.
 func (h *host) refresh(ctx context.Context, servers []string) error {
-	servers = slices.DeleteFunc(servers, func(s string) bool { return s == joinAddr(h.cfg.AdvertiseAddr, h.cfg.Ports.Server) })
-	if len(servers) == 0 {
-		return nil
+	var mu sync.Mutex
+	var asking sync.WaitGroup
+	var errs []error
+	for _, s := range servers {
+		if s == joinAddr(h.cfg.AdvertiseAddr, h.cfg.Ports.Server) {
+			continue
+		}
+		asking.Go(func() {
+			j, err := h.trust.creds.Inquire(ctx, []string{s})
+			if err == nil {
+				err = h.gossip.Import(j.GossipKeys)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, err)
+			}
+		})
 	}
-	j, err := h.trust.creds.Inquire(ctx, servers)
-	if err != nil {
-		return err
-	}
-	return h.gossip.SetKeys(j.GossipKeys)
+	asking.Wait()
+	return errors.Join(errs...)
 }
 
 // listen binds the server port.
