@@ -56,6 +56,7 @@ type cluster struct {
 	founding  *founding
 	dismissed *dismissal
 	reads     consensus.Rounds
+	entered   atomic.Bool
 	current   atomic.Bool // the store is as new as that of the leader once was
 }
 
@@ -129,6 +130,7 @@ func (c *cluster) network() *consensus.Network {
 		},
 		Address: c.addressOf,
 		Vouch:   c.vouch,
+		MayVote: c.mayVote,
 	}
 }
 
@@ -214,15 +216,15 @@ func (c *cluster) ask(id, addr string) (wire.Peers, error) {
 	return wire.NewPeersClient(cc), nil
 }
 
-// standing asks a server where it is in Raft.
-func (c *cluster) standing(ctx context.Context, id, addr string) (*wire.StandingReply, error) {
+// standing asks a server where it is in Raft, with marks of its log or without.
+func (c *cluster) standing(ctx context.Context, id, addr string, marks bool) (*wire.StandingReply, error) {
 	at, err := c.ask(id, addr)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	rep, err := at.Standing(ctx, &wire.StandingRequest{})
+	rep, err := at.Standing(ctx, &wire.StandingRequest{Marks: marks})
 	if err == nil && rep.NodeID != id {
 		return nil, fmt.Errorf("server %s answers with the node ID %q", id, rep.NodeID)
 	}
@@ -240,7 +242,7 @@ func (c *cluster) standings(ctx context.Context, whom map[string]string) map[str
 			continue
 		}
 		wg.Go(func() {
-			rep, err := c.standing(ctx, id, addr)
+			rep, err := c.standing(ctx, id, addr, false)
 			if err != nil {
 				return
 			}
@@ -311,7 +313,27 @@ func (c *cluster) enter(raft *consensus.Node, st *store.Store) {
 	c.founding = &founding{
 		self: c.self.ID, expect: c.cfg.Expect, cluster: c, fresh: raft.Fresh, begin: raft.Begin, now: time.Now, log: c.log,
 	}
+	c.entered.Store(true)
 	c.dismissed = &dismissal{self: c.self.ID, raft: raft, cluster: c, lonely: c.tempo.lonely, log: c.log}
+}
+
+// mayVote tells whether this server may vote. One that began with an empty disk may
+// be one that lost it: until it has what the leader has, it votes for the founder of
+// a new cluster only.
+func (c *cluster) mayVote(candidate string, lastIndex uint64) bool {
+	if !c.entered.Load() {
+		return false // raft has asked before this server was put together
+	}
+	return c.current.Load() || c.founding.votesFor(candidate, lastIndex)
+}
+
+// follow brings a server that began with an empty disk up to date, once.
+func (c *cluster) follow(ctx context.Context) {
+	for !c.current.Load() {
+		if err := c.caughtUp(ctx); err != nil && ctx.Err() != nil {
+			return
+		}
+	}
 }
 
 // start runs this server's part among others, of which there are none where c is
@@ -324,6 +346,7 @@ func (c *cluster) start(rpcs *grpc.Server, ended chan<- error) (stop func() erro
 	var wg sync.WaitGroup
 	wg.Go(func() { c.founding.run(ctx) })
 	wg.Go(func() { c.dismissed.run(ctx) })
+	wg.Go(func() { c.follow(ctx) })
 	wg.Go(func() { c.registrar.follow(ctx, c.store, c.mux.CloseIf) })
 	wg.Go(func() {
 		if err := c.serve(ctx); err != nil {

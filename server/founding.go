@@ -164,3 +164,12 @@ func (f *founding) promise(plan *wire.PromiseRequest) error {
 	f.founder, f.until = plan.Founder, f.now().Add(promiseLife)
 	return nil
 }
+
+// votesFor tells whether a server without a past votes for a candidate: for the one
+// that it promised itself to, and, should it have forgotten that in a restart, for one
+// whose cluster has nothing in its log yet but the list of servers.
+func (f *founding) votesFor(candidate string, lastIndex uint64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.expect > 0 && (f.founder == candidate || lastIndex <= 1)
+}

@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	// maxStreams bounds the requests of one connection that are under way.
-	maxStreams = 4096
+	// maxStreams bounds the requests of one connection that are under way. It is above
+	// what an agent may have, so that it is told and does not wait for ever.
+	maxStreams = 2 * (maxAgentWaits + maxAgentCalls)
 	// maxHeaders bounds what a request says beside its message.
 	maxHeaders = 16 << 10
 )
@@ -56,6 +57,7 @@ func newGRPC(s *Server) (*grpc.Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	agents := newLimits()
 	out := grpc.NewServer(
 		grpc.Creds(proved{leasesOf(s)}),
 		grpc.MaxRecvMsgSize(wire.MaxRequest),
@@ -65,8 +67,8 @@ func newGRPC(s *Server) (*grpc.Server, error) {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		// A host that fell silent is to be known as such within 5 s, its probes included.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 1500 * time.Millisecond, Timeout: 2 * time.Second}),
-		grpc.ChainUnaryInterceptor(identifyCalls, s.ending.reads),
-		grpc.ChainStreamInterceptor(identifyStreams, s.ending.streams),
+		grpc.ChainUnaryInterceptor(identifyCalls, agents.calls, s.ending.reads),
+		grpc.ChainStreamInterceptor(identifyStreams, agents.streams, s.ending.streams),
 	)
 	wire.Register(out, h)
 	wire.RegisterOperators(out, op)

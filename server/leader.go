@@ -58,6 +58,7 @@ func newLeader(s *Server) (*leader, error) {
 			raft: s.raft, store: s.store, members: membership.Members, cluster: s.cluster, self: s.cfg.NodeID,
 			first: s.cfg.Autopilot, now: time.Now, log: s.log, tempo: s.cfg.tempo,
 			since: map[string]standing{}, absent: map[string]time.Time{}, barred: map[string]time.Time{},
+			told: map[string]time.Time{},
 		},
 		members: &reconciler{
 			store: s.store, raft: s.raft, members: membership.Members, self: s.cfg.NodeName,

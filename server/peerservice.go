@@ -23,18 +23,22 @@ type peerService struct {
 var _ wire.Peers = (*peerService)(nil)
 
 // Standing implements wire.Peers.
-func (s *peerService) Standing(context.Context, *wire.StandingRequest) (*wire.StandingReply, error) {
+func (s *peerService) Standing(_ context.Context, req *wire.StandingRequest) (*wire.StandingReply, error) {
 	at := s.raft.Position()
 	peers, err := s.raft.Servers()
 	if err != nil {
 		return nil, err
 	}
 	leader, _ := s.raft.LeaderID()
+	var marks []wire.LogMark
+	if req.Marks {
+		marks = s.raft.Marks()
+	}
 	return &wire.StandingReply{
 		NodeID: s.self.ID, Node: s.self.Name, Version: s.self.Tags[tagBuild],
 		Fresh: s.raft.Fresh(), Dismissed: s.dismissed.is(),
 		LastTerm: at.LastTerm, LastIndex: at.LastIndex, Applied: at.Applied, ConfigIndex: at.ConfigIndex,
-		Peers: peers, LeaderID: leader, LastContact: s.raft.LastContact(),
+		Peers: peers, Marks: marks, LeaderID: leader, LastContact: s.raft.LastContact(),
 	}, nil
 }
 

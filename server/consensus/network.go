@@ -48,6 +48,10 @@ type Network struct {
 	// one that it lacks is theirs: this node may have been away when it came. Nil:
 	// nobody vouches.
 	Vouch func(ctx context.Context, id string, known map[string]string) error
+	// MayVote tells whether this node may vote for a candidate whose log ends at an
+	// index. A server that lost its disk must not: it may have acknowledged what the
+	// candidate lacks. Nil: it may.
+	MayVote func(candidate string, lastIndex uint64) bool
 }
 
 // network is the transport between servers: raft's, with node IDs beside the
@@ -55,7 +59,8 @@ type Network struct {
 // takes part.
 type network struct {
 	*raft.NetworkTransport
-	layer *streams
+	layer    *streams
+	incoming chan raft.RPC
 }
 
 var _ Transport = (*network)(nil)
@@ -63,18 +68,71 @@ var _ Transport = (*network)(nil)
 func newNetwork(cfg Config, leads func(term uint64) bool) *network {
 	l := &streams{
 		cfg: *cfg.Network, self: cfg.NodeID, addr: networkAddr(cfg.Addr), log: cfg.Logger,
-		ready: make(chan net.Conn), unjudged: make(chan struct{}, maxUnjudged), conns: map[string]map[net.Conn]struct{}{},
+		refusals: &repeats{seen: map[string]repeat{}},
+		ready:    make(chan net.Conn), unjudged: make(chan struct{}, maxUnjudged), conns: map[string]map[net.Conn]struct{}{},
 	}
 	l.leading, l.prompter = leads, newPrompter(leads)
 	l.ctx, l.cancel = context.WithCancel(context.Background())
-	n := &network{layer: l, NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	n := &network{layer: l, incoming: make(chan raft.RPC), NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Logger: newHclog(cfg.Logger), Stream: l, MaxPool: pooledConns,
 		// Pipelining can wedge a follower for good; batches are what makes it fast.
 		MaxRPCsInFlight: 1,
 		Timeout:         networkTimeout, MsgpackUseNewTimeFormat: true,
 	})}
 	l.prompter.send = n.append
+	l.wg.Go(n.receive)
 	return n
+}
+
+// Consumer implements raft.Transport.
+func (n *network) Consumer() <-chan raft.RPC { return n.incoming }
+
+// receive hands on what others ask, but for votes that this node must not give.
+func (n *network) receive() {
+	for {
+		select {
+		case <-n.layer.ctx.Done():
+			return
+		case rpc := <-n.NetworkTransport.Consumer():
+			if n.refuses(rpc) {
+				continue
+			}
+			select {
+			case n.incoming <- rpc:
+			case <-n.layer.ctx.Done():
+				rpc.Respond(nil, raft.ErrTransportShutdown)
+				return
+			}
+		}
+	}
+}
+
+// refuses answers a candidate that this node must not vote for.
+func (n *network) refuses(rpc raft.RPC) bool {
+	may := n.layer.cfg.MayVote
+	if may == nil {
+		return false
+	}
+	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.layer.self), Addr: []byte(n.layer.addr)}
+	switch ask := rpc.Command.(type) {
+	case *raft.RequestVoteRequest:
+		if may(string(ask.ID), ask.LastLogIndex) {
+			return false
+		}
+		rpc.Respond(&raft.RequestVoteResponse{RPCHeader: header, Term: ask.Term}, nil)
+	case *raft.RequestPreVoteRequest:
+		if may(string(ask.ID), ask.LastLogIndex) {
+			return false
+		}
+		rpc.Respond(&raft.RequestPreVoteResponse{RPCHeader: header, Term: ask.Term}, nil)
+	default:
+		return false
+	}
+	if hold, _ := n.layer.refusals.again("vote", time.Now()); hold {
+		return true
+	}
+	n.layer.log.Warn("this server has lost its log, or never had one, and votes for nobody until a leader has brought it up to date")
+	return true
 }
 
 // target joins an ID to the address at which the server is now.
@@ -176,6 +234,7 @@ type streams struct {
 	leading       func(term uint64) bool
 	prompter      *prompter
 
+	refusals *repeats
 	ready    chan net.Conn
 	unjudged chan struct{}
 	ctx      context.Context // ends when it is closed
