@@ -124,7 +124,7 @@ func (c *Credentials) Run(ctx context.Context) error {
 	for {
 		err := c.source.next(ctx, c)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // told to end
 		}
 		if err != nil {
 			return err

@@ -165,6 +165,7 @@ func TestRestarts(t *testing.T) {
 		t.Errorf("%v", left)
 	}
 	good := must(os.ReadFile(file))
+	key, rest, _ := bytes.Cut(good, []byte("-----BEGIN CERT"))
 	// Another node's files are not used; a token moves to another cluster.
 	for name, change := range map[string]func(*AgentConfig){
 		"another node ID":    func(c *AgentConfig) { c.NodeID = "bbbbbbbb-0000-4000-8000-000000000009" },
@@ -183,8 +184,8 @@ func TestRestarts(t *testing.T) {
 	}
 	for name, b := range map[string][]byte{
 		"empty": {}, "cut off": good[:len(good)/2], "cut in the root": good[:len(good)-60], "text": []byte("hello"),
-		"two of one": append(bytes.Clone(good), good...), "no key": good[bytes.Index(good, []byte("-----BEGIN CERT")):],
-		"other parts": append(bytes.Clone(good[:bytes.Index(good, []byte("-----BEGIN CERT"))]), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"...),
+		"two of one": append(bytes.Clone(good), good...), "no key": append([]byte("-----BEGIN CERT"), rest...),
+		"other parts": append(bytes.Clone(key), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"...),
 	} {
 		if err := os.WriteFile(file, b, 0o600); err != nil {
 			t.Fatal(err)
@@ -286,8 +287,10 @@ func TestRunRenews(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		secret := fixed()
 		reg := &registrar{grant: Grant{GossipKeys: [][]byte{[]byte("k")}}}
-		f := &fabric{t: t, creds: must(NewServer(ServerConfig{Secret: secret, Node: "s1", NodeID: serverID, Datacenter: dc})),
-			gate: must(NewGate(GateConfig{Secret: secret, Datacenter: dc, Registrar: reg}))}
+		f := &fabric{
+			t: t, creds: must(NewServer(ServerConfig{Secret: secret, Node: "s1", NodeID: serverID, Datacenter: dc})),
+			gate: must(NewGate(GateConfig{Secret: secret, Datacenter: dc, Registrar: reg})),
+		}
 		var joins atomic.Int64
 		agent := must(NewAgent(AgentConfig{
 			Token: text(must(secret.Mint(MintOptions{})).Text()), Servers: func() []string { return []string{"x"} }, Dial: f.dial,
@@ -334,8 +337,10 @@ func TestRunRenews(t *testing.T) {
 func TestRunAsksAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		secret, dir := fixed(), t.TempDir()
-		f := &fabric{t: t, creds: must(NewServer(ServerConfig{Secret: secret, Node: "s1", NodeID: serverID, Datacenter: dc})),
-			gate: must(NewGate(GateConfig{Secret: secret, Datacenter: dc, Registrar: &registrar{}}))}
+		f := &fabric{
+			t: t, creds: must(NewServer(ServerConfig{Secret: secret, Node: "s1", NodeID: serverID, Datacenter: dc})),
+			gate: must(NewGate(GateConfig{Secret: secret, Datacenter: dc, Registrar: &registrar{}})),
+		}
 		cfg := AgentConfig{
 			Dir: dir, Token: text(must(secret.Mint(MintOptions{})).Text()), Servers: func() []string { return []string{"x"} }, Dial: f.dial,
 			Node: "web1", NodeID: agentID, Datacenter: dc,
@@ -368,8 +373,10 @@ func TestDoubts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		secret := fixed()
 		reg := &registrar{nodes: map[string]bool{}}
-		f := &fabric{t: t, creds: must(NewServer(ServerConfig{Secret: secret, Node: "s1", NodeID: serverID, Datacenter: dc})),
-			gate: must(NewGate(GateConfig{Secret: secret, Datacenter: dc, Registrar: reg}))}
+		f := &fabric{
+			t: t, creds: must(NewServer(ServerConfig{Secret: secret, Node: "s1", NodeID: serverID, Datacenter: dc})),
+			gate: must(NewGate(GateConfig{Secret: secret, Datacenter: dc, Registrar: reg})),
+		}
 		log := &lockedBuffer{}
 		agent := must(NewAgent(AgentConfig{
 			Token: text(must(secret.Mint(MintOptions{})).Text()), Servers: func() []string { return []string{"x"} }, Dial: f.dial,
