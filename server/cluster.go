@@ -36,6 +36,7 @@ const (
 // cluster is this server's part among the others: the port they reach it by, the
 // connections to them, and how it comes into Raft.
 type cluster struct {
+	gate       *enroll.Gate
 	cfg        Cluster
 	self       catalog.Member // as far as it is known before gossip
 	datacenter string
@@ -69,11 +70,16 @@ func newCluster(cfg Config) (*cluster, error) {
 	var err error
 	c.mux, err = mux.New(mux.Config{
 		Listener: c.cfg.Listener, Admit: c.admit, Logger: cfg.Logger, Registerer: cfg.Registerer,
-		TLS: func() *tls.Config {
+		TLS: sync.OnceValue(func() *tls.Config {
 			return c.cfg.Credentials.Server(enroll.ProtoRPC, enroll.ProtoRaft, enroll.ProtoJoin)
-		},
+		}),
 	})
 	if err != nil {
+		return nil, fmt.Errorf("server: %w", err)
+	}
+	if c.gate, err = enroll.NewGate(enroll.GateConfig{
+		Secret: c.cfg.Secret, Datacenter: c.datacenter, Registrar: c.registrar, Logger: c.log, Registerer: cfg.Registerer,
+	}); err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}
 	c.rpcIn, c.raftIn, c.joinIn = c.mux.Listen(enroll.ProtoRPC), c.mux.Listen(enroll.ProtoRaft), c.mux.Listen(enroll.ProtoJoin)
@@ -156,18 +162,34 @@ func (c *cluster) identify(conn net.Conn) (string, error) {
 // Those that share an ID are left out: nobody knows which is meant.
 func (c *cluster) servers() map[string]catalog.Member {
 	out := map[string]catalog.Member{}
-	twice := map[string]bool{}
-	for _, m := range c.members() {
-		if m.Status != catalog.MemberAlive || m.Tags[tagRole] != roleServer || m.ID == "" || m.Tags[tagDC] != c.datacenter {
+	for id, all := range c.byID() {
+		if len(all) == 1 {
+			out[id] = all[0]
+		}
+	}
+	return out
+}
+
+// clones are the names of living servers that share a node ID, by that.
+func (c *cluster) clones() map[string][]string {
+	out := map[string][]string{}
+	for id, all := range c.byID() {
+		if len(all) == 1 {
 			continue
 		}
-		if _, ok := out[m.ID]; ok {
-			twice[m.ID] = true
+		for _, m := range all {
+			out[id] = append(out[id], m.Name)
 		}
-		out[m.ID] = m
 	}
-	for id := range twice {
-		delete(out, id)
+	return out
+}
+
+func (c *cluster) byID() map[string][]catalog.Member {
+	out := map[string][]catalog.Member{}
+	for _, m := range c.members() {
+		if m.Status == catalog.MemberAlive && m.Tags[tagRole] == roleServer && m.ID != "" && m.Tags[tagDC] == c.datacenter {
+			out[m.ID] = append(out[m.ID], m)
+		}
 	}
 	return out
 }
@@ -279,17 +301,11 @@ const (
 
 // serve runs the port until ctx ends, but for RPC.
 func (c *cluster) serve(ctx context.Context) error {
-	gate, err := enroll.NewGate(enroll.GateConfig{
-		Secret: c.cfg.Secret, Datacenter: c.datacenter, Registrar: c.registrar, Logger: c.log,
-	})
-	if err != nil {
-		return fmt.Errorf("server: %w", err)
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	parts := []func(context.Context) error{
 		c.mux.Run, c.cfg.Credentials.Run,
-		func(ctx context.Context) error { return gate.Serve(ctx, c.joinIn) },
+		func(ctx context.Context) error { return c.gate.Serve(ctx, c.joinIn) },
 	}
 	done := make(chan error, len(parts))
 	for _, part := range parts {

@@ -495,3 +495,36 @@ func TestForeignLog(t *testing.T) {
 		t.Error("the other was taken in there")
 	}
 }
+
+// TestTwoServersOneID: a server with the node ID of another is let in nowhere, and the
+// cluster goes on.
+func TestTwoServersOneID(t *testing.T) {
+	f := newFleet(t, 3)
+	f.change = quick
+	for i := 1; i <= 3; i++ {
+		f.up(i)
+	}
+	lead := f.leader()
+	twin := 1 + lead%3
+	f.change = func(i int, cfg *Config) {
+		quick(i, cfg)
+		if i == 9 {
+			creds, err := enroll.NewServer(enroll.ServerConfig{Secret: f.secret, Node: nameOf(9), NodeID: idOf(twin), Datacenter: "dc1"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			cfg.NodeID, cfg.Cluster.Credentials = idOf(twin), creds
+		}
+	}
+	was := f.peers(lead)
+	f.up(9)
+	f.until("the leader has seen both", func() bool { return len(f.nodes[lead].server.cluster.clones()) == 1 })
+	time.Sleep(10 * f.nodes[lead].server.cfg.tempo.autopilot)
+	if now := f.peers(lead); len(now) != 3 || now[idOf(twin)].Address != was[idOf(twin)].Address {
+		t.Errorf("the list of servers is %+v, was %+v", now, was)
+	}
+	if !f.nodes[9].server.raft.Fresh() {
+		t.Error("the twin was taken in")
+	}
+	f.put(twin, "k", "x")
+}

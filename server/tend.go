@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
@@ -28,6 +29,12 @@ func (a *autopilot) tend(ctx context.Context, state *wire.AutopilotReply) error 
 		return err
 	}
 	alive := a.cluster.servers()
+	for id, names := range a.cluster.clones() {
+		if !a.silent("cloned", id) {
+			a.log.Error("two servers have one node ID: neither is taken in, and nothing is changed for either", "id", id,
+				"nodes", strings.Join(names, " "), "hint", "stop one, remove its data directory, and start it again to get an ID of its own")
+		}
+	}
 	var errs []error
 	known := map[string]bool{}
 	for _, p := range peers {
