@@ -55,12 +55,14 @@ type joiner struct {
 	pool   *remote.Pool        // nil beside a server
 	ready  chan struct{}       // closed once there is a certificate
 	retry  chan struct{}       // has a value when an operator named an address
+	met    chan struct{}       // closed once another member was seen
 }
 
 func newJoiner(cfg Config) *joiner {
 	j := &joiner{
 		cfg: cfg.Join, log: cfg.Logger, node: cfg.NodeName, dc: cfg.Datacenter, gossip: cfg.Gossip,
 		creds: cfg.Credentials, pool: cfg.Pool, ready: make(chan struct{}), retry: make(chan struct{}, 1),
+		met: make(chan struct{}),
 	}
 	if j.cfg.Every <= 0 {
 		j.cfg.Every = 30 * time.Second
@@ -133,6 +135,7 @@ func (j *joiner) run(ctx context.Context) error {
 		if !j.gossip.Alone() || len(targets) == 0 {
 			if !met && !j.gossip.Alone() {
 				met = true
+				close(j.met)
 				j.log.Info("this host takes part in the gossip of its cluster", "node", j.node, "members", len(j.gossip.Members()))
 			}
 			p.reset()

@@ -58,7 +58,13 @@ type Config struct {
 	// ReapAfter is how long members that failed or left are remembered. Default 72 hours.
 	ReapAfter time.Duration
 	Logger    *slog.Logger
+
+	start time.Time // of this member
 }
+
+// startTag says when a member started, so that of a host and its copy all take the
+// same for the original. It is not shown.
+const startTag = "start"
 
 const (
 	defaultReapAfter = 72 * time.Hour
@@ -99,6 +105,9 @@ func (c *Config) tags() map[string]string {
 	}
 	if c.NodeID != "" {
 		out["id"] = c.NodeID
+	}
+	if !c.start.IsZero() {
+		out[startTag] = strconv.FormatInt(c.start.UnixMilli(), 36)
 	}
 	return out
 }
@@ -151,6 +160,7 @@ func New(cfg Config) (*Gossip, error) {
 	if cfg.ReapAfter <= 0 {
 		cfg.ReapAfter = defaultReapAfter
 	}
+	cfg.start = time.Now()
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -290,6 +300,19 @@ func (g *Gossip) lost(seldom bool) []string {
 		return addrs[:min(len(addrs), 3)]
 	}
 	return addrs[:min(len(addrs), 1)]
+}
+
+// Elder is the address of a living host that has the name and ID of this one and
+// started before it: of the original, then, and this host is a copy of it. It is ""
+// for none, also where that host does not answer any more, as when this host moved.
+func (g *Gossip) Elder() string {
+	for _, n := range g.table.elders() {
+		addr := &net.UDPAddr{IP: net.ParseIP(n.member.Addr), Port: int(n.member.Port)}
+		if _, err := g.list.Ping(n.claim, addr); err == nil {
+			return addrOf(n.member)
+		}
+	}
+	return ""
 }
 
 // Servers counts the servers beside this host that are alive, and those that were
