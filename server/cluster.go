@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/store"
 	"github.com/weftmesh/weft/catalog/wire"
