@@ -61,6 +61,7 @@ func newHost(cfg *config.Config, l *logs, load func() (*config.Config, error), b
 	if err := h.openTrust(); err != nil {
 		return h, err
 	}
+	reg.MustRegister(h.trust.expiry())
 	if h.gossip, err = gossip.New(h.gossipConfig()); err != nil {
 		return h, startError(cfg, err)
 	}

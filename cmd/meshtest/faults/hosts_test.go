@@ -123,6 +123,13 @@ func TestP22Cloned(t *testing.T) {
 	first, other := c.Agents[0], c.Agents[1]
 	register(t, first.Agent, &api.AgentServiceRegistration{Name: "original", Port: 1})
 	alive(t, other, 5, 20*time.Second)
+	proc.Eventually(t, 20*time.Second, "the original is known", func() error {
+		got, _, err := other.Client.Health().Service("original", "", true, nil)
+		if err != nil || len(got) != 1 {
+			return fmt.Errorf("%d, %v", len(got), err)
+		}
+		return nil
+	})
 	clone := c.AddAgent(first.Name)
 	if err := os.CopyFS(clone.Dir, os.DirFS(first.Dir)); err != nil {
 		t.Fatal(err)
