@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/cmd/weft/config"
 	"github.com/weftmesh/weft/connect/enroll"
@@ -45,6 +47,18 @@ func (t *trust) mint() func(ttl time.Duration) (enroll.Token, error) {
 		return nil
 	}
 	return func(ttl time.Duration) (enroll.Token, error) { return t.secret.Mint(enroll.MintOptions{TTL: ttl}) }
+}
+
+// expiry tells when this host's certificate ends.
+func (t *trust) expiry() prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "weft_node_certificate_expiry_timestamp_seconds", Help: "When the certificate of this node ends, in seconds since 1970; 0 while it has none.",
+	}, func() float64 {
+		if t.creds == nil || t.creds.NotAfter().IsZero() {
+			return 0
+		}
+		return float64(t.creds.NotAfter().Unix())
+	})
 }
 
 // openTrust reads, or on a first server makes, what this host has.
