@@ -313,7 +313,7 @@ func (g *Gossip) Keyring(ctx context.Context, op catalog.KeyringOp, key string) 
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails
 	q := keysMessage{ID: hex.EncodeToString(id), From: g.cfg.NodeName, Op: op, Key: key, At: time.Now().UnixMilli()}
-	others := slices.DeleteFunc(g.table.with(catalog.MemberAlive), func(m catalog.Member) bool { return m.Name == g.cfg.NodeName })
+	others := slices.DeleteFunc(g.table.alive(), func(m catalog.Member) bool { return m.Name == g.cfg.NodeName })
 	replies := g.keys.expect(q.ID, len(others)+1)
 	defer g.keys.forget(q.ID)
 

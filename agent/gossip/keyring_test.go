@@ -34,7 +34,7 @@ func TestKeyringTurnsOver(t *testing.T) {
 		}
 	}
 	for _, g := range []*Gossip{a, b, c} {
-		eventually(t, 10*time.Second, "three are alive", func() bool { return len(g.table.with(catalog.MemberAlive)) == 3 })
+		eventually(t, 10*time.Second, "three are alive", func() bool { return len(g.table.alive()) == 3 })
 	}
 	do := func(op catalog.KeyringOp, key string) *catalog.KeyringReport {
 		t.Helper()

@@ -342,9 +342,9 @@ func (t *table) members() []catalog.Member {
 	return out
 }
 
-func (t *table) with(status catalog.MemberStatus) []catalog.Member {
+func (t *table) alive() []catalog.Member {
 	all := t.members()
-	return slices.DeleteFunc(all, func(m catalog.Member) bool { return m.Status != status })
+	return slices.DeleteFunc(all, func(m catalog.Member) bool { return m.Status != catalog.MemberAlive })
 }
 
 // size is how many members memberlist counts as alive.

@@ -23,7 +23,7 @@ import (
 // token and certificate of an agent.
 
 // Names of the systemd credentials and of the environment variables that name files.
-const (
+const ( //nolint:gosec // names, not the things
 	secretCredential = "weft-cluster-secret"
 	tokenCredential  = "weft-join-token"
 	secretEnv        = "WEFT_CLUSTER_SECRET_FILE"

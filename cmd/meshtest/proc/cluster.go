@@ -137,13 +137,12 @@ func tail(s string, most int) string {
 }
 
 // weft runs a command that needs no agent.
-func (c *Cluster) weft(args ...string) string {
+func (c *Cluster) weft(args ...string) {
 	c.t.Helper()
 	out, err := exec.Command(Binary(c.t), args...).CombinedOutput()
 	if err != nil {
 		c.t.Fatalf("weft %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
-	return string(out)
 }
 
 // Nodes are all hosts, the servers first.
