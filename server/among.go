@@ -57,6 +57,7 @@ func (c *cluster) start(rpcs *grpc.Server, ended chan<- error) (stop func() erro
 	var wg sync.WaitGroup
 	wg.Go(func() { c.founding.run(ctx) })
 	wg.Go(func() { c.dismissed.run(ctx) })
+	wg.Go(func() { c.keepWarm(ctx) })
 	wg.Go(func() { c.follow(ctx) })
 	wg.Go(func() { c.registrar.follow(ctx, c.store, c.mux.CloseIf) })
 	wg.Go(func() {
@@ -66,6 +67,7 @@ func (c *cluster) start(rpcs *grpc.Server, ended chan<- error) (stop func() erro
 	})
 	go func() { ended <- explainServing(rpcs.Serve(c.rpcIn)) }()
 	return func() error {
+		c.end()
 		cancel()
 		wg.Wait()
 		c.leases.stop()
@@ -190,15 +192,80 @@ func (c *cluster) leader() (*peerConn, error) {
 	return c.peers.at(id, addr)
 }
 
+const (
+	// leaderHold is how long a request waits here for the others to elect a leader.
+	leaderHold = 3 * time.Second
+	// leaderAgain is how often such a request looks for one.
+	leaderAgain = 20 * time.Millisecond
+)
+
+// leaderConn goes to whoever leads. A request that nobody has acted on, as nobody
+// leads or the leader that this server believes in is gone, waits for the next leader.
+type leaderConn struct{ c *cluster }
+
+var _ grpc.ClientConnInterface = leaderConn{}
+
+// Invoke implements grpc.ClientConnInterface.
+func (l leaderConn) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	end := time.Now().Add(leaderHold)
+	for {
+		cc, err := l.c.leader()
+		if err == nil {
+			err = cc.Invoke(ctx, method, args, reply, opts...)
+		}
+		if err == nil || !errors.Is(wire.FromStatus(err), catalog.ErrNoLeader) || time.Now().After(end) {
+			return err
+		}
+		t := time.NewTimer(leaderAgain)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return err
+		case <-l.c.ctx.Done():
+			t.Stop()
+			return err
+		case <-t.C:
+		}
+	}
+}
+
+// NewStream implements grpc.ClientConnInterface.
+func (l leaderConn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	cc, err := l.c.leader()
+	if err != nil {
+		return nil, err
+	}
+	return cc.NewStream(ctx, desc, method, opts...)
+}
+
+// warmEvery is how often connections to the other servers are looked after, so that
+// whoever leads next is reached at once.
+const warmEvery = 2 * time.Second
+
+func (c *cluster) keepWarm(ctx context.Context) {
+	tick := time.NewTicker(warmEvery)
+	defer tick.Stop()
+	for {
+		for id, m := range c.servers() {
+			if addr := serverAddr(m); id != c.self.ID && addr != "" {
+				if cc, err := c.peers.at(id, addr); err == nil {
+					cc.cc.Connect()
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
 // leaderIndex asks the leader for its ReadIndex.
 func (c *cluster) leaderIndex() (uint64, error) {
-	cc, err := c.leader()
-	if err != nil {
-		return 0, err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	ctx, cancel := context.WithTimeout(c.ctx, leaderHold)
 	defer cancel()
-	rep, err := wire.NewPeersClient(cc).ReadIndex(ctx, &wire.ReadIndexRequest{})
+	rep, err := wire.NewPeersClient(leaderConn{c}).ReadIndex(ctx, &wire.ReadIndexRequest{})
 	if err != nil {
 		return 0, err
 	}

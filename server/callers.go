@@ -76,25 +76,25 @@ func (p proved) Clone() credentials.TransportCredentials { return p }
 func (proved) OverrideServerName(string) error { return nil }
 
 // identified gives a request's context its Caller, and refuses what is not for it.
-func identified(ctx context.Context, method string) (context.Context, rpc.Caller, error) {
+func identified(ctx context.Context, method string) (context.Context, error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
-		return nil, rpc.Caller{}, wire.ToStatus(fmt.Errorf("%w: nobody calls", catalog.ErrDenied))
+		return nil, wire.ToStatus(fmt.Errorf("%w: nobody calls", catalog.ErrDenied))
 	}
 	info, ok := p.AuthInfo.(callerInfo)
 	if !ok {
-		return nil, rpc.Caller{}, wire.ToStatus(fmt.Errorf("%w: the caller has proved nothing", catalog.ErrDenied))
+		return nil, wire.ToStatus(fmt.Errorf("%w: the caller has proved nothing", catalog.ErrDenied))
 	}
 	caller := info.caller
 	if strings.HasPrefix(method, wire.PeersPrefix) && !caller.Server {
-		return nil, caller, wire.ToStatus(fmt.Errorf("%w: %s is for servers, this is %s", catalog.ErrDenied, method, caller))
+		return nil, wire.ToStatus(fmt.Errorf("%w: %s is for servers, this is %s", catalog.ErrDenied, method, caller))
 	}
 	caller.Forwarded = caller.Server && len(metadata.ValueFromIncomingContext(ctx, forwardedKey)) > 0
-	return rpc.WithCaller(ctx, caller), caller, nil
+	return rpc.WithCaller(ctx, caller), nil
 }
 
 func identifyCalls(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	ctx, _, err := identified(ctx, info.FullMethod)
+	ctx, err := identified(ctx, info.FullMethod)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +102,7 @@ func identifyCalls(ctx context.Context, req any, info *grpc.UnaryServerInfo, nex
 }
 
 func identifyStreams(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	ctx, _, err := identified(stream.Context(), info.FullMethod)
+	ctx, err := identified(stream.Context(), info.FullMethod)
 	if err != nil {
 		return err
 	}

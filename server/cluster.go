@@ -48,6 +48,8 @@ type cluster struct {
 	peers      *peers
 	registrar  *registrar
 	leases     *leases
+	ctx        context.Context // ends when the server stops
+	end        context.CancelFunc
 
 	// Set by enter.
 	raft      *consensus.Node
@@ -64,6 +66,7 @@ func newCluster(cfg Config) (*cluster, error) {
 		cfg: *cfg.Cluster, datacenter: cfg.Datacenter, tempo: cfg.tempo, members: membershipOf(cfg).Members, log: cfg.Logger,
 		self: alone(cfg).self, leases: &leases{conns: map[string]int{}},
 	}
+	c.ctx, c.end = context.WithCancel(context.Background())
 	c.registrar = &registrar{servers: c.serverAddrs, keys: cfg.Cluster.GossipKeys, members: c.members, log: cfg.Logger, datacenter: cfg.Datacenter}
 	var err error
 	c.mux, err = mux.New(mux.Config{
@@ -89,6 +92,7 @@ func newCluster(cfg Config) (*cluster, error) {
 
 // close releases what is not closed by run.
 func (c *cluster) close() {
+	c.end()
 	c.peers.close()
 	_ = c.cfg.Listener.Close()
 }

@@ -453,7 +453,10 @@ func TestLostDiskDoesNotVote(t *testing.T) {
 	f.put(lead, "k", "x")
 	loser := 1 + lead%3
 	f.down(loser)
-	f.down(lead)
+	f.down(lead) // which hands over to the third, that cannot lead alone
+	for _, r := range f.nodes {
+		f.until("nobody leads", func() bool { id, _ := r.server.raft.LeaderID(); return id == "" })
+	}
 	f.dirs[loser] = t.TempDir()
 	f.up(loser)
 	time.Sleep(2 * time.Second) // many elections
@@ -527,4 +530,30 @@ func TestTwoServersOneID(t *testing.T) {
 		t.Error("the twin was taken in")
 	}
 	f.put(twin, "k", "x")
+}
+
+// TestSnapshotByFollower: an archive is taken and restored by way of a server that
+// does not lead, and every server then has what is in it, and another epoch.
+func TestSnapshotByFollower(t *testing.T) {
+	f := newFleet(t, 3)
+	for i := 1; i <= 3; i++ {
+		f.up(i)
+	}
+	follower := 1 + f.leader()%3
+	ops := f.nodes[follower].operators()
+	f.put(follower, "k", "before")
+	archive := save(t, ops)
+	f.put(follower, "k", "after")
+	if err := restore(t, ops, archive); err != nil {
+		t.Fatal(err)
+	}
+	for i := 1; i <= 3; i++ {
+		f.until(fmt.Sprintf("server %d has the archive", i), func() bool { v, err := f.get(i, "k", wire.Default); return err == nil && v == "before" })
+	}
+	f.put(follower, "k", "again")
+	for i := 1; i <= 3; i++ {
+		if v, err := f.get(i, "k", wire.Default); err != nil || v != "again" {
+			t.Error(i, v, err)
+		}
+	}
 }

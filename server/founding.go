@@ -70,7 +70,7 @@ func (f *founding) say(what string, args ...any) {
 	defer f.mu.Unlock()
 	if f.said != what {
 		f.said = what
-		f.log.Info(what, args...)
+		f.log.Info("no cluster yet", append([]any{"reason", what}, args...)...)
 	}
 }
 

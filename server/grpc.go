@@ -33,20 +33,9 @@ func newGRPC(s *Server) (*grpc.Server, error) {
 	}
 	if c := s.cluster; c != nil {
 		rc.CaughtUp, rc.LeaderIndex = c.caughtUp, c.reads.Index
-		rc.Forward = func(string) (wire.Servers, error) {
-			cc, err := c.leader()
-			if err != nil {
-				return nil, err
-			}
-			return wire.NewClient(cc), nil
-		}
-		oc.Forward = func(string) (wire.Operators, error) {
-			cc, err := c.leader()
-			if err != nil {
-				return nil, err
-			}
-			return wire.NewOperatorsClient(cc), nil
-		}
+		servers, operators := wire.NewClient(leaderConn{c}), wire.NewOperatorsClient(leaderConn{c})
+		rc.Forward = func(string) (wire.Servers, error) { return servers, nil }
+		oc.Forward = func(string) (wire.Operators, error) { return operators, nil }
 	}
 	h, err := rpc.New(rc)
 	if err != nil {

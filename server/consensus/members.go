@@ -181,8 +181,12 @@ func (n *Node) Member(id string) (member, votes bool) {
 	return false, false
 }
 
-// LeaderID is the node ID of the leader and its address, empty when none is known.
+// LeaderID is the node ID of the leader and its address, empty when none is known. A
+// candidate knows of none, although raft may name the one that handed over to it.
 func (n *Node) LeaderID() (id, addr string) {
+	if n.raft.State() == raft.Candidate {
+		return "", ""
+	}
 	a, i := n.raft.LeaderWithID()
 	return string(i), string(a)
 }
