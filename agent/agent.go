@@ -75,7 +75,7 @@ func (a *Agent) build() error {
 		return err
 	}
 	var syncer local.Syncer
-	if a.central, syncer, err = newCentral(cfg, a.remote); err != nil {
+	if a.central, syncer, err = newCentral(cfg, a.joiner.guard(a.remote), a.remote.Watch); err != nil {
 		return err
 	}
 	if a.local, err = local.New(local.Config{

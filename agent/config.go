@@ -134,6 +134,11 @@ type Gossip interface {
 	Alone() bool
 	// Peers are the addresses at which members were last, also before this start.
 	Peers() []string
+	// Servers counts the servers beside this host that are alive, and those that were
+	// once and are missed.
+	Servers() (alive, missing int)
+	// Elder is the address of a living host of which this one is a copy; "" for none.
+	Elder() string
 	// Changed has a value after the members changed. It is for one reader: the server,
 	// where there is one, else the agent.
 	Changed() <-chan struct{}

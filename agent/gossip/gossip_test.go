@@ -88,7 +88,7 @@ func TestThreeMembers(t *testing.T) {
 		}
 	}
 	for _, g := range []*Gossip{a, b, c} {
-		eventually(t, 10*time.Second, "three are alive", func() bool { return len(g.table.with(catalog.MemberAlive)) == 3 })
+		eventually(t, 10*time.Second, "three are alive", func() bool { return len(g.table.alive()) == 3 })
 	}
 	m := b.Members()
 	if m[0].Name != "b" || m[1].Name != "a" || m[2].Name != "c" {
@@ -132,7 +132,7 @@ func TestFailedMemberForceLeft(t *testing.T) {
 		}
 	}
 	for _, g := range []*Gossip{a, b, c} {
-		eventually(t, 10*time.Second, "three are alive", func() bool { return len(g.table.with(catalog.MemberAlive)) == 3 })
+		eventually(t, 10*time.Second, "three are alive", func() bool { return len(g.table.alive()) == 3 })
 	}
 	if err := a.ForceLeave("b", false); !errors.Is(err, catalog.ErrConflict) {
 		t.Errorf("forcing an alive member: %v", err)

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"log/slog"
 	"maps"
 	"net"
@@ -63,6 +62,7 @@ func newHost(cfg *config.Config, l *logs, load func() (*config.Config, error), b
 	if err := h.openTrust(); err != nil {
 		return h, err
 	}
+	reg.MustRegister(h.trust.expiry())
 	if h.gossip, err = gossip.New(h.gossipConfig()); err != nil {
 		return h, startError(cfg, err)
 	}
@@ -95,8 +95,7 @@ func (h *host) newPool() error {
 	var err error
 	h.pool, err = remote.NewPool(remote.PoolConfig{
 		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
-			d := tls.Dialer{Config: creds.Client(enroll.ProtoRPC, enroll.Peer{Role: enroll.RoleServer, Datacenter: h.cfg.Datacenter})}
-			return d.DialContext(ctx, "tcp", addr)
+			return creds.Dial(ctx, enroll.ProtoRPC, enroll.Peer{Role: enroll.RoleServer, Datacenter: h.cfg.Datacenter}, addr)
 		},
 		Seeds: h.cfg.ServerAddrs(), File: h.cfg.ServersFile(), Logger: h.log,
 	})
@@ -179,7 +178,7 @@ func (h *host) serverConfig(reg prometheus.Registerer) (server.Config, error) {
 		return out, err
 	}
 	out.Cluster = &server.Cluster{
-		Listener: ln, Expect: c.BootstrapExpect, Secret: h.trust.secret, Credentials: h.trust.creds, GossipKeys: h.gossip.Keys,
+		Listener: ln, Expect: c.BootstrapExpect, Secret: h.trust.secret, Credentials: h.trust.creds, GossipKeys: h.gossip.Export,
 	}
 	return out, nil
 }
@@ -207,7 +206,7 @@ func (h *host) agentConfig(reg *prometheus.Registry, load func() (*config.Config
 	if h.server != nil {
 		out.Dial = h.server.Dial // which renews the certificate, too
 		if !c.Dev {
-			out.Join.Refresh = h.refresh
+			out.Join.Refresh, out.Join.Server = h.refresh, true
 		}
 	} else {
 		out.Pool, out.Credentials = h.pool, h.trust.creds
