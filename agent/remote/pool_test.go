@@ -253,7 +253,7 @@ func TestLeaderlessServerIsLeft(t *testing.T) {
 	go func() { ended <- r.Run(ctx) }()
 	f.serve("good:1", good)
 	defer func() { cancel(); <-ended }()
-	if _, err := r.Sync(t.Context(), catalog.NodeState{Node: &catalog.Node{Node: "n"}}); err != nil {
+	if _, err := r.Read(t.Context(), &wire.ReadRequest{Query: dbQuery}); err != nil {
 		t.Errorf("%v, at %q", err, r.Server())
 	}
 }
