@@ -81,6 +81,7 @@ func (a *Agent) build() error {
 	}
 	if a.sidecars, err = sidecar.New(sidecar.Config{
 		Host: merged(a.local, a.central).Watch(), Views: a.remote.Watch, Signer: sidecar.NewSigner(a.remote),
+		Reporter: a.remote, Node: cfg.NodeName,
 		Listening: a.local.SetListening, Datacenter: cfg.Datacenter, DataDir: cfg.DataDir,
 		BindAddr: cfg.BindAddr, DrainTimeout: cfg.DrainTimeout, Logger: cfg.Logger, Metrics: connect.NewMetrics(cfg.Registerer),
 	}); err != nil {
@@ -121,7 +122,7 @@ func httpConfig(a *Agent) httpapi.Config {
 	h := a.cfg.HTTP
 	h.Self.Datacenter, h.Self.NodeName, h.Self.NodeID, h.Self.Version = a.cfg.Datacenter, a.cfg.NodeName, a.cfg.NodeID, a.cfg.Version
 	h.Local, h.Servers, h.Proxies, h.Leaves = merged(a.local, a.central), a.remote, a.sidecars, a.leaves
-	h.Operators, h.Events = a.remote, a.events
+	h.Operators, h.Policies, h.Events = a.remote, a.remote, a.events
 	h.Control = control{a}
 	if a.gossip != nil {
 		h.Members = a.gossip

@@ -30,6 +30,9 @@ const (
 	CmdDelPreparedQuery CommandType = 41
 	CmdSetCoordinates   CommandType = 42
 	CmdSetAutopilot     CommandType = 50
+	CmdSetRevocation    CommandType = 70
+	CmdDelRevocation    CommandType = 71
+	CmdPruneRevocations CommandType = 72
 )
 
 // Command is a change to the replicated state. It is validated before it enters
@@ -73,6 +76,12 @@ func NewCommand(t CommandType) (Command, error) {
 		return &SetCoordinates{}, nil
 	case CmdSetAutopilot:
 		return &SetAutopilot{}, nil
+	case CmdSetRevocation:
+		return &SetRevocation{}, nil
+	case CmdDelRevocation:
+		return &DeleteRevocation{}, nil
+	case CmdPruneRevocations:
+		return &PruneRevocations{}, nil
 	case CmdSetKey:
 		return &SetKey{}, nil
 	case CmdDeleteKey:

@@ -30,6 +30,7 @@ type Delta struct {
 
 	Queries     Rows[*PreparedQuery]
 	Coordinates Rows[*NodeCoordinate]
+	Revocations Rows[*Revocation]
 	// Default, CAConfig, Chain, Problem and Autopilot are those of the new view.
 	Default   Action
 	CAConfig  *CAConfig
@@ -90,6 +91,7 @@ var (
 
 	queryList      = byKey(func(q *PreparedQuery) Key { return Key{A: q.ID} })
 	coordinateList = byKey(func(c *NodeCoordinate) Key { return Key{A: c.Node} })
+	revocationList = byKey(func(r *Revocation) Key { return Key{A: r.Key()} })
 )
 
 // Diff returns what turns old into v. It is nil where there is no such thing:
@@ -124,6 +126,7 @@ func (v *View) makeDiff(old *View) *Delta {
 		rootList.diff(&d.Roots, old.Roots, v.Roots) &&
 		queryList.diff(&d.Queries, old.Queries, v.Queries) &&
 		coordinateList.diff(&d.Coordinates, old.Coordinates, v.Coordinates) &&
+		revocationList.diff(&d.Revocations, old.Revocations, v.Revocations) &&
 		pairList.diff(&d.Pairs, old.Pairs, v.Pairs) &&
 		keyList.diff(&d.Keys, old.Keys, v.Keys) &&
 		delayList.diff(&d.Delays, old.Delays, v.Delays) &&
@@ -156,6 +159,7 @@ func (d *Delta) Patch(old *View) (*View, error) {
 	v.Roots = rootList.patch(old.Roots, d.Roots)
 	v.Queries = queryList.patch(old.Queries, d.Queries)
 	v.Coordinates = coordinateList.patch(old.Coordinates, d.Coordinates)
+	v.Revocations = revocationList.patch(old.Revocations, d.Revocations)
 	v.Pairs = pairList.patch(old.Pairs, d.Pairs)
 	v.Keys = keyList.patch(old.Keys, d.Keys)
 	v.Delays = delayList.patch(old.Delays, d.Delays)
@@ -178,7 +182,7 @@ func (d *Delta) complete() bool {
 	return !slices.Contains(d.Nodes.Put, nil) && !slices.Contains(d.Services.Put, nil) &&
 		!slices.Contains(d.Checks.Put, nil) && !slices.Contains(d.Intentions.Put, nil) &&
 		!slices.Contains(d.Roots.Put, nil) && !slices.Contains(d.Queries.Put, nil) &&
-		!slices.Contains(d.Coordinates.Put, nil) && !slices.Contains(d.Pairs.Put, nil) &&
+		!slices.Contains(d.Coordinates.Put, nil) && !slices.Contains(d.Revocations.Put, nil) && !slices.Contains(d.Pairs.Put, nil) &&
 		!slices.Contains(d.Delays.Put, nil) && !slices.Contains(d.Sessions.Put, nil)
 }
 

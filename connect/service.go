@@ -147,7 +147,7 @@ func (s *Service) judge(w, old *world) {
 	for _, r := range s.table.all(nil) {
 		if w.bundle != old.bundle {
 			if err := chains.check(r); err != nil {
-				r.kill(ending{reason: ReasonPolicyChanged, rule: "trust bundle", err: err})
+				r.kill(ending{reason: ReasonPolicyChanged, rule: w.untrusted(r), err: err})
 				continue
 			}
 		}
@@ -273,7 +273,7 @@ func (s *Snapshot) upstreamKey(u *Upstream) catalog.Name {
 }
 
 func (w *world) sameTrust(snap *Snapshot) bool {
-	return w.bundle != nil && w.snap.TrustDomain == snap.TrustDomain &&
+	return w.bundle != nil && w.snap.TrustDomain == snap.TrustDomain && w.snap.sameRevoked(snap) &&
 		w.snap.SigningRoot == snap.SigningRoot && slices.Equal(w.snap.Roots, snap.Roots)
 }
 
@@ -287,6 +287,7 @@ func (w *world) loadTrust(snap *Snapshot, old *world) error {
 			return fmt.Errorf("signing root of the snapshot: %w", err)
 		}
 	}
+	b = b.Revoking(snap.RevokedSerials, snap.RevokedIDs)
 	w.bundle = b
 	if old != nil && old.bundle.Fingerprint() == b.Fingerprint() {
 		w.bundle = old.bundle // listed in another order

@@ -23,6 +23,11 @@ type Snapshot struct {
 	// root is renewed at once. Empty: a leaf is renewed when Roots gains one.
 	SigningRoot string `json:",omitempty"`
 
+	// RevokedSerials and RevokedIDs are certificates, by the serials of leaves in hex
+	// with colons, and SPIFFE IDs that are not trusted whoever vouches for them.
+	RevokedSerials []string `json:",omitempty"`
+	RevokedIDs     []string `json:",omitempty"`
+
 	// Intentions can decide for Service as destination; Default where none matches.
 	Intentions catalog.Intentions
 	Default    catalog.Action

@@ -104,6 +104,11 @@ func (s *Server) build() error {
 		grpc.StreamInterceptor(s.ending.streams),
 	)
 	wire.Register(s.grpc, h)
+	policies, err := rpc.NewPolicies(rpc.PoliciesConfig{Handler: h})
+	if err != nil {
+		return err
+	}
+	wire.RegisterPolicies(s.grpc, policies)
 	op, err := rpc.NewOperator(rpc.OperatorConfig{
 		Handler: h, Raft: s.raft, Names: s.leader.autopilot.name, Autopilot: s.leader.autopilot.state, Restored: s.leader.begun,
 	})

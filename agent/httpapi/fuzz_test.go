@@ -20,7 +20,7 @@ func documented(status int, body string) bool {
 		"must not be specified", "must be", "invalid config entry kind", "Invalid ", "invalid", "is required", "cannot", "is not", "does not",
 		"Scripts are disabled", "at least one source", "At least one source", "should", "defines", "unknown CA provider", "no provider",
 		"Network segments", "No node found", "URI must be", "missing", "State is read-only", "has an intention", "more than once", "rpc error making call: timed out",
-		"allowed", "empty", "already", "must provide PeerName", "Cannot modify non-existent", "Bad limit", "was not found in the Raft",
+		"allowed", "empty", "already", "must provide PeerName", "Cannot modify non-existent", "Bad limit", "was not found in the Raft", "Missing check",
 	} {
 		if strings.Contains(body, words) {
 			return true

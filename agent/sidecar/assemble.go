@@ -29,6 +29,8 @@ type sidecar struct {
 
 	mu        sync.Mutex
 	in        inputs
+	basis     basis // of the policy in in
+	progress  progress
 	roots     bool // known, from a server or from disk
 	intends   bool
 	old       map[catalog.QueryKind]bool           // parts that are from disk, and that a server may know better
@@ -149,6 +151,8 @@ func (s *sidecar) follow(ctx context.Context, q catalog.Query, take func(*catalo
 func (s *sidecar) takeRoots(v *catalog.View) {
 	if domain, roots, signing, ok := rootsOf(v); ok {
 		s.in.trustDomain, s.in.policy.roots, s.in.signingRoot = domain, roots, signing
+		s.in.revokedSerials, s.in.revokedIDs = catalog.Revoked(v.Revocations)
+		s.learned(v)
 		s.roots = true
 		delete(s.old, catalog.QueryRoots)
 	}
@@ -156,6 +160,7 @@ func (s *sidecar) takeRoots(v *catalog.View) {
 
 func (s *sidecar) takeIntentions(v *catalog.View) {
 	s.in.intentions, s.in.fallback = v.Intentions, v.Default
+	s.learned(v)
 	s.intends = true
 	delete(s.old, catalog.QueryIntentionsDest)
 }
@@ -237,12 +242,14 @@ func (s *sidecar) publish(patient bool) {
 	if last != nil {
 		snap.Index = last.Index
 		if reflect.DeepEqual(last, snap) {
+			s.madeOf(last.Index)
 			return
 		}
 	} else if s.file != nil {
 		index = s.file.index // go on counting where the last run of the agent stopped
 	}
 	snap.Index = index + 1
+	s.madeOf(snap.Index)
 	s.out.Set(snap.Index, snap)
 }
 
@@ -328,6 +335,7 @@ func (s *sidecar) seed() {
 	defer s.mu.Unlock()
 	s.in.policy = policy{
 		trustDomain: snap.TrustDomain, roots: snap.Roots, signingRoot: snap.SigningRoot,
+		revokedSerials: snap.RevokedSerials, revokedIDs: snap.RevokedIDs,
 		intentions: snap.Intentions, fallback: snap.Default,
 	}
 	s.roots, s.intends = true, true

@@ -32,8 +32,10 @@ type policy struct {
 	trustDomain string
 	roots       []string
 	signingRoot string
-	intentions  catalog.Intentions
-	fallback    catalog.Action
+	// revokedSerials and revokedIDs are who is not trusted any more.
+	revokedSerials, revokedIDs []string
+	intentions                 catalog.Intentions
+	fallback                   catalog.Action
 }
 
 // build makes the snapshot of a proxy, and the list of what in its registration
@@ -48,10 +50,13 @@ func build(in inputs) (*connect.Snapshot, []string) {
 		TrustDomain: in.trustDomain,
 		Roots:       in.roots,
 		SigningRoot: in.signingRoot,
-		Intentions:  in.intentions,
-		Default:     in.fallback,
-		Local:       localAddr(reg),
-		Inbound:     inboundAddr(in, p),
+
+		RevokedSerials: in.revokedSerials, RevokedIDs: in.revokedIDs,
+
+		Intentions: in.intentions,
+		Default:    in.fallback,
+		Local:      localAddr(reg),
+		Inbound:    inboundAddr(in, p),
 		Limits: connect.Limits{
 			HandshakeTimeout:      cfgMillis(p, cfg, "handshake_timeout_ms"),
 			MaxInboundConnections: cfgInt(p, cfg, "max_inbound_connections"),

@@ -114,7 +114,7 @@ func (s *sidecar) once(ctx context.Context) error {
 	watching, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { s.watchListening(watching, p) })
-	err = p.Run(ctx, &s.out)
+	err = p.Run(ctx, feed{s})
 	stop()
 	wg.Wait()
 	return err

@@ -42,6 +42,7 @@ const (
 	recQuery      = 40
 	recCoordinate = 42
 	recAutopilot  = 50
+	recRevocation = 70
 	recPair       = 20
 	recDelay      = 21
 	recSession    = 22
@@ -122,6 +123,8 @@ func recordOf(row any) (byte, any) {
 		return recCoordinate, v
 	case *catalog.Autopilot:
 		return recAutopilot, v
+	case *catalog.Revocation:
+		return recRevocation, v
 	case *catalog.KVPair:
 		return recPair, v
 	case *catalog.KeyDelay:
@@ -160,6 +163,8 @@ func emptyRow(typ byte) (table string, into any, err error) {
 		return tableCoordinates, &catalog.NodeCoordinate{}, nil
 	case recAutopilot:
 		return tableAutopilot, &catalog.Autopilot{}, nil
+	case recRevocation:
+		return tableRevocations, &catalog.Revocation{}, nil
 	case recPair:
 		return tableKV, &catalog.KVPair{}, nil
 	case recDelay:

@@ -2,6 +2,7 @@ package store
 
 import (
 	"pgregory.net/rapid"
+	"time"
 
 	"github.com/weftmesh/weft/catalog"
 )
@@ -33,6 +34,7 @@ func queries() []catalog.Query {
 		{Kind: catalog.QueryPreparedQueries},
 		{Kind: catalog.QueryCoordinates},
 		{Kind: catalog.QueryAutopilot},
+		{Kind: catalog.QueryRevocations},
 		{Kind: catalog.QueryConfigEntries, Name: catalog.KindServiceIntentions},
 	}
 	for _, n := range append(nodeNames, "never") {
@@ -139,7 +141,7 @@ func drawRegister(t *rapid.T) *catalog.Register {
 // drawCommand draws a valid command; at is an index for check-and-sets.
 func drawCommand(t *rapid.T, at uint64) catalog.Command {
 	cas := rapid.IntRange(0, 4).Draw(t, "cas") == 0
-	switch rapid.IntRange(0, 30).Draw(t, "command") {
+	switch rapid.IntRange(0, 33).Draw(t, "command") {
 	case 27:
 		q := catalog.PreparedQuery{ID: pick(t, queryIDs, "query ID"), Name: pick(t, queryNames, "query name")}
 		q.Service.Service = pick(t, serviceNames, "service")
@@ -158,6 +160,20 @@ func drawCommand(t *rapid.T, at uint64) catalog.Command {
 			c.Updates = append(c.Updates, u)
 		}
 		return c
+	case 31:
+		r := catalog.Revocation{Serial: pick(t, []string{"01", "02"}, "serial"), Description: pick(t, []string{"", "lost"}, "why")}
+		r.RevokedAt = time.Unix(int64(rapid.IntRange(1, 3).Draw(t, "at")), 0).UTC()
+		if rapid.Bool().Draw(t, "identity") {
+			r.Serial, r.URI = "", "spiffe://a/b"
+		}
+		return &catalog.SetRevocation{Revocation: r}
+	case 32:
+		if rapid.Bool().Draw(t, "identity") {
+			return &catalog.DeleteRevocation{URI: "spiffe://a/b"}
+		}
+		return &catalog.DeleteRevocation{Serial: "01"}
+	case 33:
+		return &catalog.PruneRevocations{Before: time.Unix(2, 0).UTC()}
 	case 30:
 		a := catalog.DefaultAutopilot()
 		a.MinQuorum = uint(rapid.IntRange(0, 1).Draw(t, "quorum"))

@@ -24,6 +24,8 @@ const (
 	keyCoordinates = "coordinates"
 	keyAutopilot   = "autopilot"
 	keySessions    = "sessions"
+	keyRevocations = "revocations"
+	keyRevoked     = "revoked" // which, not why
 	keyDelays      = "kv-delays"
 )
 
@@ -112,7 +114,9 @@ func indexKeys(q catalog.Query) []indexKey {
 	case catalog.QueryConfigEntry:
 		return []indexKey{{entryClass(q.Name), q.Sub}}
 	case catalog.QueryRoots:
-		return []indexKey{fixed(keyRoots), fixed(keyClusterID)}
+		return []indexKey{fixed(keyRoots), fixed(keyClusterID), fixed(keyRevoked)}
+	case catalog.QueryRevocations:
+		return []indexKey{fixed(keyRevocations)}
 	case catalog.QueryCAConfig:
 		return []indexKey{fixed(keyCAConfig)}
 	case catalog.QueryDump:

@@ -53,7 +53,7 @@ func (w *writer) applyOperator(cmd catalog.Command) (any, error) {
 	case *catalog.SetAutopilot:
 		return w.setAutopilot(c), nil
 	default:
-		return nil, catalog.Invalidf("command %T is not known to this version", cmd)
+		return w.applyRevocation(cmd)
 	}
 }
 

@@ -131,6 +131,9 @@ func (s *Store) view(r reader, e epoch, q catalog.Query) *catalog.View {
 		if c, ok := r.caConfig(); ok && c.ClusterID != "" {
 			v.CAConfig = &catalog.CAConfig{ClusterID: c.ClusterID}
 		}
+		v.Revocations = r.revoked()
+	case catalog.QueryRevocations:
+		v.Revocations = r.revocations()
 	case catalog.QueryCAConfig:
 		v.CAConfig, _ = r.caConfig()
 	default:

@@ -26,6 +26,7 @@ const (
 	tableCoordinates = "coordinates"
 	tableAutopilot   = "autopilot"
 	tableKV          = "kv"
+	tableRevocations = "revocations"
 	tableDelays      = "kv-delays"
 	tableSessions    = "sessions"
 )
@@ -251,6 +252,7 @@ func schema() *memdb.DBSchema {
 			}))),
 		table(tableCoordinates, on(func(c *catalog.NodeCoordinate) []string { return []string{c.Node} })),
 		table(tableAutopilot, on(func(*catalog.Autopilot) []string { return []string{singleton} })),
+		table(tableRevocations, on(revocationKey)),
 		table(tableKV, rawKey{},
 			also(bySession, on(func(p *catalog.KVPair) []string {
 				if p.Session == "" {

@@ -73,6 +73,7 @@ func commands(s streams) []*cli.Command {
 	return []*cli.Command{
 		agentCommand(s),
 		catalogCommand(s),
+		certCommand(s),
 		configCommand(s),
 		connectCommand(s),
 		demoCommand(s),
