@@ -22,3 +22,11 @@ func (w *world) untrusted(r *row) string {
 	}
 	return "trust bundle"
 }
+
+// ownRevocation says why this service itself is trusted by nobody, "" when it is.
+func (w *world) ownRevocation() string {
+	if !w.bundle.RevokedID(w.id) {
+		return ""
+	}
+	return "the identity " + w.id.String() + " is revoked; weft cert unrevoke ends that"
+}

@@ -143,6 +143,7 @@ func (s *Service) Update(snap *Snapshot) {
 // thousands of connections share a few sources and certificates.
 func (s *Service) judge(w, old *world) {
 	verdicts := map[catalog.Name]catalog.Decision{}
+	own := w.ownRevocation()
 	chains := chainVerdicts{w: w, now: s.now(), known: map[any]error{}}
 	for _, r := range s.table.all(nil) {
 		if w.bundle != old.bundle {
@@ -152,6 +153,9 @@ func (s *Service) judge(w, old *world) {
 			}
 		}
 		if r.outbound {
+			if own != "" {
+				r.kill(ending{reason: ReasonPolicyChanged, rule: "revoked: " + w.id.String(), err: errors.New(own)})
+			}
 			continue
 		}
 		d, ok := verdicts[r.source]
@@ -239,6 +243,7 @@ func newWorld(snap *Snapshot, old *world) *world {
 		w.problem = err.Error()
 		return w
 	}
+	w.problem = w.ownRevocation() // the upstreams stay known: it may be taken back
 	for i := range snap.Upstreams {
 		u := &snap.Upstreams[i]
 		key := snap.upstreamKey(u)

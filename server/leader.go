@@ -37,6 +37,7 @@ type leader struct {
 	expiry     *expiry
 	changed    func() <-chan struct{}
 	log        *slog.Logger
+	pruner     *pruner
 }
 
 func newLeader(s *Server) (*leader, error) {
@@ -57,6 +58,7 @@ func newLeader(s *Server) (*leader, error) {
 			raft: s.raft, store: s.store, members: membership.Members, self: s.cfg.NodeID,
 			first: s.cfg.Autopilot, now: time.Now, since: map[string]standing{},
 		},
+		pruner: &pruner{store: s.store, raft: s.raft, now: time.Now},
 		members: &reconciler{
 			store: s.store, raft: s.raft, members: membership.Members, self: s.cfg.NodeName,
 			datacenter: s.cfg.Datacenter, now: time.Now, log: s.log,
@@ -118,6 +120,7 @@ func (l *leader) lead(ctx context.Context) {
 	wg.Go(func() { l.repeat(ctx, "certificate authority", authorityEvery, nil, l.authority.Ensure) })
 	wg.Go(func() { l.gateways.follow(ctx) })
 	wg.Go(func() { l.repeat(ctx, "gateways", gatewaysEvery, l.gateways.changed, l.gateways.settle) })
+	wg.Go(func() { l.repeat(ctx, "revocations", pruneEvery, nil, l.pruner.prune) })
 	wg.Go(func() { l.repeat(ctx, "autopilot", autopilotEvery, nil, l.autopilot.ensure) })
 	l.members.begin()
 	l.repeat(ctx, "members", reconcileEvery, l.changed, l.members.reconcile)

@@ -120,8 +120,10 @@ func (m *Manager) reporting(ctx context.Context) {
 	}
 	pause := reportRetry
 	failing := false
+	seq := uint64(0)
 	for {
-		_, err := m.cfg.Reporter.Report(ctx, &wire.ReportRequest{Node: m.cfg.Node, Proxies: m.enforced()})
+		seq = max(seq+1, uint64(time.Now().UnixNano())) //nolint:gosec // not before 1970
+		_, err := m.cfg.Reporter.Report(ctx, &wire.ReportRequest{Node: m.cfg.Node, Seq: seq, Proxies: m.enforced()})
 		wait := reportEvery
 		switch {
 		case ctx.Err() != nil:

@@ -21,8 +21,10 @@ type Policies interface {
 
 // ReportRequest states all proxies of a host, each time.
 type ReportRequest struct {
-	Token   string
-	Node    string
+	Token string
+	Node  string
+	// Seq orders the reports of a host, whichever servers they went to.
+	Seq     uint64
 	Proxies []ProxyReport
 }
 
@@ -75,6 +77,7 @@ type ProxyState struct {
 // NodeReport is the last report of a host and how old it is.
 type NodeReport struct {
 	Node    string
+	Seq     uint64
 	Age     time.Duration
 	Proxies []ProxyReport
 }

@@ -64,6 +64,9 @@ func (b *Bundle) Revoking(serials, ids []string) *Bundle {
 	return &out
 }
 
+// RevokedID tells whether trust in an identity was withdrawn.
+func (b *Bundle) RevokedID(id ID) bool { return b != nil && b.revoked[id.String()] }
+
 // Revoked says which revocation a leaf falls under: its serial, its SPIFFE ID, or
 // none, which is "".
 func (b *Bundle) Revoked(leaf *x509.Certificate, id ID) string {

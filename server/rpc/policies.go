@@ -205,7 +205,7 @@ type target struct{ node, proxy string }
 func (p *Policies) judge(req *wire.EnforcedRequest, index uint64, list []wire.NodeReport, silent []string) (*wire.EnforcedReply, error) {
 	latest := map[string]wire.NodeReport{}
 	for _, r := range list {
-		if old, there := latest[r.Node]; !there || r.Age < old.Age {
+		if old, there := latest[r.Node]; !there || r.Seq > old.Seq {
 			latest[r.Node] = r
 		}
 	}

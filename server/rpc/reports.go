@@ -28,6 +28,7 @@ type reports struct {
 
 type nodeReport struct {
 	heard   time.Time
+	seq     uint64
 	proxies []wire.ProxyReport
 }
 
@@ -52,7 +53,10 @@ func (r *reports) put(req *wire.ReportRequest) error {
 			return catalog.Invalidf("report of node %s: %d hosts report to this server already, the most allowed", req.Node, len(r.nodes))
 		}
 	}
-	r.nodes[req.Node] = &nodeReport{heard: now, proxies: req.Proxies}
+	if old != nil && old.seq > req.Seq && now.Sub(old.heard) <= reportTTL {
+		return nil // it was overtaken
+	}
+	r.nodes[req.Node] = &nodeReport{heard: now, seq: req.Seq, proxies: req.Proxies}
 	close(r.changed)
 	r.changed = make(chan struct{})
 	return nil
@@ -74,7 +78,7 @@ func (r *reports) list() ([]wire.NodeReport, <-chan struct{}) {
 	r.sweep(now)
 	out := make([]wire.NodeReport, 0, len(r.nodes))
 	for node, rep := range r.nodes {
-		out = append(out, wire.NodeReport{Node: node, Age: now.Sub(rep.heard), Proxies: rep.proxies})
+		out = append(out, wire.NodeReport{Node: node, Seq: rep.seq, Age: now.Sub(rep.heard), Proxies: rep.proxies})
 	}
 	return out, r.changed
 }
