@@ -199,6 +199,7 @@ func (s *Service) refuse(w *wire, e *RefusedError, peer string) error {
 func (s *Service) ended(r *row, e ending, admitted bool) {
 	s.table.remove(r)
 	if r.endpoint != nil {
+		s.balancer.spoke(r.endpoint, e.reason, r.out.Load())
 		s.balancer.done(r.endpoint)
 	}
 	if admitted {

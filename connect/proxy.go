@@ -43,6 +43,7 @@ type Proxy struct {
 	upstreams map[string]*outlet // by listenKey
 	clashes   map[catalog.Name]string
 	drains    map[drainKey]context.CancelFunc
+	resting   *resting
 
 	conns sync.WaitGroup // connections being served, and pending drains
 }
@@ -141,6 +142,7 @@ func (p *Proxy) apply(live context.Context, snap *Snapshot) {
 	defer p.mu.Unlock()
 	p.reconcileInbound(live, snap)
 	p.reconcileUpstreams(live, snap)
+	p.reconcileRest(live, snap)
 	p.isApplied(snap)
 }
 
@@ -277,6 +279,7 @@ func (p *Proxy) drain(kill context.CancelFunc) {
 	for key := range p.drains {
 		p.cancelDrain(key)
 	}
+	p.endRest()
 	p.mu.Unlock()
 	finished := make(chan struct{})
 	go func() {

@@ -40,6 +40,8 @@ type Snapshot struct {
 
 	Upstreams []Upstream
 	Limits    Limits
+	// Rest is nil while the instance serves as it should.
+	Rest *Rest `json:",omitempty"`
 }
 
 // Upstream is a destination that Service dials through a loopback listener.
@@ -57,6 +59,8 @@ type Upstream struct {
 	ConnectTimeout time.Duration // for each instance; 0 is 5 s
 	// MaxConnections bounds the connections that are open, or being opened, to it; 0: no cap.
 	MaxConnections int `json:",omitempty"`
+	// Ejection says when an instance that fails is left alone.
+	Ejection Ejection `json:",omitzero"`
 }
 
 // Endpoint is the mTLS address of one instance of an upstream.

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -68,10 +69,10 @@ func (s *sidecar) canBecome(reg *catalog.Service) bool {
 	return reg.Proxy.DestinationServiceName == s.service && local.IsExternal(reg) == s.external
 }
 
-func (s *sidecar) setProxy(reg *catalog.Service) {
+func (s *sidecar) setProxy(reg *catalog.Service, rest string) {
 	s.mu.Lock()
-	same := reflect.DeepEqual(s.in.proxy, reg)
-	s.in.proxy = reg
+	same := reflect.DeepEqual(s.in.proxy, reg) && s.in.rest == rest
+	s.in.proxy, s.in.rest = reg, rest
 	s.mu.Unlock()
 	if !same {
 		s.poke()
@@ -171,7 +172,7 @@ func (s *sidecar) upstreams() map[catalog.Name]bool {
 	for i := range s.in.proxy.Proxy.Upstreams {
 		up := &s.in.proxy.Proxy.Upstreams[i]
 		if ok, _ := watchable(up, s.cfg.Datacenter); ok {
-			out[up.DestinationName] = true
+			out[upstreamName(up)] = true
 		}
 	}
 	return out
@@ -185,7 +186,7 @@ func (s *sidecar) followUpstreams(ctx context.Context, follow func(context.Conte
 	upstreams := s.upstreams()
 	want := map[catalog.Query]bool{}
 	for name := range upstreams {
-		want[catalog.ChainOptions{Datacenter: s.cfg.Datacenter}.Query(name)] = true
+		want[s.definition(name)] = true
 		for _, service := range s.in.services(name, s.cfg.Datacenter) {
 			want[catalog.Query{Kind: catalog.QueryConnect, Name: service}] = true
 		}
@@ -219,6 +220,14 @@ func (s *sidecar) followUpstreams(ctx context.Context, follow func(context.Conte
 			}
 		})
 	}
+}
+
+// definition asks what an upstream is: the chain of a service, or a prepared query.
+func (s *sidecar) definition(name catalog.Name) catalog.Query {
+	if query, ok := strings.CutPrefix(name, queryPrefix); ok {
+		return catalog.Query{Kind: catalog.QueryPreparedQuery, Name: query}
+	}
+	return catalog.ChainOptions{Datacenter: s.cfg.Datacenter}.Query(name)
 }
 
 // publish makes a snapshot, if enough is known for one and it says something new.

@@ -169,10 +169,11 @@ func (m *Manager) reconcile(ctx context.Context, host *local.Host) {
 	}
 	for id, reg := range want {
 		if s := m.running[id]; s != nil {
-			s.setProxy(reg)
+			s.setProxy(reg, restOf(host, reg))
 			continue
 		}
 		s := newSidecar(m.cfg, reg)
+		s.in.rest = restOf(host, reg)
 		m.running[id] = s
 		m.cfg.news()
 		before, done := m.ending[id], make(chan struct{})
