@@ -44,10 +44,6 @@ fmt: ## Format as CI wants it
 test-faults: build ## Real processes killed, frozen and starved, short form (about 3 minutes; root for full disks)
 	WEFT_BINARY=$(CURDIR)/bin/weft $(GO) test -tags faults -timeout 25m -count 1 ./cmd/meshtest/faults
 
-.PHONY: test-tunnel
-test-tunnel: ## The drivers of connect/tunnel, which no proxy uses yet (a minute; one test still fails now and then)
-	$(GO) test -race -tags tunnel -timeout 10m -count 1 ./connect/tunnel
-
 .PHONY: soak
 soak: build ## The same with random seeds, and every fuzz target (an hour; SOAK=10m for less)
 	WEFT_BINARY=$(CURDIR)/bin/weft SOAK=$(or $(SOAK),60m) ./cmd/meshtest/soak.sh

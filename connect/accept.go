@@ -17,35 +17,39 @@ import (
 // before it is judged; nothing is read from it before it is allowed. On error raw
 // is closed, the refusal is logged, and the error is a *RefusedError.
 func (s *Service) Accept(ctx context.Context, raw net.Conn) (*Conn, error) {
-	return s.accept(ctx, newWire(raw))
+	c, before, err := s.meet(ctx, newWire(raw), s.serverTLS)
+	if err != nil {
+		return nil, err
+	}
+	return s.authorize(c, c.tls.ConnectionState(), before)
 }
 
-func (s *Service) accept(ctx context.Context, w *wire) (*Conn, error) {
+// meet does the handshake of the accepting end. What it returns is authenticated and
+// not yet judged; the world is the one in which the handshake began.
+func (s *Service) meet(ctx context.Context, w *wire, config *tls.Config) (*Conn, *world, error) {
 	before, lim, err := s.fit(ctx)
 	if err != nil {
-		return nil, s.refuse(w, s.unfit(err), "")
+		return nil, nil, s.refuse(w, s.unfit(err), "")
 	}
 	if lim.MaxInboundConnections > 0 && s.table.inboundCount() >= lim.MaxInboundConnections {
-		return nil, s.refuse(w, s.full(lim), "")
+		return nil, nil, s.refuse(w, s.full(lim), "")
 	}
-	t := tls.Server(w, s.serverTLS)
+	t := secureServer(w, config)
 	if err := s.handshake(ctx, t, w, lim.HandshakeTimeout, false); err != nil {
 		if errors.Is(err, errNothingSaid) {
-			return nil, s.knocked(w, before, err)
+			return nil, nil, s.knocked(w, before, err)
 		}
 		r := &RefusedError{Reason: ReasonTLSFailed, Destination: before.service(), Err: err}
-		return nil, s.refuse(w, r, claimed(err))
+		return nil, nil, s.refuse(w, r, claimed(err))
 	}
-	state := t.ConnectionState()
-	peer, err := identity.PeerID(state)
+	peer, err := identity.PeerID(t.ConnectionState())
 	if err != nil {
-		return nil, s.refuse(w, &RefusedError{Reason: ReasonTLSFailed, Destination: before.service(), Err: err}, "")
+		return nil, nil, s.refuse(w, &RefusedError{Reason: ReasonTLSFailed, Destination: before.service(), Err: err}, "")
 	}
-	return s.authorize(&Conn{tls: t, wire: w, peer: peer}, state, before)
+	return &Conn{tls: t, wire: w, peer: peer}, before, nil
 }
 
-// authorize puts the connection in the table, then loads the world, then judges:
-// an Update that comes between finds the row, one that came before is what is loaded.
+// authorize makes the peer's connection a row, and judges it.
 func (s *Service) authorize(c *Conn, state tls.ConnectionState, before *world) (*Conn, error) {
 	r := &row{
 		svc: s, source: c.peer.Service, destination: before.service(), peer: c.peer.String(),
@@ -54,22 +58,41 @@ func (s *Service) authorize(c *Conn, state tls.ConnectionState, before *world) (
 	}
 	r.pair = s.metrics.pair(false, r.source, r.destination)
 	c.row = r
+	if _, e := s.judgeRow(r, before.proof()); e != nil {
+		return nil, e
+	}
+	return c, nil
+}
+
+// proof is what the handshake behind a connection rests on: who we were, and the
+// bundle that accepted the peer's chain.
+type proof struct {
+	id     identity.ServiceID
+	bundle *identity.Bundle
+}
+
+func (w *world) proof() proof { return proof{w.id, w.bundle} }
+
+// judgeRow puts an inbound row in the table, then loads the world, then judges: an
+// Update that comes between finds the row, one that came before is what is loaded.
+// A row that is refused has ended, and its connection is cut.
+func (s *Service) judgeRow(r *row, before proof) (*world, *RefusedError) {
 	inbound := s.table.add(r)
 	w := s.world.Load()
 	if w.bundle != before.bundle {
 		if err := w.trusts(r.chain, false, s.now()); err != nil {
-			return nil, c.refused(&RefusedError{Reason: ReasonTLSFailed, Err: err})
+			return w, r.refused(&RefusedError{Reason: ReasonTLSFailed, Err: err})
 		}
 	}
 	if w.id != before.id {
-		return nil, c.refused(&RefusedError{Reason: ReasonTLSFailed, Err: fmt.Errorf("this service became %s during the handshake", w.id)})
+		return w, r.refused(&RefusedError{Reason: ReasonTLSFailed, Err: fmt.Errorf("this service became %s after the handshake", w.id)})
 	}
 	if lim := w.limits(); lim.MaxInboundConnections > 0 && inbound > lim.MaxInboundConnections {
-		return nil, c.refused(s.full(lim))
+		return w, r.refused(s.full(lim))
 	}
 	d := w.decide(r.source)
 	if !d.Action.Allowed() {
-		return nil, c.refused(&RefusedError{
+		return w, r.refused(&RefusedError{
 			Reason: ReasonDenied, Rule: d.Rule.String(), Hint: hintFor(r.source, r.destination, d), Err: catalog.ErrDenied,
 		})
 	}
@@ -78,15 +101,15 @@ func (s *Service) authorize(c *Conn, state tls.ConnectionState, before *world) (
 		rule = "audit: " + rule
 	}
 	if !r.admit(rule) {
-		return nil, &RefusedError{Reason: ReasonPolicyChanged, Source: r.source, Destination: r.destination, Err: catalog.ErrDenied}
+		return w, &RefusedError{Reason: ReasonPolicyChanged, Source: r.source, Destination: r.destination, Err: catalog.ErrDenied}
 	}
-	return c, nil
+	return w, nil
 }
 
 // refused ends a registered connection that is not let in.
-func (c *Conn) refused(e *RefusedError) error {
-	e.Source, e.Destination = c.row.source, c.row.destination
-	c.row.kill(ending{reason: e.Reason, rule: e.Rule, hint: e.Hint, err: e.Err})
+func (r *row) refused(e *RefusedError) *RefusedError {
+	e.Source, e.Destination = r.source, r.destination
+	r.kill(ending{reason: e.Reason, rule: e.Rule, hint: e.Hint, err: e.Err})
 	return e
 }
 
@@ -188,7 +211,7 @@ func (s *Service) refuse(w *wire, e *RefusedError, peer string) error {
 		w.abort()
 	}
 	s.metrics.pair(false, e.Source, e.Destination).count(e.Reason)
-	s.journal.write(&line{
+	s.journal.post(line{
 		reason: e.Reason, source: e.Source, destination: e.Destination, peer: peer, addr: addr,
 		rule: e.Rule, hint: e.Hint, err: e.Err,
 	})
@@ -198,18 +221,20 @@ func (s *Service) refuse(w *wire, e *RefusedError, peer string) error {
 // ended is called once for each row: out of the table, into counters and log.
 func (s *Service) ended(r *row, e ending, admitted bool) {
 	s.table.remove(r)
-	if r.endpoint != nil {
-		s.balancer.spoke(r.endpoint, e.reason, r.out.Load())
-		s.balancer.done(r.endpoint)
-	}
 	if admitted {
 		r.pair.open.Dec()
 	}
+	r.settle()
 	r.pair.count(e.reason)
-	s.journal.write(&line{
+	in, out := r.bytes()
+	if r.endpoint != nil {
+		s.balancer.spoke(r.endpoint, e.reason, out)
+		s.balancer.done(r.endpoint)
+	}
+	s.journal.post(line{
 		reason: e.reason, outbound: r.outbound, source: r.source, destination: r.destination,
 		peer: r.peer, addr: r.addr, upstream: r.upstream, instance: r.instance, rule: e.rule, hint: e.hint, err: e.err,
-		in: r.in.Load(), out: r.out.Load(), dur: max(s.now().Sub(r.started), 1),
+		in: in, out: out, dur: max(s.now().Sub(r.started), 1),
 	})
 }
 

@@ -154,7 +154,14 @@ func (b *balancer) failed(s *endpoint, err error) {
 	b.failedOnce(s, err.Error())
 }
 
-// worked notes that a connection stands; it stays counted until done.
+// suspect notes that an instance took a connection and did not serve it.
+func (b *balancer) suspect(s *endpoint, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.failedOnce(s, err.Error())
+}
+
+// worked notes that an instance serves; the connection stays counted until done.
 func (b *balancer) worked(s *endpoint) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

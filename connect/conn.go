@@ -3,7 +3,6 @@ package connect
 import (
 	"crypto/tls"
 	"errors"
-	"io"
 	"net"
 	"time"
 
@@ -44,19 +43,13 @@ func (c *Conn) Write(p []byte) (int, error) {
 
 // count adds bytes, back ones going from destination to source.
 func (c *Conn) count(n int, back bool) {
-	if n > 0 {
-		c.row.count(int64(n), back)
+	switch {
+	case n <= 0:
+	case back:
+		c.row.out.Add(int64(n))
+	default:
+		c.row.in.Add(int64(n))
 	}
-}
-
-func (r *row) count(n int64, back bool) {
-	if back {
-		r.out.Add(n)
-		r.pair.bytesOut.Add(float64(n))
-		return
-	}
-	r.in.Add(n)
-	r.pair.bytesIn.Add(float64(n))
 }
 
 // CloseWrite tells the far end that no more comes. Reading goes on.
@@ -92,58 +85,3 @@ func (c *Conn) SetReadDeadline(t time.Time) error { return c.tls.SetReadDeadline
 func (c *Conn) SetWriteDeadline(t time.Time) error { return c.tls.SetWriteDeadline(t) }
 
 func (c *Conn) abort() { c.wire.abort() }
-
-// readInto waits for data holding no buffer, then fills one from the pool with
-// what has arrived. one is the caller's single byte to wait with; big asks for a
-// large buffer, filled as far as the socket has data.
-func (c *Conn) readInto(one []byte, big bool) (*[]byte, int, error) {
-	n, err := c.tls.Read(one[:1])
-	if n == 0 {
-		return nil, 0, err
-	}
-	buf := pool(big).Get().(*[]byte)
-	b := *buf
-	b[0] = one[0]
-	if err != nil {
-		return buf, 1, err
-	}
-	// The rest of the record, and whole records behind it, are in user space:
-	// take them without waiting. Small reads make no further system call.
-	c.wire.mode = takeBuffered
-	if big {
-		c.wire.mode = takeArrived
-	}
-	defer func() { c.wire.mode = wait }()
-	for n < len(b) {
-		m, err := c.tls.Read(b[n:])
-		n += m
-		if err != nil {
-			if _, ok := err.(wouldBlock); ok { //nolint:errorlint // crypto/tls passes it bare
-				err = nil
-			}
-			return buf, n, err
-		}
-	}
-	return buf, n, nil
-}
-
-// writeAll writes p, gathering the records of a large one into one send.
-func (c *Conn) writeAll(p []byte) error {
-	if len(p) <= maxRecord {
-		_, err := c.tls.Write(p)
-		return err
-	}
-	c.wire.gather()
-	_, err := c.tls.Write(p)
-	return errors.Join(err, c.wire.flush())
-}
-
-// closeAfterEnd closes a connection whose both directions have ended in order.
-func (c *Conn) closeAfterEnd() { _ = c.wire.Close() }
-
-// discard reads and drops until the end, an error or the deadline.
-func (c *Conn) discard(until time.Time) error {
-	_ = c.wire.SetReadDeadline(until) // fails only when closed, and then so does Read
-	_, err := io.Copy(io.Discard, c.tls)
-	return err
-}

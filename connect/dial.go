@@ -3,6 +3,7 @@ package connect
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/identity"
 )
 
 const (
@@ -32,27 +34,9 @@ func (s *Service) Dial(ctx context.Context, upstream catalog.Name) (net.Conn, er
 
 // dial names, as from, the client for which it dials.
 func (s *Service) dial(ctx context.Context, name catalog.Name, from string) (*Conn, error) {
-	w, _, err := s.fit(ctx)
-	refuse := func(why Reason, err error) error {
-		e := &RefusedError{Reason: why, Source: w.service(), Destination: name, Err: err}
-		s.metrics.pair(true, e.Source, e.Destination).count(why)
-		s.journal.write(&line{
-			reason: why, outbound: true, source: e.Source, destination: name, upstream: name, addr: from, err: err,
-		})
-		return e
-	}
+	w, up, err := s.upstream(ctx, name, from)
 	if err != nil {
-		return nil, refuse(s.unfit(err).Reason, err)
-	}
-	up := w.upstreams[name]
-	if up == nil {
-		return nil, refuse(ReasonNoInstance, fmt.Errorf("%s is no upstream of %s; it has %s", name, w.service(), listNames(w.names())))
-	}
-	if len(up.Instances) == 0 {
-		return nil, refuse(ReasonNoInstance, fmt.Errorf("%s has no healthy instance", name))
-	}
-	if !s.table.reserve(up.key, up.MaxConnections) {
-		return nil, refuse(ReasonLimit, fmt.Errorf("%d connections to %s are open, which is the limit", up.MaxConnections, name))
+		return nil, err
 	}
 	tried := make([]bool, len(up.Instances))
 	var failures []string
@@ -74,7 +58,38 @@ func (s *Service) dial(ctx context.Context, name catalog.Name, from string) (*Co
 		failures = append(failures, fmt.Sprintf("%s at %s: %v", e.ID, e.Addr, err))
 	}
 	s.table.release(up.key)
-	return nil, refuse(ReasonDialFailed, tellTried(len(up.Instances), failures))
+	return nil, s.refuseDial(w, name, from, ReasonDialFailed, tellTried(len(up.Instances), failures))
+}
+
+// upstream gives a destination with a reservation of one connection to it. Why there
+// is none has been logged.
+func (s *Service) upstream(ctx context.Context, name catalog.Name, from string) (*world, *upstream, error) {
+	w, _, err := s.fit(ctx)
+	if err != nil {
+		return nil, nil, s.refuseDial(w, name, from, s.unfit(err).Reason, err)
+	}
+	up := w.upstreams[name]
+	switch {
+	case up == nil:
+		err = fmt.Errorf("%s is no upstream of %s; it has %s", name, w.service(), listNames(w.names()))
+		return nil, nil, s.refuseDial(w, name, from, ReasonNoInstance, err)
+	case len(up.Instances) == 0:
+		return nil, nil, s.refuseDial(w, name, from, ReasonNoInstance, fmt.Errorf("%s has no healthy instance", name))
+	case !s.table.reserve(up.key, up.MaxConnections):
+		err = fmt.Errorf("%d connections to %s are open, which is the limit", up.MaxConnections, name)
+		return nil, nil, s.refuseDial(w, name, from, ReasonLimit, err)
+	}
+	return w, up, nil
+}
+
+// refuseDial counts and logs a connection that did not come about.
+func (s *Service) refuseDial(w *world, name catalog.Name, from string, why Reason, err error) error {
+	e := &RefusedError{Reason: why, Source: w.service(), Destination: name, Err: err}
+	s.metrics.pair(true, e.Source, e.Destination).count(why)
+	s.journal.post(line{
+		reason: why, outbound: true, source: e.Source, destination: name, upstream: name, addr: from, err: err,
+	})
+	return e
 }
 
 func tellTried(instances int, failures []string) error {
@@ -98,43 +113,70 @@ func listNames(names []catalog.Name) string {
 
 // connect reaches one instance and registers the connection.
 func (s *Service) connect(ctx context.Context, w *world, up *upstream, e *candidate) (*Conn, error) {
-	limit := up.ConnectTimeout
-	if limit <= 0 {
-		limit = 5 * time.Second
-	}
-	d := net.Dialer{Timeout: limit}
-	raw, err := d.DialContext(ctx, "tcp", e.Addr)
+	id := up.peer(e.Endpoint)
+	c, err := s.reach(ctx, up, e.Addr, id, w.peers[id])
 	if err != nil {
 		return nil, err
 	}
-	id := up.peer(e.Endpoint)
+	r := s.outboundRow(w, up, e, id, c.tls.ConnectionState().PeerCertificates)
+	r.legs = []aborter{c}
+	c.row = r
+	if err := s.enter(r, w); err != nil {
+		return nil, err
+	}
+	s.balancer.worked(e.state)
+	return c, nil
+}
+
+// reach dials an instance and does the handshake.
+func (s *Service) reach(ctx context.Context, up *upstream, addr string, id identity.ServiceID, config *tls.Config) (*Conn, error) {
+	limit := up.connectTimeout()
+	d := net.Dialer{Timeout: limit}
+	raw, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
 	c := &Conn{wire: newWire(raw), peer: id}
-	c.tls = tls.Client(c.wire, w.peers[id])
+	c.tls = secureClient(c.wire, config)
 	if err := s.limitedHandshake(ctx, c, up, limit); err != nil {
 		_ = raw.Close() // in order, so that the TLS alert arrives
 		return nil, err
 	}
+	return c, nil
+}
+
+func (u *upstream) connectTimeout() time.Duration {
+	if u.ConnectTimeout <= 0 {
+		return 5 * time.Second
+	}
+	return u.ConnectTimeout
+}
+
+func (s *Service) outboundRow(w *world, up *upstream, e *candidate, id identity.ServiceID, chain []*x509.Certificate) *row {
 	r := &row{
 		svc: s, outbound: true, source: w.service(), destination: id.Service, peer: id.String(),
-		addr: e.Addr, upstream: up.key, instance: e.ID, endpoint: e.state,
-		chain: c.tls.ConnectionState().PeerCertificates, started: s.now(), legs: []aborter{c},
+		addr: e.Addr, upstream: up.key, instance: e.ID, endpoint: e.state, chain: chain, started: s.now(),
 	}
 	r.pair = s.metrics.pair(true, r.source, r.destination)
-	c.row = r
+	return r
+}
+
+// enter puts an outbound row in the table, and then makes sure that the world still
+// trusts what the handshake in w rests on. The row takes over the counts of its
+// instance and upstream; when it is refused the caller has them again.
+func (s *Service) enter(r *row, w *world) error {
 	s.table.add(r)
-	s.balancer.worked(e.state)
 	if now := s.world.Load(); now.bundle != w.bundle {
 		if err := now.trusts(r.chain, true, s.now()); err != nil {
 			r.kill(ending{reason: ReasonTLSFailed, err: err})
 		}
 	}
 	if !r.admit("") {
-		// Its counts went with the row; the caller takes one back of each.
-		s.balancer.again(e.state)
-		s.table.reserve(up.key, 0)
-		return nil, errors.New("trust changed during the handshake")
+		s.balancer.again(r.endpoint)
+		s.table.reserve(r.upstream, 0)
+		return errors.New("trust changed during the handshake")
 	}
-	return c, nil
+	return nil
 }
 
 // limitedHandshake waits for one of the places that bound handshakes in flight.

@@ -46,6 +46,8 @@ type journal struct {
 	log *slog.Logger
 	now func() time.Time
 
+	queue lineQueue
+
 	mu      sync.Mutex
 	repeats map[repeatKey]*repeat
 	swept   time.Time

@@ -11,10 +11,12 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/tunnel"
 )
 
 const (
@@ -38,7 +40,9 @@ type listener struct {
 	owner string // for errors: "upstream db", "inbound"
 	log   *slog.Logger
 	admit func(ctx context.Context) error // nil, or blocks while no more can be taken
-	serve func(c net.Conn)
+	serve func(c net.Conn)                // each
+	// driver, where it is not nil, accepts: serve must not block then.
+	driver tunnel.Driver
 
 	mu    sync.Mutex
 	bound net.Listener
@@ -81,6 +85,10 @@ func (l *listener) run(ctx context.Context) {
 			continue
 		}
 		retry = bindRetryMin
+		if l.driver != nil {
+			l.acceptOn(ctx, ln)
+			continue
+		}
 		l.accept(ctx, ln)
 	}
 }
@@ -126,6 +134,30 @@ func (l *listener) bind(ctx context.Context) (net.Listener, error) {
 	l.bound, l.err = ln, nil
 	l.log.Info("listening", "addr", ln.Addr().String(), "listener", l.owner)
 	return ln, nil
+}
+
+// acceptOn has the driver accept until stop.
+func (l *listener) acceptOn(ctx context.Context, ln net.Listener) {
+	if u, ok := ln.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false) // the driver takes the descriptor, and closes ln
+		defer os.Remove(l.addr)
+	}
+	var told atomic.Bool
+	stop, err := l.driver.Listen(ln, l.serve, func(err error) {
+		if !told.Swap(true) {
+			go l.log.Warn("accept failed, will retry", "addr", l.addr, "err", err)
+		}
+	})
+	if err != nil {
+		l.failed(fmt.Errorf("%s: %w", l.owner, err))
+		pause(ctx, bindRetryMax)
+	} else {
+		<-ctx.Done()
+		stop()
+	}
+	l.mu.Lock()
+	l.bound = nil
+	l.mu.Unlock()
 }
 
 // accept hands over connections until the listener is closed. What fails for want

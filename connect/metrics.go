@@ -1,6 +1,8 @@
 package connect
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,8 +29,41 @@ type Metrics struct {
 	applied     *prometheus.GaugeVec
 	expires     *prometheus.GaugeVec
 
-	mu    sync.Mutex
-	pairs map[pairKey]*pairMetrics
+	mu       sync.Mutex
+	pairs    map[pairKey]*pairMetrics
+	services map[*Service]struct{} // that run
+}
+
+// settledBytes brings the bytes of live connections in before it is collected, so
+// that carrying them touches no shared counter.
+type settledBytes struct {
+	*prometheus.CounterVec
+	m *Metrics
+}
+
+// Collect implements prometheus.Collector.
+func (c settledBytes) Collect(ch chan<- prometheus.Metric) {
+	c.m.mu.Lock()
+	services := slices.Collect(maps.Keys(c.m.services))
+	c.m.mu.Unlock()
+	for _, s := range services {
+		for _, r := range s.table.all(nil) {
+			r.settle()
+		}
+	}
+	c.CounterVec.Collect(ch)
+}
+
+// serve has the live connections of s counted until the function returned is called.
+func (m *Metrics) serve(s *Service) (stop func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.services[s] = struct{}{}
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.services, s)
+	}
 }
 
 type pairKey struct {
@@ -50,7 +85,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	pair := []string{"direction", "source", "destination"}
 	with := func(more ...string) []string { return append(pair[:len(pair):len(pair)], more...) }
 	m := &Metrics{
-		pairs: map[pairKey]*pairMetrics{},
+		pairs:    map[pairKey]*pairMetrics{},
+		services: map[*Service]struct{}{},
 		connections: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weft_proxy_connections_total",
 			Help: "Connections that ended or were refused, by reason.",
@@ -82,7 +118,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}, []string{"proxy"}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.connections, m.open, m.bytes, m.failures, m.handshakes, m.applied, m.expires)
+		reg.MustRegister(m.connections, m.open, settledBytes{m.bytes, m}, m.failures, m.handshakes, m.applied, m.expires)
 	}
 	return m
 }

@@ -2,6 +2,7 @@ package connect
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,7 +13,7 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
-	"github.com/weftmesh/weft/connect/identity"
+	"github.com/weftmesh/weft/connect/tunnel"
 )
 
 // ProxyConfig configures a Proxy.
@@ -37,6 +38,13 @@ type Proxy struct {
 	log     *slog.Logger
 	gate    *gate
 	applied atomic.Uint64
+	driver  tunnel.Driver // while it runs
+	tunnels tunnels
+	// noInbound: there is no inbound listener, so that tunnels drain as they come.
+	noInbound atomic.Bool
+	live      census // connections on their way or carried, and pending drains
+
+	serverTLS *tls.Config
 
 	mu        sync.Mutex
 	inbound   *listener
@@ -44,8 +52,6 @@ type Proxy struct {
 	clashes   map[catalog.Name]string
 	drains    map[drainKey]context.CancelFunc
 	resting   *resting
-
-	conns sync.WaitGroup // connections being served, and pending drains
 }
 
 // outlet is the listener of an upstream. Which one may change while it listens.
@@ -68,14 +74,17 @@ func NewProxy(cfg ProxyConfig) (*Proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("proxy %s: %w", cfg.ID, err)
 	}
-	return &Proxy{
+	p := &Proxy{
 		id:        cfg.ID,
 		svc:       svc,
 		log:       svc.log,
 		gate:      newGate(maxHandshakes, maxHandshakesPerSource),
 		upstreams: map[string]*outlet{},
 		drains:    map[drainKey]context.CancelFunc{},
-	}, nil
+		serverTLS: tunnelConfig(svc.serverTLS),
+	}
+	p.tunnels.init()
+	return p, nil
 }
 
 // Service is the identity that the proxy runs.
@@ -90,11 +99,20 @@ func (p *Proxy) Applied() uint64 { return p.applied.Load() }
 // says by then is enforced on those too. When src fails, the last snapshot stays in
 // force and src is asked again.
 func (p *Proxy) Run(ctx context.Context, src catalog.Watch[*Snapshot]) error {
+	if p.driver == nil {
+		d, release, err := shareDriver(p.log)
+		if err != nil {
+			return fmt.Errorf("proxy %s: %w", p.id, err)
+		}
+		p.driver = d
+		defer release()
+	}
 	// The connections outlive ctx by the drain timeout.
 	live, kill := context.WithCancel(context.WithoutCancel(ctx))
 	defer kill()
 	var background sync.WaitGroup
 	background.Go(func() { _ = p.svc.Run(live) }) // it only ends with live
+	background.Go(func() { p.tend(live) })
 	var after uint64
 	p.follow(ctx, src, &after, func(snap *Snapshot) { p.apply(live, snap) })
 	background.Go(func() { p.follow(live, src, &after, p.enforce) }) // listeners are gone, policy is not
@@ -134,7 +152,7 @@ func (p *Proxy) follow(ctx context.Context, src catalog.Watch[*Snapshot], after 
 
 // apply puts a snapshot in force: policy first, then listeners.
 func (p *Proxy) apply(live context.Context, snap *Snapshot) {
-	p.svc.Update(snap)
+	p.enforceOnly(snap)
 	if snap == nil {
 		return // everything is refused; the listeners stay to say so
 	}
@@ -148,8 +166,30 @@ func (p *Proxy) apply(live context.Context, snap *Snapshot) {
 
 // enforce puts the policy of a snapshot in force, and no more.
 func (p *Proxy) enforce(snap *Snapshot) {
-	p.svc.Update(snap)
+	p.enforceOnly(snap)
 	p.isApplied(snap)
+}
+
+// enforceOnly judges all connections by a snapshot, and then the tunnels below them.
+func (p *Proxy) enforceOnly(snap *Snapshot) {
+	before := p.svc.world.Load().bundle
+	p.svc.Update(snap)
+	if w := p.svc.world.Load(); w.bundle != before {
+		p.tunnels.trust(w, p.svc.now())
+	}
+	p.tidy()
+}
+
+// tidy drains the tunnels that are of no use any more.
+func (p *Proxy) tidy() {
+	p.tunnels.tend(p.svc.world.Load(), p.svc.keys.held.Load(), p.svc.now())
+}
+
+// tend tidies from time to time.
+func (p *Proxy) tend(ctx context.Context) {
+	for pause(ctx, tendEvery) {
+		p.tidy()
+	}
 }
 
 func (p *Proxy) isApplied(snap *Snapshot) {
@@ -165,7 +205,9 @@ func (p *Proxy) reconcileInbound(live context.Context, snap *Snapshot) {
 		p.inbound.stop()
 		p.inbound = nil
 	}
+	p.noInbound.Store(want.addr == "")
 	if want.addr == "" {
+		p.tunnels.drainInbound()
 		p.drainLater(live, drainKey{})
 		return
 	}
@@ -215,8 +257,8 @@ func (p *Proxy) reconcileUpstreams(live context.Context, snap *Snapshot) {
 	for at, w := range want {
 		o := p.upstreams[at]
 		if o == nil {
-			o = &outlet{listener: &listener{spec: w.spec, owner: "upstream " + w.key, log: p.log}}
-			o.serve = func(c net.Conn) { p.spawn(c, func() { p.serveUpstream(live, *o.key.Load(), c) }) }
+			o = &outlet{listener: &listener{spec: w.spec, owner: "upstream " + w.key, log: p.log, driver: p.driver}}
+			o.serve = func(c net.Conn) { p.serveUpstream(live, *o.key.Load(), c) }
 			o.key.Store(&w.key)
 			o.start(live)
 			p.upstreams[at] = o
@@ -242,7 +284,9 @@ func (p *Proxy) drainLater(live context.Context, key drainKey) {
 	ctx, cancel := context.WithCancel(live)
 	p.drains[key] = cancel
 	grace := p.svc.world.Load().limits().DrainTimeout
-	p.conns.Go(func() {
+	p.live.add()
+	go func() {
+		defer p.live.done()
 		defer cancel()
 		if !pause(ctx, grace) {
 			return
@@ -256,7 +300,7 @@ func (p *Proxy) drainLater(live context.Context, key drainKey) {
 		for _, r := range p.svc.table.all(match) {
 			r.kill(ending{reason: ReasonDraining})
 		}
-	})
+	}()
 }
 
 func (p *Proxy) cancelDrain(key drainKey) {
@@ -281,27 +325,41 @@ func (p *Proxy) drain(kill context.CancelFunc) {
 	}
 	p.endRest()
 	p.mu.Unlock()
-	finished := make(chan struct{})
-	go func() {
-		p.conns.Wait()
-		close(finished)
-	}()
+	p.noInbound.Store(true)
+	p.tunnels.drain()
 	t := time.NewTimer(p.svc.world.Load().limits().DrainTimeout)
 	defer t.Stop()
-	select {
-	case <-finished:
-	case <-t.C:
+	for over := false; !over; {
+		select {
+		case <-t.C:
+			over = true
+		case <-p.live.empty():
+			// A stream may be on its way in a tunnel until the far end has closed it.
+			if over = p.tunnels.open() == 0; !over {
+				select {
+				case <-t.C:
+					over = true
+				case <-time.After(closeAgain):
+				}
+			}
+		}
 	}
 	kill() // dials and handshakes under way
 	for {
 		p.svc.Close(ReasonDraining)
+		p.tunnels.close()
 		select {
-		case <-finished:
-			return
+		case <-p.live.empty():
+			if p.tunnels.open() == 0 {
+				return
+			}
 		case <-time.After(closeAgain): // one that stood just then came into the table after the others had gone
 		}
 	}
 }
+
+// refusing tells whether tunnels drain as they come.
+func (p *Proxy) refusing() bool { return p.noInbound.Load() }
 
 // closeAgain is how often a proxy at its end looks for connections that are left.
 const closeAgain = 10 * time.Millisecond
@@ -309,7 +367,9 @@ const closeAgain = 10 * time.Millisecond
 // spawn serves a connection on a goroutine of its own. A panic costs that
 // connection and nothing else.
 func (p *Proxy) spawn(c net.Conn, serve func()) {
-	p.conns.Go(func() {
+	p.live.add()
+	go func() {
+		defer p.live.done()
 		defer func() {
 			if v := recover(); v != nil {
 				abort(c)
@@ -317,70 +377,7 @@ func (p *Proxy) spawn(c net.Conn, serve func()) {
 			}
 		}()
 		serve()
-	})
-}
-
-// serveInbound brings a peer to the application. Without a place it is refused.
-func (p *Proxy) serveInbound(ctx context.Context, w *wire, place *ticket) {
-	if place == nil {
-		_ = p.svc.refuse(w, &RefusedError{
-			Reason: ReasonLimit, Destination: p.svc.world.Load().service(),
-			Err: fmt.Errorf("%d handshakes of this address are under way", p.gate.perSource),
-		}, "")
-		return
-	}
-	c, err := p.accept(ctx, w, place)
-	if err != nil {
-		return // logged where it was refused
-	}
-	world := p.svc.world.Load()
-	local, err := dialLocal(ctx, world)
-	if err != nil {
-		c.row.kill(ending{reason: ReasonDialFailed, err: err})
-		return
-	}
-	if a := newApp(local); c.row.attach(a) {
-		c.row.finish(relay(c.row, c, a), false)
-	}
-}
-
-func (p *Proxy) accept(ctx context.Context, w *wire, place *ticket) (*Conn, error) {
-	defer place.leave()
-	return p.svc.accept(ctx, w)
-}
-
-func dialLocal(ctx context.Context, w *world) (net.Conn, error) {
-	if w.snap == nil || w.snap.Local == "" {
-		return nil, errors.New("no address of the application is configured")
-	}
-	d := net.Dialer{Timeout: w.limits().LocalConnectTimeout}
-	c, err := d.DialContext(ctx, networkOf(w.snap.Local), w.snap.Local)
-	if err != nil {
-		return nil, fmt.Errorf("the application does not answer: %w", err)
-	}
-	return c, nil
-}
-
-// serveUpstream brings the application to an instance of an upstream.
-func (p *Proxy) serveUpstream(ctx context.Context, key catalog.Name, raw net.Conn) {
-	c, err := p.svc.dial(ctx, key, raw.RemoteAddr().String())
-	if err != nil {
-		abort(raw) // logged by dial
-		return
-	}
-	a := newApp(raw)
-	if !c.row.attach(a) {
-		return
-	}
-	e := relay(c.row, a, c)
-	if e.reason == ReasonServerClosed && c.row.out.Load() == 0 {
-		// TLS 1.3 tells a client only after its handshake that it was refused.
-		if identity.ReasonOf(e.err) == identity.ReasonByPeer {
-			e.reason = ReasonTLSFailed
-		}
-		e.hint = fmt.Sprintf("the far end may have refused it: weft intention check %s %s", shellWord(c.row.source), shellWord(c.row.destination))
-	}
-	c.row.finish(e, false)
+	}()
 }
 
 // listenKey tells listeners apart: by address, those on any free port by upstream.

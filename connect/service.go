@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -87,14 +88,17 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 	s.journal.init(cfg.Logger, cfg.Now)
 	s.keys = newKeyring(cfg)
 	s.serverTLS = identity.ServerConfig(s.tlsOptions(s.bundle))
-	// One write for each record: the records of a bulk write are gathered below TLS.
+	// Large records at once: what is written is gathered before.
 	s.serverTLS.DynamicRecordSizingDisabled = true
 	s.world.Store(newWorld(nil, nil))
 	return s, nil
 }
 
 // Run keeps the certificate of the service fresh until ctx ends.
-func (s *Service) Run(ctx context.Context) error { return s.keys.run(ctx) }
+func (s *Service) Run(ctx context.Context) error {
+	defer s.metrics.serve(s)()
+	return s.keys.run(ctx)
+}
 
 // Close ends every live connection for the reason. The service stays usable.
 func (s *Service) Close(why Reason) {
@@ -197,6 +201,8 @@ type world struct {
 	upstreams map[catalog.Name]*upstream
 	// peers has, for each identity that upstreams lead to, the tls.Config that accepts only it.
 	peers map[identity.ServiceID]*tls.Config
+	// local is where the application listens; not valid for a name or a Unix socket.
+	local netip.AddrPort
 }
 
 // upstream is one destination.
@@ -243,6 +249,7 @@ func newWorld(snap *Snapshot, old *world) *world {
 		w.problem = err.Error()
 		return w
 	}
+	w.local, _ = netip.ParseAddrPort(snap.Local) // anything else is dialled by name
 	w.problem = w.ownRevocation() // the upstreams stay known: it may be taken back
 	for i := range snap.Upstreams {
 		u := &snap.Upstreams[i]

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/tunnel"
 )
 
 // ending is how a connection ended.
@@ -40,9 +41,13 @@ type row struct {
 	started     time.Time
 	pair        *pairMetrics
 
-	in, out atomic.Int64 // bytes from source to destination, and back
+	// Bytes from source to destination, and back: of a Conn in and out, else of flow.
+	in, out atomic.Int64
+	flow    atomic.Pointer[tunnel.Flow]
 
 	mu       sync.Mutex
+	countIn  int64 // of the bytes, in the metrics
+	countOut int64
 	rule     string
 	legs     []aborter
 	admitted bool
@@ -62,6 +67,63 @@ func (r *row) attach(leg aborter) bool {
 		leg.abort()
 	}
 	return !ended
+}
+
+// carried puts the flow that carries the connection under the row's control, which
+// may have ended.
+func (r *row) carried(f *tunnel.Flow) {
+	r.mu.Lock()
+	r.flow.Store(f)
+	ended := r.ended
+	r.mu.Unlock()
+	if ended {
+		f.Reset(tunnel.CodeRevoked)
+	}
+}
+
+// bytes are those from source to destination, and back.
+func (r *row) bytes() (in, out int64) {
+	f := r.flow.Load()
+	switch {
+	case f == nil:
+		return r.in.Load(), r.out.Load()
+	case r.outbound:
+		return f.Sent(), f.Received()
+	default:
+		return f.Received(), f.Sent()
+	}
+}
+
+// settle brings the metrics up to the bytes carried.
+func (r *row) settle() {
+	in, out := r.bytes()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if in > r.countIn {
+		r.pair.bytesIn.Add(float64(in - r.countIn))
+		r.countIn = in
+	}
+	if out > r.countOut {
+		r.pair.bytesOut.Add(float64(out - r.countOut))
+		r.countOut = out
+	}
+}
+
+// withdraw takes back a row whose connection did not come about, without a word. It
+// reports false when the row has ended. The reservation ends with it.
+func (r *row) withdraw() bool {
+	r.mu.Lock()
+	ended, admitted := r.ended, r.admitted
+	r.ended = true
+	r.mu.Unlock()
+	if ended {
+		return false
+	}
+	r.svc.table.remove(r)
+	if admitted {
+		r.pair.open.Dec()
+	}
+	return true
 }
 
 // admit marks the row as judged and let through by rule.
@@ -99,6 +161,9 @@ func (r *row) finish(e ending, cut bool) bool {
 		for _, l := range legs {
 			l.abort()
 		}
+		if f := r.flow.Load(); f != nil {
+			f.Reset(codeOf(e.reason))
+		}
 	}
 	r.svc.ended(r, e, admitted)
 	return true
@@ -108,10 +173,11 @@ func (r *row) status() ConnectionStatus {
 	r.mu.Lock()
 	rule := r.rule
 	r.mu.Unlock()
+	in, out := r.bytes()
 	return ConnectionStatus{
 		ID: r.id, Direction: direction(r.outbound), Source: r.source, Destination: r.destination,
 		Peer: r.peer, Remote: r.addr, Instance: r.instance, Rule: rule, Started: r.started,
-		BytesIn: r.in.Load(), BytesOut: r.out.Load(),
+		BytesIn: in, BytesOut: out,
 	}
 }
 
@@ -219,8 +285,9 @@ func (t *table) peers() []PeerStatus {
 			sums[k] = p
 		}
 		p.Open++
-		p.BytesIn += r.in.Load()
-		p.BytesOut += r.out.Load()
+		in, out := r.bytes()
+		p.BytesIn += in
+		p.BytesOut += out
 	}
 	out := make([]PeerStatus, 0, len(sums))
 	for _, p := range sums {

@@ -1,11 +1,11 @@
 package tunnel
 
 import (
+	"errors"
 	"io"
 	"net"
 	"os"
 	"sync"
-	"sync/atomic"
 	"syscall"
 )
 
@@ -17,16 +17,15 @@ type appReader struct {
 	buf  *[]byte
 	n    int
 	err  error
-	// finished: our end was passed to the application, after which nothing is
-	// written to it that could use up the error of a reset.
-	finished *atomic.Bool
+	back *appWriter // the other direction of conn
 }
 
-func newAppReader(c net.Conn, finished *atomic.Bool) *appReader {
-	r := &appReader{conn: c, finished: finished}
+func newAppReader(c net.Conn, back *appWriter) *appReader {
+	r := &appReader{conn: c, back: back}
 	if sc, ok := c.(syscall.Conn); ok && canProbe {
 		if raw, err := sc.SyscallConn(); err == nil {
 			r.raw = raw
+			back.probed = true
 		}
 	}
 	return r
@@ -83,9 +82,41 @@ func (r *appReader) probe(fd uintptr) bool {
 		bulkOrSmall(b)
 		return false
 	}
-	if err == nil && n == 0 && !r.finished.Load() && closedFD(fd) {
+	if err == nil && n == 0 && closedFD(fd) && r.back.reset() {
 		err = syscall.ECONNRESET
 	}
 	r.buf, r.n, r.err = b, n, err
 	return true
+}
+
+// appWriter writes to an application and remembers how that failed. A write uses the
+// error of a reset up, and the read beside it then says "end"; only the writer knows
+// better. EPIPE is no reset: the application had ended in order before it closed.
+type appWriter struct {
+	net.Conn
+	flow   *Flow
+	probed bool // the reader can tell a reset that a write met
+
+	mu  sync.Mutex
+	err error
+}
+
+// Write implements io.Writer.
+func (w *appWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n, err := w.Conn.Write(p)
+	w.flow.received.Add(int64(n))
+	if err != nil && w.err == nil {
+		w.err = err
+	}
+	return n, err
+}
+
+// reset tells whether a write has met the reset of the socket. The socket must be
+// dead, as a write under way is waited for.
+func (w *appWriter) reset() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.err != nil && !errors.Is(w.err, syscall.EPIPE)
 }

@@ -1,4 +1,4 @@
-//go:build linux && tunnel
+//go:build linux
 
 package tunnel
 
@@ -196,7 +196,7 @@ func listenOn(t testing.TB, carry func(net.Conn)) string {
 		t.Fatal(err)
 	}
 	addr := l.Addr().String()
-	if _, err := benchLoops.Listen(l, carry); err != nil {
+	if _, err := benchLoops.Listen(l, carry, func(error) {}); err != nil {
 		t.Fatal(err)
 	}
 	return addr

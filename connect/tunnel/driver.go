@@ -22,6 +22,12 @@ type Driver interface {
 	// Pair joins one application to one authenticated connection, for peers without
 	// tunnels. It owns both, unless it fails.
 	Pair(conn *tls.Conn, app net.Conn, end EndFunc) (*Flow, error)
+	// Listen accepts the connections of ln, which it owns, and gives each to accept,
+	// which may run on an event loop and must not block, and will mostly Carry it.
+	// Where accepting fails for want of descriptors or memory it is tried again, and
+	// failed is told. stop returns when the address is free; it must not be called by
+	// accept.
+	Listen(ln net.Listener, accept func(net.Conn), failed func(error)) (stop func(), err error)
 	// Close ends all tunnels and pairs; their ends are still reported.
 	Close() error
 }
@@ -44,7 +50,12 @@ type Link interface {
 // Status is the state of a tunnel.
 type Status struct {
 	Streams  int
+	Limit    int // of streams, as the peer sets it for a client, and we for a server
 	Draining bool
+	Bytes    uint64 // of frames, both ways
+	// Bulk: long records have passed. crypto/tls keeps buffers of their size, so such a
+	// tunnel is worth replacing when it goes quiet.
+	Bulk bool
 	// Err is why the tunnel ended; nil while it lives and when it ended in order.
 	Err error
 }
@@ -71,7 +82,10 @@ type Verdict struct {
 	End EndFunc
 }
 
-const dialTimeout = 5 * time.Second
+const (
+	dialTimeout = 5 * time.Second
+	acceptPause = 50 * time.Millisecond // after running out of descriptors or memory
+)
 
 func (v *Verdict) complete() {
 	if v.Timeout <= 0 {
@@ -130,6 +144,10 @@ type End struct {
 	Cause Cause
 	Code  Code  // of the reset, where there was one
 	Err   error // nil when it was done
+	// App is the application's connection where it is untouched: nothing was read of
+	// it, and nothing given to it. Its owner may carry it elsewhere, and must close it
+	// else. It may be nil also where that holds.
+	App net.Conn
 }
 
 // Flow is one application's connection in a tunnel or pair, to its owner.
@@ -152,6 +170,22 @@ func (f *Flow) Reset(code Code) { f.target.reset(code) }
 // lingerTimeout is how long an application that still sends, though its peer has
 // answered in full and left, may take to read what it was sent.
 const lingerTimeout = 5 * time.Second
+
+// carries marks an application as carried: should this process be killed, the kernel
+// closes for us, as a reset, since what the application has must not look complete.
+func carries(c net.Conn) {
+	if t, ok := c.(interface{ SetLinger(int) error }); ok {
+		_ = t.SetLinger(0) // fails only when closed
+	}
+}
+
+// finish closes an application that has all there was to say.
+func finish(c net.Conn) {
+	if t, ok := c.(interface{ SetLinger(int) error }); ok {
+		_ = t.SetLinger(-1) // fails only when closed
+	}
+	c.Close()
+}
 
 // abort closes so that the far end sees a reset, where the transport has one.
 func abort(c net.Conn) {

@@ -1,5 +1,3 @@
-//go:build tunnel
-
 package tunnel
 
 func loops(c Config) (Driver, error) { return NewLoops(c, 2) }

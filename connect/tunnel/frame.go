@@ -21,7 +21,7 @@ const (
 	typeFin    = 0x04 // no payload: the sender's direction is complete
 	typeReset  = 0x05 // code 4: what is not complete never will be
 	typeCredit = 0x06 // bytes 4 that may be sent beyond what was granted before
-	typeGoaway = 0x07 // id 0; last id 4, code 4: later ids were and will not be looked at
+	typeGoaway = 0x07 // id 0; last id 4, code 4: open no more; ids after last are not looked at
 	typePing   = 0x08 // id 0; 8 bytes, sent back
 	typePong   = 0x09 // id 0; the 8 bytes of the ping
 

@@ -7,8 +7,8 @@ import (
 	"io"
 	"net"
 	"sync"
-	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // Goroutines is the portable Driver: two goroutines a tunnel, two a stream.
@@ -74,6 +74,32 @@ func (d *Goroutines) Server(ctx context.Context, conn *tls.Conn, accept Accept) 
 	return l, nil
 }
 
+// Listen implements Driver.
+func (d *Goroutines) Listen(ln net.Listener, accept func(net.Conn), failed func(error)) (stop func(), err error) {
+	if !d.add(ln) {
+		ln.Close()
+		return nil, net.ErrClosed
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer d.remove(ln)
+		for {
+			c, err := ln.Accept()
+			switch {
+			case err == nil:
+				accept(c)
+				continue
+			case errors.Is(err, net.ErrClosed):
+				return
+			}
+			failed(err)
+			time.Sleep(acceptPause)
+		}
+	}()
+	return func() { ln.Close(); <-done }, nil
+}
+
 func (d *Goroutines) link(t *Tunnel, err error) (Link, error) {
 	if err != nil {
 		return nil, err
@@ -91,7 +117,10 @@ type link struct{ *Tunnel }
 
 // Status implements Link.
 func (l *link) Status() Status {
-	return Status{Streams: l.Streams(), Draining: l.Draining(), Err: l.Err()}
+	return Status{
+		Streams: l.Streams(), Limit: l.m.limit(), Draining: l.Draining(),
+		Bytes: l.bytes.Load(), Bulk: l.bulk.Load(), Err: l.Err(),
+	}
 }
 
 // Carry implements Link.
@@ -138,7 +167,8 @@ type carried struct {
 	deaf  bool  // the application reads no more
 	said  bool  // and it has said all
 
-	finished atomic.Bool // the application has got the peer's end
+	from  *appReader
+	toApp appWriter
 }
 
 // reset is the owner's. Unlike the peer's, it cuts the application also when it
@@ -216,6 +246,9 @@ func (c *carried) blame(err error) End {
 
 // run carries both directions to their ends.
 func (c *carried) run(end EndFunc) {
+	c.toApp.Conn, c.toApp.flow = c.app, c.flow
+	c.from = newAppReader(c.app, &c.toApp)
+	carries(c.app)
 	up := make(chan ends, 1)
 	go func() { up <- c.up() }()
 	down := c.down()
@@ -228,7 +261,7 @@ type ends struct{ stream, app error }
 
 // up carries what the application sends.
 func (c *carried) up() ends {
-	r := newAppReader(c.app, &c.finished)
+	r := c.from
 	for {
 		buf, n, err := r.read()
 		if n > 0 {
@@ -264,24 +297,12 @@ func (c *carried) note(set, other *bool) bool {
 	return *other
 }
 
-type countingWriter struct {
-	net.Conn
-	n *Flow
-}
-
-func (w countingWriter) Write(p []byte) (int, error) {
-	n, err := w.Conn.Write(p)
-	w.n.received.Add(int64(n))
-	return n, err
-}
-
 // down carries what the peer sends.
 func (c *carried) down() ends {
-	_, err := c.s.WriteTo(countingWriter{c.app, c.flow})
+	_, err := c.s.WriteTo(&c.toApp)
 	var w *WriteError
 	switch {
 	case err == nil:
-		c.finished.Store(true)
 		if h, ok := c.app.(interface{ CloseWrite() error }); ok {
 			_ = h.CloseWrite() // fails when the application is gone, which up sees
 		}
@@ -289,9 +310,9 @@ func (c *carried) down() ends {
 	case !errors.As(err, &w):
 		abort(c.app)
 		return ends{stream: err}
-	case errors.Is(err, syscall.EPIPE):
-		// It left in order and has perhaps answered in full: up goes on. What it did
-		// not take is credited, as the application at the other end may be in the same
+	case errors.Is(err, syscall.EPIPE), c.toApp.probed:
+		// It left, and has perhaps answered before: up goes on, to the end or to the
+		// reset that the write met. What it did not take is credited, as the application at the other end may be in the same
 		// state, and two that wait for each other's credit would wait for ever.
 		if !c.note(&c.deaf, &c.said) {
 			_, _ = c.s.WriteTo(io.Discard)
@@ -308,7 +329,7 @@ func (c *carried) down() ends {
 func (c *carried) conclude(up, down ends) End {
 	switch {
 	case up == ends{} && down == ends{}:
-		c.app.Close()
+		finish(c.app)
 		_ = c.s.Close()
 		return End{}
 	case down == ends{} && up.stream != nil:
@@ -317,7 +338,7 @@ func (c *carried) conclude(up, down ends) End {
 		_ = c.s.Close()
 		return c.blame(up.stream)
 	case up == ends{} && errors.Is(down.app, syscall.EPIPE):
-		c.app.Close()
+		finish(c.app)
 		_ = c.s.Close() // FIN and RESET: the answer is complete, the rest unread
 		return End{Cause: CauseApp, Code: CodeCancelled, Err: down.app}
 	}

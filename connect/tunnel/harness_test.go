@@ -1,4 +1,4 @@
-//go:build linux && tunnel
+//go:build linux
 
 package tunnel
 
@@ -270,7 +270,12 @@ func dialTo(addr string) func(context.Context) (net.Conn, error) {
 func (r *rig) app(meta string) (*net.TCPConn, *Flow) {
 	r.t.Helper()
 	mine, theirs := tcpPair(r.t)
-	f, err := r.client.Carry(theirs, []byte(meta), func(f *Flow, e End) { offer(r.clientEnds, ended{f, e}) })
+	f, err := r.client.Carry(theirs, []byte(meta), func(f *Flow, e End) {
+		if e.App != nil {
+			abort(e.App)
+		}
+		offer(r.clientEnds, ended{f, e})
+	})
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -1,5 +1,3 @@
-//go:build tunnel
-
 package tunnel
 
 import (
@@ -17,7 +15,7 @@ func onLoop(t *testing.T, d *Loops, accept func(net.Conn)) (addr string, stop fu
 		t.Fatal(err)
 	}
 	addr = ln.Addr().String()
-	stop, err = d.Listen(ln, accept)
+	stop, err = d.Listen(ln, accept, func(err error) { t.Error(err) })
 	if err != nil {
 		t.Fatal(err)
 	}

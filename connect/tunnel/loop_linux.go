@@ -309,10 +309,19 @@ func writeSome(fd int, p []byte) (int, error) {
 
 // closeFD closes a socket; cut lets its far end see a reset.
 func closeFD(fd int, cut bool) {
-	if cut {
-		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-	}
+	resetOnClose(fd, cut)
 	_ = unix.Close(fd)
+}
+
+// resetOnClose has the kernel reset the far end when the socket is closed. It is set
+// for an application as long as it is carried: should this process be killed, what the
+// application has so far must not look complete.
+func resetOnClose(fd int, on bool) {
+	var l unix.Linger
+	if on {
+		l.Onoff = 1
+	}
+	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &l) // Unix sockets ignore it
 }
 
 var errNotSocket = errors.New("the event loop needs a connection with a descriptor of its own (TCP or Unix)")

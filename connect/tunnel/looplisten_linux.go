@@ -11,10 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	acceptTurn  = 64                    // connections accepted in one turn
-	acceptPause = 50 * time.Millisecond // after running out of descriptors or memory
-)
+const acceptTurn = 64 // connections accepted in one turn
 
 // loopListener accepts on a loop.
 type loopListener struct {
@@ -23,26 +20,27 @@ type loopListener struct {
 	slot   int32
 	addr   net.Addr
 	accept func(net.Conn)
+	failed func(error)
+	done   chan struct{} // closed when the address is free
 	queued bool
 	closed bool
 }
 
-// Listen has a loop accept the connections of ln and give each to accept, on the
-// loop: it must not block, and will mostly Carry it. The connections are real ones,
-// but as long as nobody uses one it costs nothing but its descriptor, and Carry then
-// takes it as it is; half a dozen system calls less than a connection that net
-// accepted. ln may be closed; stop ends accepting.
-func (d *Loops) Listen(ln net.Listener, accept func(net.Conn)) (stop func(), err error) {
+// Listen implements Driver. The connections that a loop accepts are real ones, but as
+// long as nobody uses one it costs nothing but its descriptor, and Carry then takes it
+// as it is; half a dozen system calls less than a connection that net accepted.
+func (d *Loops) Listen(ln net.Listener, accept func(net.Conn), failed func(error)) (stop func(), err error) {
 	addr := ln.Addr()
 	fd, err := takeFD(ln)
 	if err != nil {
+		ln.Close()
 		return nil, err
 	}
 	if addr.Network() == "tcp" {
 		// Inherited by what it accepts.
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	}
-	a := &loopListener{l: d.pick(), fd: fd, addr: addr, accept: accept}
+	a := &loopListener{l: d.pick(), fd: fd, addr: addr, accept: accept, failed: failed, done: make(chan struct{})}
 	started := make(chan error, 1)
 	if !a.l.post(func() { started <- a.start() }) {
 		unix.Close(fd)
@@ -51,7 +49,11 @@ func (d *Loops) Listen(ln net.Listener, accept func(net.Conn)) (stop func(), err
 	if err := <-started; err != nil {
 		return nil, err
 	}
-	return func() { a.l.post(a.close) }, nil
+	return func() {
+		if a.l.post(a.close) {
+			<-a.done
+		}
+	}, nil
 }
 
 func (a *loopListener) start() error {
@@ -78,6 +80,7 @@ func (a *loopListener) close() {
 	delete(a.l.listeners, a)
 	a.l.release(a.slot)
 	unix.Close(a.fd)
+	close(a.done)
 }
 
 func (a *loopListener) ready(uint32) { a.enqueue() }
@@ -104,6 +107,7 @@ func (a *loopListener) serve() {
 		case unix.EINTR, unix.ECONNABORTED, unix.EPROTO:
 		default:
 			// Out of descriptors or memory: the backlog keeps them for a while.
+			a.failed(os.NewSyscallError("accept", err))
 			time.AfterFunc(acceptPause, func() { a.l.post(a.enqueue) })
 			return
 		}
@@ -175,12 +179,17 @@ func (a *app) CloseWrite() error {
 
 // SetLinger is that of a TCP connection.
 func (a *app) SetLinger(sec int) error {
-	c, err := a.used()
-	if err != nil {
-		return err
-	}
-	if t, ok := c.(*net.TCPConn); ok {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if t, ok := a.conn.(*net.TCPConn); ok {
 		return t.SetLinger(sec)
+	}
+	if a.fd >= 0 {
+		l := unix.Linger{Onoff: 1, Linger: int32(sec)}
+		if sec < 0 {
+			l = unix.Linger{}
+		}
+		return os.NewSyscallError("setsockopt", unix.SetsockoptLinger(a.fd, unix.SOL_SOCKET, unix.SO_LINGER, &l))
 	}
 	return nil
 }
@@ -224,13 +233,28 @@ func (a *app) RemoteAddr() net.Addr {
 	}
 	if a.fd >= 0 {
 		if sa, err := unix.Getpeername(a.fd); err == nil {
-			switch sa := sa.(type) {
-			case *unix.SockaddrInet4:
-				return &net.TCPAddr{IP: sa.Addr[:], Port: sa.Port}
-			case *unix.SockaddrInet6:
-				return &net.TCPAddr{IP: sa.Addr[:], Port: sa.Port}
-			}
+			return netAddr(sa)
 		}
+	}
+	return &net.TCPAddr{}
+}
+
+func localAddr(fd int) net.Addr {
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return &net.TCPAddr{}
+	}
+	return netAddr(sa)
+}
+
+func netAddr(sa unix.Sockaddr) net.Addr {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return &net.TCPAddr{IP: sa.Addr[:], Port: sa.Port}
+	case *unix.SockaddrInet6:
+		return &net.TCPAddr{IP: sa.Addr[:], Port: sa.Port}
+	case *unix.SockaddrUnix:
+		return &net.UnixAddr{Name: sa.Name, Net: "unix"}
 	}
 	return &net.TCPAddr{}
 }

@@ -25,11 +25,12 @@ type loopPair struct {
 	appReadable bool
 	appHup      bool
 	writeReady  bool
-	saidAll     bool // the application has ended, and the peer been told
-	heardAll    bool // the peer has ended
-	shutDone    bool // the application was told so
-	deaf        bool // the application reads no more
-	left        bool // the peer reads no more
+	saidAll     bool  // the application has ended, and the peer been told
+	heardAll    bool  // the peer has ended
+	shutDone    bool  // the application was told so
+	deaf        bool  // the application reads no more
+	left        bool  // the peer reads no more
+	broken      error // deaf by a reset: what it said before that is still to be read
 	ended       bool
 }
 
@@ -80,6 +81,7 @@ func (p *loopPair) start(w *Wire) {
 		return
 	}
 	p.appSlot, p.registered = slot, true
+	resetOnClose(p.app, true)
 	p.enqueue()
 }
 
@@ -164,12 +166,15 @@ func (p *loopPair) deliver(b []byte) error {
 	return nil
 }
 
-// appDeaf: a failed write to the application. If it ended in order before that, it
-// is read to its end; else the pair is over and appDeaf false.
+// appDeaf: a failed write to the application. It may have answered before, and is read
+// to its end, be that in order or the reset that the write met. False: the pair is over.
 func (p *loopPair) appDeaf(err error) bool {
 	if !errors.Is(err, unix.EPIPE) {
-		p.finish(End{Cause: CauseApp, Err: err}, true)
-		return false
+		if p.saidAll {
+			p.finish(End{Cause: CauseApp, Err: err}, true)
+			return false
+		}
+		p.broken = err
 	}
 	p.deaf = true
 	p.in.clear()
@@ -195,6 +200,9 @@ func (p *loopPair) toPeer() bool {
 		switch {
 		case rerr != nil:
 			p.finish(End{Cause: CauseApp, Err: os.NewSyscallError("read", rerr)}, true)
+			return false
+		case p.broken != nil && (again || n == 0):
+			p.finish(End{Cause: CauseApp, Err: p.broken}, true)
 			return false
 		case again:
 			p.appReadable, p.appHup = false, false

@@ -35,7 +35,8 @@ type loopStream struct {
 	deaf            bool // the application reads no more, but may still speak
 	discarding      bool // the peer has left: what the application sends is thrown away
 	ended           bool
-	resetEnd        End // with discarding: how it will be reported
+	resetEnd        End   // with discarding: how it will be reported
+	broken          error // deaf by a reset: what it said before that is still to be read
 }
 
 // ready implements handler.
@@ -73,7 +74,7 @@ func (s *loopStream) start(meta []byte) {
 	s.t.streams[s] = struct{}{}
 	switch err := s.t.lost(); {
 	case err != nil:
-		s.finish(End{Cause: CauseUnprocessed, Err: err}, true)
+		s.giveBack(End{Cause: CauseUnprocessed, Err: err})
 	case s.register():
 		s.readable = true // perhaps; asking costs less than a record for OPEN alone
 		s.t.toRead.push(s)
@@ -88,6 +89,7 @@ func (s *loopStream) register() bool {
 		return false
 	}
 	s.slot, s.registered = slot, true
+	resetOnClose(s.fd, true)
 	return true
 }
 
@@ -102,7 +104,7 @@ func (s *loopStream) fill(out []byte) []byte {
 	if s.openDue {
 		var err error
 		if out, s.p, err = m.openStream(out, s.meta); err != nil {
-			s.finish(End{Cause: CauseUnprocessed, Err: err}, true)
+			s.giveBack(End{Cause: CauseUnprocessed, Err: err})
 			return out
 		}
 		s.p.owner = s
@@ -117,6 +119,8 @@ func (s *loopStream) fill(out []byte) []byte {
 	switch {
 	case err != nil:
 		s.appFailed(os.NewSyscallError("read", err))
+	case s.broken != nil && (again || k == 0):
+		s.appFailed(s.broken)
 	case again:
 		s.readable, s.hup = false, false
 	case k == 0:
@@ -170,6 +174,10 @@ func (s *loopStream) handle(ev event) {
 		s.wantRead()
 	case evReset:
 		e := End{Cause: CausePeer, Code: ev.code, Err: &ResetError{Code: ev.code, Remote: true}}
+		if s.untouched() {
+			s.giveBack(e)
+			return
+		}
 		if s.p.state&gotFin == 0 || s.fd < 0 || s.connecting {
 			s.finish(e, true)
 			return
@@ -233,14 +241,17 @@ func (s *loopStream) passEnd() {
 	}
 }
 
-// writeFailed: the application reads no more. If it ended in order before that, it
-// may have answered in full, and is read to its end. What it did not take, undelivered
+// writeFailed: the application reads no more. It may have answered before, and is read
+// to its end, be that in order or the reset that the write met. What it did not take, undelivered
 // bytes and all that follow, is credited: the application at the other end may be in
 // the same state, and two that wait for each other's credit would wait for ever.
 func (s *loopStream) writeFailed(err error, undelivered int) {
-	if !errors.Is(err, unix.EPIPE) || s.discarding {
+	if s.discarding || s.p.state&sentFin != 0 && !errors.Is(err, unix.EPIPE) {
 		s.appFailed(err)
 		return
+	}
+	if !errors.Is(err, unix.EPIPE) {
+		s.broken = err
 	}
 	s.deaf = true
 	s.in.clear()
@@ -297,6 +308,27 @@ func (s *loopStream) discard() {
 	default:
 		s.wantRead()
 	}
+}
+
+// untouched tells whether the application has neither been read nor written to.
+func (s *loopStream) untouched() bool {
+	return !s.t.m.server && s.fd >= 0 && s.flow.sent.Load() == 0 && s.flow.received.Load() == 0 &&
+		s.p.state&(sentFin|gotFin) == 0 && s.in.n == 0
+}
+
+// giveBack returns an untouched application to the owner of its flow.
+func (s *loopStream) giveBack(e End) {
+	if s.registered {
+		s.t.l.release(s.slot)
+		s.registered = false
+		_ = unix.EpollCtl(s.t.l.epfd, unix.EPOLL_CTL_DEL, s.fd, nil) // it was added
+		resetOnClose(s.fd, false)
+	}
+	if s.end != nil {
+		e.App = &app{fd: s.fd, addr: localAddr(s.fd)}
+		s.fd = -1
+	}
+	s.finish(e, true)
 }
 
 // finish ends the flow and tells its owner, once.

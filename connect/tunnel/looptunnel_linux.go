@@ -27,6 +27,8 @@ type loopTunnel struct {
 	pending  atomic.Int32 // carried, but not yet opened by the loop
 	open     atomic.Int32
 	draining atomic.Bool
+	bytes    atomic.Uint64
+	bulk     atomic.Bool
 	done     chan struct{}
 	mu       sync.Mutex
 	err      error
@@ -109,6 +111,7 @@ func (t *loopTunnel) serve() {
 	err := t.flush() // what the last turn left, and what crypto/tls itself said
 	if err == nil && t.unsent == nil {
 		if out := t.fill(); len(out) > 0 {
+			t.moved(len(out))
 			if err = t.send(out); err == nil {
 				err = t.flush()
 			}
@@ -143,6 +146,13 @@ func (t *loopTunnel) serveRest() {
 	}
 }
 
+func (t *loopTunnel) moved(n int) {
+	t.bytes.Add(uint64(n))
+	if n > bulkRecord && !t.bulk.Load() {
+		t.bulk.Store(true)
+	}
+}
+
 func (t *loopTunnel) publish() {
 	t.open.Store(int32(t.m.open()))
 	if t.m.draining() {
@@ -163,6 +173,7 @@ func (t *loopTunnel) why(err error) error {
 // feed gives decrypted bytes to the machine.
 func (t *loopTunnel) feed(b []byte) error {
 	t.silent = 0
+	t.moved(len(b))
 	for len(b) > 0 {
 		ev, n, err := t.m.next(b)
 		if err != nil {
@@ -175,7 +186,12 @@ func (t *loopTunnel) feed(b []byte) error {
 			t.opened(ev.stream, ev.data)
 		case evGoaway:
 			for p := t.m.unprocessed(); p != nil; p = t.m.unprocessed() {
-				p.owner.(*loopStream).finish(End{Cause: CauseUnprocessed, Err: ErrUnprocessed}, true)
+				s, e := p.owner.(*loopStream), End{Cause: CauseUnprocessed, Err: ErrUnprocessed}
+				if s.untouched() {
+					s.giveBack(e)
+				} else {
+					s.finish(e, true)
+				}
 			}
 		default:
 			ev.stream.owner.(*loopStream).handle(ev)
@@ -365,5 +381,8 @@ func (t *loopTunnel) Status() Status {
 	if errors.Is(err, ErrDraining) || errors.Is(err, net.ErrClosed) {
 		err = nil
 	}
-	return Status{Streams: int(t.open.Load() + t.pending.Load()), Draining: t.draining.Load(), Err: err}
+	return Status{
+		Streams: int(t.open.Load() + t.pending.Load()), Limit: t.m.limit(), Draining: t.draining.Load(),
+		Bytes: t.bytes.Load(), Bulk: t.bulk.Load(), Err: err,
+	}
 }

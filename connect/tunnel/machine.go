@@ -3,6 +3,7 @@ package tunnel
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"slices"
 )
 
@@ -54,7 +55,7 @@ type machine struct {
 	goawayDue, goawaySent bool
 	goawayGot             bool
 	goawayCode            Code
-	goawayLast            uint32 // with goawaySent: the last id that is served
+	goawayLast            uint32 // of the peer: the last id that it serves
 
 	pingDue, pongDue bool
 	pinging, ponging [8]byte
@@ -97,6 +98,14 @@ type event struct {
 
 // open counts the streams that a limit applies to.
 func (m *machine) open() int { return len(m.streams) }
+
+// limit is how many streams there may be.
+func (m *machine) limit() int {
+	if m.server {
+		return int(m.mine.streams)
+	}
+	return int(m.peer.streams)
+}
 
 // draining tells whether either side has said that it takes or opens no more.
 func (m *machine) draining() bool { return m.goawayDue || m.goawaySent || m.goawayGot }
@@ -219,7 +228,7 @@ func (m *machine) beginStream(id uint32) error {
 			return m.violation(id, "a stream opened by the accepting side")
 		case id <= m.lastID:
 			return m.violation(id, "stream id used again, last was %d", m.lastID)
-		case !m.goawaySent && m.open() >= int(m.mine.streams):
+		case m.open() >= int(m.mine.streams):
 			return m.violation(id, "more than %d open streams", m.mine.streams)
 		}
 		m.lastID = id
@@ -255,11 +264,7 @@ func (m *machine) finish(p []byte) (ev event, err error) {
 	m.current = nil
 	switch m.typ {
 	case typeOpen:
-		id := m.lastID
-		if m.goawaySent {
-			return ev, nil // beyond the last id that is served: the peer will hear so
-		}
-		s = m.add(id)
+		s = m.add(m.lastID)
 		return event{kind: evOpen, stream: s, data: p}, nil
 	case typeGoaway:
 		return m.goaway(binary.BigEndian.Uint32(p), Code(binary.BigEndian.Uint32(p[4:])))
@@ -426,7 +431,9 @@ func (m *machine) owe(s *stream) {
 	m.debts = append(m.debts, s)
 }
 
-// drain lets the peer open no more (server), or says that we will not (client).
+// drain asks the peer to open no more (server), or says that we will not (client).
+// What a client opens before it hears of it is served: it cannot be asked again, as
+// its application's bytes are gone.
 func (m *machine) drain(code Code) {
 	if !m.goawaySent {
 		m.goawayDue, m.goawayCode = true, code
@@ -474,7 +481,7 @@ func (m *machine) appendControl(dst []byte) []byte {
 	if m.goawayDue {
 		m.goawayDue, m.goawaySent = false, true
 		dst = appendHeader(dst, typeGoaway, 8, 0)
-		dst = binary.BigEndian.AppendUint32(dst, m.lastID)
+		dst = binary.BigEndian.AppendUint32(dst, math.MaxUint32)
 		dst = binary.BigEndian.AppendUint32(dst, uint32(m.goawayCode))
 	}
 	return dst

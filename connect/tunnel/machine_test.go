@@ -96,14 +96,8 @@ func TestGoawayTellsWhatWasNotLookedAt(t *testing.T) {
 	c, s := machinePair(1000, 8)
 	first, one, _ := c.openStream(nil, nil)
 	_ = drive(s, first, whole, func(event) {})
-	s.drain(CodeDraining)
-	goaway := s.appendControl(nil)
-	late, two, _ := c.openStream(nil, []byte("late"))
-	late = c.data(late, two, []byte("never read"))
-	opened := 0
-	if err := drive(s, late, whole, func(event) { opened++ }); err != nil || opened != 0 {
-		t.Fatalf("late stream: %d events, %v", opened, err)
-	}
+	goaway := append(appendHeader(nil, typeGoaway, 8, 0), 0, 0, 0, 1, 0, 0, 0, byte(CodeDraining))
+	_, two, _ := c.openStream(nil, []byte("late"))
 	var code Code
 	if err := drive(c, goaway, whole, func(ev event) { code = ev.code }); err != nil || code != CodeDraining {
 		t.Fatalf("code %v err %v", code, err)
@@ -113,6 +107,25 @@ func TestGoawayTellsWhatWasNotLookedAt(t *testing.T) {
 	}
 	if c.unprocessed() != nil || one.state&gone != 0 {
 		t.Fatal("the first stream must go on")
+	}
+	if _, _, err := c.openStream(nil, nil); !errors.Is(err, ErrDraining) {
+		t.Fatalf("open after goaway: %v", err)
+	}
+}
+
+// What a client opens before it hears that the server drains is served.
+func TestDrainServesWhatCrosses(t *testing.T) {
+	c, s := machinePair(1000, 8)
+	s.drain(CodeDraining)
+	goaway := s.appendControl(nil)
+	late, two, _ := c.openStream(nil, []byte("late"))
+	late = c.data(late, two, []byte("read"))
+	opened := 0
+	if err := drive(s, late, whole, func(event) { opened++ }); err != nil || opened != 2 {
+		t.Fatalf("late stream: %d events, %v", opened, err)
+	}
+	if err := drive(c, goaway, whole, func(event) {}); err != nil || c.unprocessed() != nil || two.state&gone != 0 {
+		t.Fatalf("the stream that crossed is gone: %v", err)
 	}
 	if _, _, err := c.openStream(nil, nil); !errors.Is(err, ErrDraining) {
 		t.Fatalf("open after goaway: %v", err)

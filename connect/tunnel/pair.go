@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -20,12 +19,14 @@ type pair struct {
 	mu    sync.Mutex
 	owner *Code
 
-	finished atomic.Bool // the application has got the peer's end
+	from  *appReader
+	toApp appWriter
 }
 
 // Pair implements Driver.
 func (d *Goroutines) Pair(conn *tls.Conn, app net.Conn, end EndFunc) (*Flow, error) {
 	p := &pair{tc: conn, app: app, flow: &Flow{}}
+	p.toApp.Conn, p.toApp.flow = app, p.flow
 	p.flow.target = p
 	if !d.add(p) {
 		return nil, net.ErrClosed
@@ -69,6 +70,8 @@ func (w *Wire) SetLinger(sec int) error {
 }
 
 func (p *pair) run() End {
+	carries(p.app)
+	p.from = newAppReader(p.app, &p.toApp)
 	up := make(chan pairEnds, 1)
 	go func() { up <- p.up() }()
 	down := p.down()
@@ -86,7 +89,7 @@ func (p *pair) run() End {
 type pairEnds struct{ read, write error }
 
 func (p *pair) up() pairEnds {
-	r := newAppReader(p.app, &p.finished)
+	r := p.from
 	for {
 		buf, n, err := r.read()
 		if n > 0 {
@@ -125,17 +128,16 @@ func (p *pair) down() pairEnds {
 		n, err := p.tc.Read(buf)
 		var werr error
 		if n > 0 {
-			var k int
-			k, werr = p.app.Write(buf[:n])
-			p.flow.received.Add(int64(k))
+			_, werr = p.toApp.Write(buf[:n])
 		}
 		big = n >= len(small)
 		if bulk != nil {
 			bulkBuffers.Put(bulk)
 		}
 		switch {
-		case werr != nil && errors.Is(werr, syscall.EPIPE):
-			// It may have answered in full: up goes on. The rest is read, as the far end
+		case werr != nil && (p.toApp.probed || errors.Is(werr, syscall.EPIPE)):
+			// It may have answered before: up goes on, to the end or to the reset that the
+			// write met. The rest is read, as the far end
 			// may be in the same state, and two that wait for each other would for ever.
 			_ = p.tc.SetReadDeadline(time.Now().Add(lingerTimeout))
 			_, _ = io.Copy(io.Discard, p.tc)
@@ -144,7 +146,6 @@ func (p *pair) down() pairEnds {
 			p.cut()
 			return pairEnds{write: werr}
 		case err == io.EOF: //nolint:errorlint // crypto/tls returns it bare on close_notify
-			p.finished.Store(true)
 			if h, ok := p.app.(interface{ CloseWrite() error }); ok {
 				_ = h.CloseWrite() // fails when the application is gone, which up sees
 			}
@@ -159,7 +160,7 @@ func (p *pair) down() pairEnds {
 func (p *pair) conclude(up, down pairEnds) End {
 	switch {
 	case up == pairEnds{} && down == pairEnds{}:
-		p.app.Close()
+		finish(p.app)
 		p.tc.Close()
 		return End{}
 	case down == pairEnds{} && up.write != nil:
@@ -167,7 +168,7 @@ func (p *pair) conclude(up, down pairEnds) End {
 		abort(p.tc.NetConn())
 		return End{Cause: CausePeer, Err: up.write}
 	case up == pairEnds{} && down.write != nil:
-		p.app.Close()
+		finish(p.app)
 		lingerClose(p.tc)
 		return End{Cause: CauseApp, Err: down.write}
 	}
@@ -191,5 +192,5 @@ func lingerClose(c net.Conn) {
 		abort(c)
 		return
 	}
-	c.Close()
+	finish(c)
 }

@@ -1,4 +1,4 @@
-//go:build linux && tunnel
+//go:build linux
 
 package tunnel
 

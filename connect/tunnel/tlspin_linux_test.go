@@ -1,5 +1,3 @@
-//go:build tunnel
-
 package tunnel
 
 import (

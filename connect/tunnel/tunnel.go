@@ -21,6 +21,7 @@ const (
 	// and an idle tunnel holds no more than this.
 	readScratch = 2 << 10
 	maxRecord   = 16 << 10
+	bulkRecord  = 8 << 10 // what passes at once and makes crypto/tls keep large buffers
 )
 
 // Tunnel carries streams over one connection with two goroutines: the portable
@@ -43,6 +44,8 @@ type Tunnel struct {
 	done   chan struct{}
 	reads  atomic.Uint64
 	writes atomic.Uint64 // odd while a write is under way
+	bytes  atomic.Uint64
+	bulk   atomic.Bool
 	alive  *time.Timer
 	pulse  pulse
 }
@@ -237,6 +240,7 @@ func (t *Tunnel) read() error {
 		}
 		n, err := t.conn.Read(buf)
 		t.reads.Add(1)
+		t.moved(n)
 		if perr := t.take(buf[:n]); perr != nil {
 			err = perr
 		}
@@ -255,6 +259,13 @@ func (t *Tunnel) read() error {
 		case err != nil:
 			return err
 		}
+	}
+}
+
+func (t *Tunnel) moved(n int) {
+	t.bytes.Add(uint64(n))
+	if n > bulkRecord && !t.bulk.Load() {
+		t.bulk.Store(true)
 	}
 }
 
@@ -341,6 +352,7 @@ func (t *Tunnel) write() error {
 		t.waiting = t.waiting[:0]
 		t.mu.Unlock()
 		t.writes.Add(1)
+		t.moved(len(buf))
 		err := t.send(buf)
 		t.writes.Add(1)
 		if err != nil {

@@ -1,0 +1,341 @@
+package connect
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"runtime/debug"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/identity"
+	"github.com/weftmesh/weft/connect/tunnel"
+)
+
+// attempt is an application's connection on its way to an instance.
+type attempt struct {
+	p        *Proxy
+	ctx      context.Context // of the proxy's connections
+	w        *world
+	up       *upstream
+	app      net.Conn
+	from     string // the application, for the log
+	tried    []bool
+	tries    int
+	failures []string
+}
+
+// serveUpstream brings the application to an instance of an upstream. It runs on an
+// event loop: where a tunnel stands, the connection goes there at once; all that may
+// wait does so on a goroutine.
+func (p *Proxy) serveUpstream(ctx context.Context, key catalog.Name, app net.Conn) {
+	defer func() {
+		if v := recover(); v != nil { // costs this connection and no other
+			abort(app)
+			p.svc.journal.panicked(key, v, debug.Stack())
+		}
+	}()
+	p.live.add()
+	a := &attempt{p: p, ctx: ctx, app: app}
+	var first *candidate
+	w := p.svc.world.Load()
+	if w.problem == "" && p.svc.keys.usable(w) == nil {
+		if up := w.upstreams[key]; up != nil && p.svc.table.reserve(up.key, up.MaxConnections) {
+			a.begin(w, up)
+			if first = a.next(); first == nil {
+				p.svc.table.release(up.key)
+			} else if a.quick(first) {
+				return
+			}
+		}
+	}
+	go a.run(key, first)
+}
+
+func (a *attempt) begin(w *world, up *upstream) {
+	a.w, a.up = w, up
+	a.tried = make([]bool, len(up.Instances))
+}
+
+// next chooses the next instance to try, and counts a connection to it.
+func (a *attempt) next() *candidate {
+	if a.tries++; a.tries > maxAttempts {
+		return nil
+	}
+	return a.p.svc.balancer.pick(a.up, a.tried)
+}
+
+// quick uses a tunnel that stands.
+func (a *attempt) quick(e *candidate) bool {
+	cred := a.p.svc.keys.held.Load()
+	t := a.p.tunnels.ready(instanceKey{e.Addr, a.up.peer(e.Endpoint)}, cred, a.w)
+	return t != nil && a.carry(t, e) == nil
+}
+
+// run goes from instance to instance; first is one that is chosen already, with its
+// reservation. It ends what serveUpstream has begun.
+func (a *attempt) run(key catalog.Name, e *candidate) {
+	ctx := a.ctx
+	defer func() {
+		if v := recover(); v != nil {
+			abort(a.app)
+			a.p.svc.journal.panicked(key, v, debug.Stack())
+			a.p.live.done()
+		}
+	}()
+	if e == nil {
+		w, up, err := a.p.svc.upstream(ctx, key, a.source())
+		if err != nil {
+			abort(a.app) // logged there
+			a.p.live.done()
+			return
+		}
+		a.begin(w, up)
+		e = a.next()
+	}
+	for ; e != nil; e = a.next() {
+		err := a.reach(ctx, e)
+		if err == nil {
+			return // whoever carries it is to say when it ends
+		}
+		if ctx.Err() != nil {
+			a.p.svc.balancer.done(e.state)
+			a.failures = append(a.failures, "given up: "+context.Cause(ctx).Error())
+			break
+		}
+		a.p.svc.balancer.failed(e.state, err)
+		a.failures = append(a.failures, fmt.Sprintf("%s at %s: %v", e.ID, e.Addr, err))
+	}
+	a.p.svc.table.release(a.up.key)
+	_ = a.p.svc.refuseDial(a.w, key, a.source(), ReasonDialFailed, tellTried(len(a.up.Instances), a.failures))
+	abort(a.app)
+	a.p.live.done()
+}
+
+func (a *attempt) source() string {
+	if a.from == "" {
+		a.from = a.app.RemoteAddr().String()
+	}
+	return a.from
+}
+
+// reach carries the application to one instance, over a tunnel that may have to be
+// made, or one to one.
+func (a *attempt) reach(ctx context.Context, e *candidate) error {
+	for {
+		t, c, err := a.p.tunnel(ctx, a, e)
+		switch {
+		case err != nil:
+			return err
+		case c != nil:
+			return a.pair(c, e)
+		}
+		a.p.svc.balancer.worked(e.state)
+		err = a.carry(t, e)
+		if errors.Is(err, tunnel.ErrFull) || errors.Is(err, tunnel.ErrDraining) || errors.Is(err, tunnel.ErrLost) {
+			if ctx.Err() == nil {
+				continue // another one
+			}
+		}
+		return err
+	}
+}
+
+// carry makes the application a stream of t. On error the counts of the instance and
+// the upstream are the caller's again.
+func (a *attempt) carry(t *outboundTunnel, e *candidate) error {
+	s := a.p.svc
+	r := s.outboundRow(a.w, a.up, e, t.key.id, t.chain)
+	if err := s.enter(r, a.w); err != nil {
+		return err
+	}
+	f, err := t.link.Carry(a.app, nil, func(f *tunnel.Flow, end tunnel.End) { a.ended(r, e, f, end) })
+	if err != nil {
+		if !r.withdraw() {
+			return errors.New("trust changed")
+		}
+		s.table.reserve(r.upstream, 0)
+		return err
+	}
+	r.carried(f)
+	return nil
+}
+
+// ended is the end of a stream. One that the far end did not take, and whose
+// application is untouched, goes to another instance.
+func (a *attempt) ended(r *row, e *candidate, f *tunnel.Flow, end tunnel.End) {
+	s := a.p.svc
+	r.flow.Store(f)
+	if end.App != nil {
+		if end.Cause != tunnel.CauseOwner && elsewhere(end) && r.withdraw() {
+			s.table.reserve(r.upstream, 0)
+			a.app = end.App
+			go a.again(e, end)
+			return
+		}
+		abort(end.App)
+	}
+	defer a.p.live.done()
+	switch {
+	case end.Cause == tunnel.CausePeer && elsewhere(end):
+		s.balancer.suspect(e.state, end.Err)
+	case f.Received() > 0 || end.Cause == tunnel.CauseDone:
+		s.balancer.worked(e.state)
+	}
+	to := endingOf(true, end)
+	if to.reason == ReasonDenied {
+		to.hint = refusedHint(r)
+	}
+	r.finish(to, false)
+}
+
+// elsewhere tells whether another instance may take what this one did not.
+func elsewhere(end tunnel.End) bool {
+	switch end.Cause {
+	case tunnel.CauseUnprocessed:
+		return true
+	case tunnel.CausePeer:
+		switch end.Code {
+		case tunnel.CodeDialFailed, tunnel.CodeLimit, tunnel.CodeDraining, tunnel.CodeInternal:
+			return true
+		}
+	}
+	return false
+}
+
+// again goes on with the next instance after one that did not take the stream. An
+// instance that never saw it is not to blame, and may have its turn again.
+func (a *attempt) again(e *candidate, end tunnel.End) {
+	s := a.p.svc
+	if a.tries++; end.Cause == tunnel.CauseUnprocessed && a.tries <= maxAttempts {
+		a.run(a.up.key, e)
+		return
+	}
+	s.balancer.failed(e.state, end.Err)
+	a.failures = append(a.failures, fmt.Sprintf("%s at %s: %v", e.ID, e.Addr, end.Err))
+	next := a.next()
+	if next == nil {
+		s.table.release(a.up.key)
+		_ = s.refuseDial(a.w, a.up.key, a.source(), told(end.Code, ReasonDialFailed), tellTried(len(a.up.Instances), a.failures))
+		abort(a.app)
+		a.p.live.done()
+		return
+	}
+	a.run(a.up.key, next)
+}
+
+// pair carries the application over a connection of its own.
+func (a *attempt) pair(c *Conn, e *candidate) error {
+	s := a.p.svc
+	r := s.outboundRow(a.w, a.up, e, c.peer, c.tls.ConnectionState().PeerCertificates)
+	r.legs = []aborter{c}
+	c.row = r
+	if err := s.enter(r, a.w); err != nil {
+		return err
+	}
+	s.balancer.worked(e.state)
+	a.p.join(c, a.app)
+	a.p.live.done() // join counts for itself
+	return nil
+}
+
+// tunnel gives a tunnel to the instance, or, when it speaks none, a connection for
+// this application alone. Who comes while one is being made waits for it.
+func (p *Proxy) tunnel(ctx context.Context, a *attempt, e *candidate) (*outboundTunnel, *Conn, error) {
+	key := instanceKey{e.Addr, a.up.peer(e.Endpoint)}
+	for {
+		if now := p.svc.world.Load(); now.bundle != a.w.bundle && now.peers[key.id] != nil {
+			a.w = now // else it would look for a tunnel of the past
+		}
+		cred := p.svc.keys.held.Load()
+		if t := p.tunnels.ready(key, cred, a.w); t != nil {
+			return t, nil, nil
+		}
+		p.tunnels.mu.Lock()
+		in := p.tunnels.instance(key)
+		plain, under := in.plain, in.dialing
+		var mine *dialing
+		if !plain && under == nil {
+			mine = &dialing{done: make(chan struct{})}
+			in.dialing = mine
+		}
+		p.tunnels.mu.Unlock()
+		switch {
+		case plain:
+			return p.handshakeWith(ctx, a, key, cred)
+		case mine != nil:
+			t, c, err := p.handshakeWith(ctx, a, key, cred)
+			p.tunnels.mu.Lock()
+			in.dialing, mine.t, mine.err = nil, t, err
+			p.tunnels.mu.Unlock()
+			close(mine.done)
+			return t, c, err
+		}
+		select {
+		case <-under.done:
+		case <-ctx.Done():
+			return nil, nil, context.Cause(ctx)
+		}
+		if under.err != nil {
+			return nil, nil, under.err
+		}
+	}
+}
+
+// handshakeWith reaches an instance and finds out whether it speaks tunnels.
+func (p *Proxy) handshakeWith(ctx context.Context, a *attempt, key instanceKey, cred *credential) (*outboundTunnel, *Conn, error) {
+	c, err := p.offer(ctx, a, key)
+	if err != nil {
+		return nil, nil, err
+	}
+	state := c.tls.ConnectionState()
+	if state.NegotiatedProtocol != tunnel.ALPN {
+		p.tunnels.mu.Lock()
+		p.tunnels.instance(key).plain = true
+		p.tunnels.mu.Unlock()
+		return nil, c, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.up.connectTimeout())
+	defer cancel()
+	link, err := p.driver.Client(ctx, c.tls)
+	if err != nil {
+		if identity.ReasonOf(err) == identity.ReasonByPeer {
+			p.svc.metrics.handshakeFailed(true, identity.ReasonByPeer)
+			return nil, nil, fmt.Errorf("the far end refused our certificate: %w", err)
+		}
+		return nil, nil, err
+	}
+	t := &outboundTunnel{link: link, key: key, cred: cred, chain: state.PeerCertificates, since: p.svc.now(), world: a.w}
+	p.tunnels.put(t)
+	return t, nil, nil
+}
+
+// offer does the handshake with the tunnels' protocol offered, and without it towards
+// those that take no offer which they do not know.
+func (p *Proxy) offer(ctx context.Context, a *attempt, key instanceKey) (*Conn, error) {
+	p.tunnels.mu.Lock()
+	silent := p.tunnels.instance(key).noALPN
+	p.tunnels.mu.Unlock()
+	base := a.w.peers[key.id]
+	if !silent {
+		with := base.Clone()
+		with.NextProtos = []string{tunnel.ALPN}
+		c, err := p.svc.reach(ctx, a.up, key.addr, key.id, with)
+		if err == nil || !noProtocol(err) {
+			return c, err
+		}
+		p.tunnels.mu.Lock()
+		p.tunnels.instance(key).noALPN = true
+		p.tunnels.mu.Unlock()
+	}
+	return p.svc.reach(ctx, a.up, key.addr, key.id, base)
+}
+
+// noProtocol tells whether the far end ended the handshake as it knows no protocol
+// that was offered.
+func noProtocol(err error) bool {
+	const noApplicationProtocol tls.AlertError = 120
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error" && op.Err.Error() == noApplicationProtocol.Error()
+}

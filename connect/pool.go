@@ -1,0 +1,296 @@
+package connect
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/weftmesh/weft/connect/identity"
+	"github.com/weftmesh/weft/connect/tunnel"
+)
+
+const (
+	tendEvery   = 10 * time.Second
+	idleTunnel  = 90 * time.Second // without a stream
+	quietTunnel = 2 * tendEvery    // without a byte, after bulk
+)
+
+// instanceKey is the far end of a tunnel: who it must be, and where.
+type instanceKey struct {
+	addr string
+	id   identity.ServiceID
+}
+
+// outboundTunnel is a tunnel to an instance.
+type outboundTunnel struct {
+	link  tunnel.Link
+	key   instanceKey
+	cred  *credential // ours, of its handshake
+	chain []*x509.Certificate
+	since time.Time
+
+	// Guarded by the pool.
+	world  *world    // the last one that trusted chain
+	moved  uint64    // bytes, when last looked at
+	active time.Time // when they last moved
+	empty  time.Time // when it was last seen with a stream
+}
+
+// instance is what the pool knows of a far end.
+type instance struct {
+	tunnels []*outboundTunnel
+	dialing *dialing
+	plain   bool // it spoke no tunnels when last asked
+	noALPN  bool // and refused to be asked
+}
+
+// dialing is a handshake under way that others wait for.
+type dialing struct {
+	done chan struct{}
+	t    *outboundTunnel
+	err  error
+}
+
+// tunnels holds those of a proxy, both ways.
+type tunnels struct {
+	mu        sync.Mutex
+	instances map[instanceKey]*instance
+	inbound   map[*inboundTunnel]struct{}
+	leaves    map[[sha256.Size]byte]int // inbound, by certificate
+	closing   bool                      // no new ones
+}
+
+func (t *tunnels) init() {
+	t.instances = map[instanceKey]*instance{}
+	t.inbound = map[*inboundTunnel]struct{}{}
+	t.leaves = map[[sha256.Size]byte]int{}
+}
+
+func isDone(l tunnel.Link) bool {
+	select {
+	case <-l.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// ready gives the tunnel that a new stream of cred should take, nil when there is
+// none: the emptiest that carries no bulk, else the emptiest.
+func (t *tunnels) ready(key instanceKey, cred *credential, w *world) *outboundTunnel {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	in := t.instances[key]
+	if in == nil {
+		return nil
+	}
+	var best *outboundTunnel
+	least := 0
+	for _, o := range in.tunnels {
+		if o.cred != cred || o.world.bundle != w.bundle {
+			continue
+		}
+		st := o.link.Status()
+		if st.Draining || st.Streams >= st.Limit {
+			continue
+		}
+		if best == nil || st.Streams < least {
+			best, least = o, st.Streams
+		}
+	}
+	return best
+}
+
+// instance gives what is known of a far end. The caller holds t.mu.
+func (t *tunnels) instance(key instanceKey) *instance {
+	in := t.instances[key]
+	if in == nil {
+		in = &instance{}
+		t.instances[key] = in
+	}
+	return in
+}
+
+// put adds a tunnel; those of older certificates or trust to the same instance drain.
+func (t *tunnels) put(o *outboundTunnel) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	o.active, o.empty = o.since, o.since
+	in := t.instance(o.key)
+	in.plain, in.noALPN = false, false
+	for _, old := range in.tunnels {
+		if old.cred != o.cred || old.world.bundle != o.world.bundle {
+			old.link.Drain(tunnel.CodeDraining)
+		}
+	}
+	in.tunnels = append(in.tunnels, o)
+	if t.closing {
+		o.link.Drain(tunnel.CodeDraining)
+	}
+}
+
+// enter takes a place for an inbound tunnel; limit, when not zero, bounds them all.
+func (t *tunnels) enter(i *inboundTunnel, limit int) bool {
+	leaf := sha256.Sum256(i.chain[0].Raw)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.leaves[leaf] >= maxTunnelsPerLeaf || limit > 0 && len(t.inbound) >= limit {
+		t.pruneInbound()
+	}
+	if t.leaves[leaf] >= maxTunnelsPerLeaf || limit > 0 && len(t.inbound) >= limit {
+		return false
+	}
+	t.leaves[leaf]++
+	t.inbound[i] = struct{}{}
+	return true
+}
+
+func (t *tunnels) leave(i *inboundTunnel) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.forget(i)
+}
+
+func (t *tunnels) forget(i *inboundTunnel) {
+	if _, ok := t.inbound[i]; !ok {
+		return
+	}
+	delete(t.inbound, i)
+	leaf := sha256.Sum256(i.chain[0].Raw)
+	if t.leaves[leaf]--; t.leaves[leaf] == 0 {
+		delete(t.leaves, leaf)
+	}
+}
+
+// pruneInbound forgets those that have ended.
+func (t *tunnels) pruneInbound() {
+	for i := range t.inbound {
+		if l := i.link.Load(); l != nil && isDone(*l) {
+			t.forget(i)
+		}
+	}
+}
+
+// tend drains what is of no use any more, as of the world w, and forgets what ended:
+// tunnels of an old certificate, to instances that are gone, without streams for a
+// while, and those that went quiet after bulk, as crypto/tls keeps its large buffers.
+func (t *tunnels) tend(w *world, cred *credential, now time.Time) {
+	listed := map[instanceKey]bool{}
+	for _, up := range w.upstreams {
+		for i := range up.Instances {
+			e := &up.Instances[i]
+			listed[instanceKey{e.Addr, up.peer(e)}] = true
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pruneInbound()
+	for key, in := range t.instances {
+		in.tunnels = slices.DeleteFunc(in.tunnels, func(o *outboundTunnel) bool { return isDone(o.link) })
+		for _, o := range in.tunnels {
+			if !listed[key] || o.cred != cred || o.idle(now) {
+				o.link.Drain(tunnel.CodeDraining)
+			}
+		}
+		if !listed[key] && len(in.tunnels) == 0 && in.dialing == nil {
+			delete(t.instances, key)
+		}
+	}
+}
+
+func (o *outboundTunnel) idle(now time.Time) bool {
+	st := o.link.Status()
+	if st.Streams > 0 {
+		o.empty = now
+	}
+	if st.Bytes != o.moved {
+		o.moved, o.active = st.Bytes, now
+	}
+	return now.Sub(o.empty) >= idleTunnel || st.Bulk && now.Sub(o.active) >= quietTunnel
+}
+
+// trust closes the tunnels whose peers the world no longer trusts. Their streams are
+// rows and have been judged already.
+func (t *tunnels) trust(w *world, now time.Time) {
+	if w.bundle == nil {
+		return // nothing passes, and trust may come back
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, in := range t.instances {
+		for _, o := range in.tunnels {
+			if o.world.bundle == w.bundle {
+				continue
+			}
+			if err := w.trusts(o.chain, true, now); err != nil {
+				_ = o.link.Close() // it reports nothing
+				continue
+			}
+			o.world = w
+		}
+	}
+	for i := range t.inbound {
+		l := i.link.Load()
+		if l != nil && w.trusts(i.chain, false, now) != nil {
+			_ = (*l).Close()
+		}
+	}
+}
+
+// drainInbound lets sources go elsewhere.
+func (t *tunnels) drainInbound() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range t.inbound {
+		if l := i.link.Load(); l != nil {
+			(*l).Drain(tunnel.CodeDraining)
+		}
+	}
+}
+
+// drain lets all finish, and those that come.
+func (t *tunnels) drain() {
+	t.drainInbound()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closing = true
+	for _, in := range t.instances {
+		for _, o := range in.tunnels {
+			o.link.Drain(tunnel.CodeDraining)
+		}
+	}
+}
+
+// open counts those that have not ended.
+func (t *tunnels) open() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pruneInbound()
+	n := len(t.inbound)
+	for _, in := range t.instances {
+		for _, o := range in.tunnels {
+			if !isDone(o.link) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// close cuts all.
+func (t *tunnels) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range t.inbound {
+		if l := i.link.Load(); l != nil {
+			_ = (*l).Close()
+		}
+	}
+	for _, in := range t.instances {
+		for _, o := range in.tunnels {
+			_ = o.link.Close()
+		}
+	}
+}
