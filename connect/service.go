@@ -36,6 +36,10 @@ type ServiceConfig struct {
 	Logger  *slog.Logger     // nil: slog.Default
 	Metrics *Metrics         // nil: none
 	Now     func() time.Time // nil: time.Now
+	// AccessLog says which connections get a line when they end.
+	AccessLog AccessLog
+	// Guard bounds what strangers may cost, for all services of a process. Nil: its own.
+	Guard *Guard
 }
 
 // Service is one identity in the mesh: it dials and accepts mutual-TLS
@@ -46,6 +50,7 @@ type Service struct {
 	log     *slog.Logger
 	now     func() time.Time
 	metrics *Metrics
+	guard   *Guard
 
 	world    atomic.Pointer[world]
 	updating sync.Mutex // one Update at a time
@@ -74,6 +79,9 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Guard == nil {
+		cfg.Guard = NewGuard(GuardConfig{})
+	}
 	if cfg.Metrics == nil {
 		cfg.Metrics = NewMetrics(nil)
 	}
@@ -82,9 +90,11 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 		log:     cfg.Logger,
 		now:     cfg.Now,
 		metrics: cfg.Metrics,
+		guard:   cfg.Guard,
 	}
-	s.table.rows = map[*row]struct{}{}
+	s.table.rows, s.table.guard = map[*row]struct{}{}, cfg.Guard
 	s.balancer.now = cfg.Now
+	s.journal.access = cfg.AccessLog
 	s.journal.init(cfg.Logger, cfg.Now)
 	s.keys = newKeyring(cfg)
 	s.serverTLS = identity.ServerConfig(s.tlsOptions(s.bundle))
@@ -250,7 +260,7 @@ func newWorld(snap *Snapshot, old *world) *world {
 		return w
 	}
 	w.local, _ = netip.ParseAddrPort(snap.Local) // anything else is dialled by name
-	w.problem = w.ownRevocation() // the upstreams stay known: it may be taken back
+	w.problem = w.ownRevocation()                // the upstreams stay known: it may be taken back
 	for i := range snap.Upstreams {
 		u := &snap.Upstreams[i]
 		key := snap.upstreamKey(u)

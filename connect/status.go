@@ -47,6 +47,7 @@ type ListenerStatus struct {
 	Listening bool
 	Error     string `json:",omitempty"` // why it does not
 	Local     string `json:",omitempty"` // inbound: the application behind it
+	Shared    string `json:",omitempty"` // inbound: by what it is told apart from others of the mesh port
 }
 
 // UpstreamStatus describes an upstream and its instances.
@@ -127,8 +128,9 @@ func (p *Proxy) Status() Status {
 	st.Ready = st.Problem == ""
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.inbound != nil {
-		st.Inbound = p.inbound.status()
+	in := p.inboundStatus()
+	if in != nil {
+		st.Inbound = in
 		if w.snap != nil {
 			st.Inbound.Local = w.snap.Local
 		}

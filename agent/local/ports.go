@@ -13,6 +13,9 @@ import (
 // of the range that nothing on this host is registered with and nothing, as far as
 // one can see now, listens on.
 func (d *draft) sidecarPort(id, service string) (int, error) {
+	if p := d.s.cfg.MeshPort; p > 0 {
+		return p, nil
+	}
 	used := map[int]bool{}
 	for other, e := range d.services {
 		if other == id {

@@ -46,11 +46,19 @@ type Config struct {
 	// MaxRetry bounds the pause before a proxy that failed is started again: 30 s.
 	MaxRetry time.Duration
 
+	// AccessLog says which connections get a line in the log.
+	AccessLog connect.AccessLog
+	// MeshPort is the inbound port that sidecars registered with it share; 0: none do.
+	MeshPort int
+
 	Logger  *slog.Logger
 	Metrics *connect.Metrics // shared by all proxies; nil: none
 
 	// start makes a proxy; tests replace it.
 	start func(connect.ProxyConfig) (proxy, error)
+	// guard and port are shared by all proxies.
+	guard *connect.Guard
+	port  *connect.Port
 	// news is called when a proxy enforces something else than before.
 	news func()
 }
@@ -114,6 +122,15 @@ func New(cfg Config) (*Manager, error) {
 		default:
 		}
 	}
+	cfg.guard = connect.NewGuard(connect.GuardConfig{})
+	if cfg.MeshPort > 0 {
+		cfg.port, err = connect.NewPort(connect.PortConfig{
+			Addr: joinAddr("", cfg.BindAddr, cfg.MeshPort), Logger: cfg.Logger, Metrics: cfg.Metrics, Guard: cfg.guard,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("sidecar: %w", err)
+		}
+	}
 	m.cfg = cfg
 	return m, nil
 }
@@ -126,6 +143,9 @@ func (m *Manager) Run(ctx context.Context) error {
 	told, end := context.WithCancel(context.WithoutCancel(ctx)) // while proxies drain, too
 	defer end()
 	telling.Go(func() { m.reporting(told) })
+	if m.cfg.port != nil {
+		telling.Go(func() { _ = m.cfg.port.Run(told) }) // it says itself what is wrong
+	}
 	var after uint64
 	for {
 		host, index, err := m.cfg.Host.Next(ctx, after)

@@ -21,7 +21,7 @@ func checkParts(cfg *config.Config) (warnings []string, err error) {
 	// The registrations go into a host that exists in memory only.
 	dry, err := local.New(local.Config{
 		Node: &catalog.Node{Node: cfg.NodeName, Datacenter: cfg.Datacenter, Address: cfg.AdvertiseAddr}, Syncer: nobody{},
-		SidecarMinPort: cfg.Ports.SidecarMinPort, SidecarMaxPort: cfg.Ports.SidecarMaxPort,
+		MeshPort: cfg.Connect.MeshPort, SidecarMinPort: cfg.Ports.SidecarMinPort, SidecarMaxPort: cfg.Ports.SidecarMaxPort,
 		AliasTarget: func(string, string) catalog.Watch[checks.Target] { return new(catalog.Latest[checks.Target]) },
 		Logger:      slog.New(slog.DiscardHandler),
 	})
