@@ -9,9 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weftmesh/weft/agent"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/cmd/meshtest"
 	"github.com/weftmesh/weft/connect"
+	"github.com/weftmesh/weft/server"
 )
 
 type enforced struct {
@@ -190,4 +192,8 @@ func TestRevokeIdentity(t *testing.T) {
 	if status, _, _ := m.Try("DELETE", "/v1/connect/ca/revocations?uri="+url.QueryEscape(uri), nil); status != http.StatusNotFound {
 		t.Errorf("what is not revoked: %d", status)
 	}
+}
+
+func meshPort(port int) func(*agent.Config, *server.Config) {
+	return func(a *agent.Config, _ *server.Config) { a.MeshPort = port }
 }
