@@ -18,8 +18,10 @@ type Status struct {
 	// Applied is the index of the snapshot enforced now.
 	Applied uint64
 	// Ready tells whether connections can be made and taken; else Problem says why not.
-	Ready       bool
-	Problem     string `json:",omitempty"`
+	Ready   bool
+	Problem string `json:",omitempty"`
+	// Resting says why connections are asked to end, where they are.
+	Resting     string `json:",omitempty"`
 	Certificate *CertificateStatus
 	// Inbound is nil when the snapshot asks for no inbound listener.
 	Inbound   *ListenerStatus
@@ -126,6 +128,9 @@ func (p *Proxy) Status() Status {
 		}
 	}
 	st.Ready = st.Problem == ""
+	if w.snap != nil && w.snap.Rest != nil {
+		st.Resting = w.snap.Rest.Why
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	in := p.inboundStatus()
