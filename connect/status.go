@@ -28,6 +28,8 @@ type Status struct {
 	Upstreams []UpstreamStatus
 	// Peers sums the open connections by source and destination.
 	Peers []PeerStatus
+	// Tunnels carry the connections to and from peers that speak them.
+	Tunnels []TunnelStatus
 	// Errors are the last refusals and failures, oldest first.
 	Errors []ErrorStatus
 }
@@ -102,6 +104,16 @@ type ConnectionStatus struct {
 	BytesOut    int64
 }
 
+// TunnelStatus is one tunnel.
+type TunnelStatus struct {
+	Direction string // "inbound" or "outbound"
+	Peer      string // SPIFFE ID of the far end
+	Addr      string // of the far end
+	Streams   int    // connections that it carries now
+	Draining  bool   // it takes no new ones
+	Since     time.Time
+}
+
 // ErrorStatus is a refusal or failure of the recent past.
 type ErrorStatus struct {
 	Time        time.Time
@@ -120,7 +132,7 @@ func (p *Proxy) Status() Status {
 	st := Status{
 		Proxy: p.id, Service: w.id.Service, Datacenter: w.id.Datacenter, TrustDomain: w.id.TrustDomain,
 		Applied: p.Applied(), Problem: w.problem, Certificate: p.svc.keys.status(),
-		Peers: p.svc.table.peers(), Errors: p.svc.journal.failures(),
+		Peers: p.svc.table.peers(), Tunnels: p.tunnels.status(), Errors: p.svc.journal.failures(),
 	}
 	if st.Problem == "" {
 		if err := p.svc.keys.usable(w); err != nil {
