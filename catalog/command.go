@@ -25,14 +25,14 @@ const (
 	CmdEndKeyDelays    CommandType = 27
 	CmdTxn             CommandType = 28
 
-	CmdSetEntryStatus   CommandType = 30
-	CmdSetPreparedQuery CommandType = 40
-	CmdDelPreparedQuery CommandType = 41
-	CmdSetCoordinates   CommandType = 42
-	CmdSetAutopilot     CommandType = 50
-	CmdSetRevocation    CommandType = 70
-	CmdDelRevocation    CommandType = 71
-	CmdPruneRevocations CommandType = 72
+	CmdSetEntryStatus       CommandType = 30
+	CmdSetPreparedQuery     CommandType = 40
+	CmdDelPreparedQuery     CommandType = 41
+	CmdSetCoordinates       CommandType = 42
+	CmdSetAutopilot         CommandType = 50
+	CmdSetCertRevocation    CommandType = 70
+	CmdDelCertRevocation    CommandType = 71
+	CmdPruneCertRevocations CommandType = 72
 )
 
 // Command is a change to the replicated state. It is validated before it enters
@@ -76,12 +76,12 @@ func NewCommand(t CommandType) (Command, error) {
 		return &SetCoordinates{}, nil
 	case CmdSetAutopilot:
 		return &SetAutopilot{}, nil
-	case CmdSetRevocation:
-		return &SetRevocation{}, nil
-	case CmdDelRevocation:
-		return &DeleteRevocation{}, nil
-	case CmdPruneRevocations:
-		return &PruneRevocations{}, nil
+	case CmdSetCertRevocation:
+		return &SetCertRevocation{}, nil
+	case CmdDelCertRevocation:
+		return &DeleteCertRevocation{}, nil
+	case CmdPruneCertRevocations:
+		return &PruneCertRevocations{}, nil
 	case CmdSetKey:
 		return &SetKey{}, nil
 	case CmdDeleteKey:

@@ -120,7 +120,7 @@ func (l *leader) lead(ctx context.Context) {
 	wg.Go(func() { l.repeat(ctx, "certificate authority", authorityEvery, nil, l.authority.Ensure) })
 	wg.Go(func() { l.gateways.follow(ctx) })
 	wg.Go(func() { l.repeat(ctx, "gateways", gatewaysEvery, l.gateways.changed, l.gateways.settle) })
-	wg.Go(func() { l.repeat(ctx, "revocations", pruneEvery, nil, l.pruner.prune) })
+	wg.Go(func() { l.repeat(ctx, "cert-revocations", pruneEvery, nil, l.pruner.prune) })
 	wg.Go(func() { l.repeat(ctx, "autopilot", autopilotEvery, nil, l.autopilot.ensure) })
 	l.members.begin()
 	l.repeat(ctx, "members", reconcileEvery, l.changed, l.members.reconcile)

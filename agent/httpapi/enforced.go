@@ -14,7 +14,7 @@ type enforcedAPI struct{ cfg Config }
 
 const (
 	pathEnforced        = pathIntentions + "/enforced"
-	pathEnforcedRevoked = pathRevocations + "/enforced"
+	pathEnforcedRevoked = pathCertRevocations + "/enforced"
 )
 
 var paramWaitEnforced = Param{"wait-enforced", "wait this long, such as 5s, until every proxy that is concerned enforces the change; " +

@@ -152,7 +152,7 @@ func (s *sidecar) follow(ctx context.Context, q catalog.Query, take func(*catalo
 func (s *sidecar) takeRoots(v *catalog.View) {
 	if domain, roots, signing, ok := rootsOf(v); ok {
 		s.in.trustDomain, s.in.policy.roots, s.in.signingRoot = domain, roots, signing
-		s.in.revokedSerials, s.in.revokedIDs = catalog.Revoked(v.Revocations)
+		s.in.revokedSerials, s.in.revokedIDs = catalog.RevokedCerts(v.RevokedCerts)
 		s.learned(v)
 		s.roots = true
 		delete(s.old, catalog.QueryRoots)

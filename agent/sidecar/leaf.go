@@ -231,7 +231,7 @@ func (l *Leaves) evict() bool {
 // revoked tells whether a certificate is not trusted any more. One of an identity
 // that is revoked cannot be replaced, and is for others to refuse.
 func revoked(v *catalog.View, leaf *catalog.Leaf) bool {
-	return slices.ContainsFunc(v.Revocations, func(r *catalog.Revocation) bool {
+	return slices.ContainsFunc(v.RevokedCerts, func(r *catalog.CertRevocation) bool {
 		return r.Serial != "" && r.Serial == leaf.SerialNumber
 	})
 }

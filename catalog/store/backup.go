@@ -38,14 +38,14 @@ const (
 	recStated  = 8
 	recIndex   = 9
 
-	recVirtualIP  = 30
-	recQuery      = 40
-	recCoordinate = 42
-	recAutopilot  = 50
-	recRevocation = 70
-	recPair       = 20
-	recDelay      = 21
-	recSession    = 22
+	recVirtualIP      = 30
+	recQuery          = 40
+	recCoordinate     = 42
+	recAutopilot      = 50
+	recCertRevocation = 70
+	recPair           = 20
+	recDelay          = 21
+	recSession        = 22
 
 	recEnd = 255
 )
@@ -123,8 +123,8 @@ func recordOf(row any) (byte, any) {
 		return recCoordinate, v
 	case *catalog.Autopilot:
 		return recAutopilot, v
-	case *catalog.Revocation:
-		return recRevocation, v
+	case *catalog.CertRevocation:
+		return recCertRevocation, v
 	case *catalog.KVPair:
 		return recPair, v
 	case *catalog.KeyDelay:
@@ -163,8 +163,8 @@ func emptyRow(typ byte) (table string, into any, err error) {
 		return tableCoordinates, &catalog.NodeCoordinate{}, nil
 	case recAutopilot:
 		return tableAutopilot, &catalog.Autopilot{}, nil
-	case recRevocation:
-		return tableRevocations, &catalog.Revocation{}, nil
+	case recCertRevocation:
+		return tableCertRevocations, &catalog.CertRevocation{}, nil
 	case recPair:
 		return tableKV, &catalog.KVPair{}, nil
 	case recDelay:

@@ -34,7 +34,7 @@ func queries() []catalog.Query {
 		{Kind: catalog.QueryPreparedQueries},
 		{Kind: catalog.QueryCoordinates},
 		{Kind: catalog.QueryAutopilot},
-		{Kind: catalog.QueryRevocations},
+		{Kind: catalog.QueryCertRevocations},
 		{Kind: catalog.QueryConfigEntries, Name: catalog.KindServiceIntentions},
 	}
 	for _, n := range append(nodeNames, "never") {
@@ -161,19 +161,19 @@ func drawCommand(t *rapid.T, at uint64) catalog.Command {
 		}
 		return c
 	case 31:
-		r := catalog.Revocation{Serial: pick(t, []string{"01", "02"}, "serial"), Description: pick(t, []string{"", "lost"}, "why")}
+		r := catalog.CertRevocation{Serial: pick(t, []string{"01", "02"}, "serial"), Description: pick(t, []string{"", "lost"}, "why")}
 		r.RevokedAt = time.Unix(int64(rapid.IntRange(1, 3).Draw(t, "at")), 0).UTC()
 		if rapid.Bool().Draw(t, "identity") {
 			r.Serial, r.URI = "", "spiffe://a/b"
 		}
-		return &catalog.SetRevocation{Revocation: r}
+		return &catalog.SetCertRevocation{Revocation: r}
 	case 32:
 		if rapid.Bool().Draw(t, "identity") {
-			return &catalog.DeleteRevocation{URI: "spiffe://a/b"}
+			return &catalog.DeleteCertRevocation{URI: "spiffe://a/b"}
 		}
-		return &catalog.DeleteRevocation{Serial: "01"}
+		return &catalog.DeleteCertRevocation{Serial: "01"}
 	case 33:
-		return &catalog.PruneRevocations{Before: time.Unix(2, 0).UTC()}
+		return &catalog.PruneCertRevocations{Before: time.Unix(2, 0).UTC()}
 	case 30:
 		a := catalog.DefaultAutopilot()
 		a.MinQuorum = uint(rapid.IntRange(0, 1).Draw(t, "quorum"))

@@ -20,13 +20,13 @@ const (
 	keyClusterID = "ca-cluster-id"
 	keyCAConfig  = "ca-config"
 
-	keyQueries     = "prepared-queries"
-	keyCoordinates = "coordinates"
-	keyAutopilot   = "autopilot"
-	keySessions    = "sessions"
-	keyRevocations = "revocations"
-	keyRevoked     = "revoked" // which, not why
-	keyDelays      = "kv-delays"
+	keyQueries         = "prepared-queries"
+	keyCoordinates     = "coordinates"
+	keyAutopilot       = "autopilot"
+	keySessions        = "sessions"
+	keyCertRevocations = "cert-revocations"
+	keyRevokedCerts    = "revoked-certs" // which, not why
+	keyDelays          = "kv-delays"
 )
 
 // Classes of keys by name.
@@ -114,9 +114,9 @@ func indexKeys(q catalog.Query) []indexKey {
 	case catalog.QueryConfigEntry:
 		return []indexKey{{entryClass(q.Name), q.Sub}}
 	case catalog.QueryRoots:
-		return []indexKey{fixed(keyRoots), fixed(keyClusterID), fixed(keyRevoked)}
-	case catalog.QueryRevocations:
-		return []indexKey{fixed(keyRevocations)}
+		return []indexKey{fixed(keyRoots), fixed(keyClusterID), fixed(keyRevokedCerts)}
+	case catalog.QueryCertRevocations:
+		return []indexKey{fixed(keyCertRevocations)}
 	case catalog.QueryCAConfig:
 		return []indexKey{fixed(keyCAConfig)}
 	case catalog.QueryDump:

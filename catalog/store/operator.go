@@ -53,7 +53,7 @@ func (w *writer) applyOperator(cmd catalog.Command) (any, error) {
 	case *catalog.SetAutopilot:
 		return w.setAutopilot(c), nil
 	default:
-		return w.applyRevocation(cmd)
+		return w.applyCertRevocation(cmd)
 	}
 }
 

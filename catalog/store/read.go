@@ -131,9 +131,9 @@ func (s *Store) view(r reader, e epoch, q catalog.Query) *catalog.View {
 		if c, ok := r.caConfig(); ok && c.ClusterID != "" {
 			v.CAConfig = &catalog.CAConfig{ClusterID: c.ClusterID}
 		}
-		v.Revocations = r.revoked()
-	case catalog.QueryRevocations:
-		v.Revocations = r.revocations()
+		v.RevokedCerts = r.revokedCerts()
+	case catalog.QueryCertRevocations:
+		v.RevokedCerts = r.certRevocations()
 	case catalog.QueryCAConfig:
 		v.CAConfig, _ = r.caConfig()
 	default:

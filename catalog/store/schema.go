@@ -21,14 +21,14 @@ const (
 	tableIndex    = "index"
 	tableMeta     = "meta"
 
-	tableVirtualIPs  = "virtual-ips"
-	tableQueries     = "prepared-queries"
-	tableCoordinates = "coordinates"
-	tableAutopilot   = "autopilot"
-	tableKV          = "kv"
-	tableRevocations = "revocations"
-	tableDelays      = "kv-delays"
-	tableSessions    = "sessions"
+	tableVirtualIPs      = "virtual-ips"
+	tableQueries         = "prepared-queries"
+	tableCoordinates     = "coordinates"
+	tableAutopilot       = "autopilot"
+	tableKV              = "kv"
+	tableCertRevocations = "cert-revocations"
+	tableDelays          = "kv-delays"
+	tableSessions        = "sessions"
 )
 
 // Indexes of tables; "id" is the key.
@@ -252,7 +252,7 @@ func schema() *memdb.DBSchema {
 			}))),
 		table(tableCoordinates, on(func(c *catalog.NodeCoordinate) []string { return []string{c.Node} })),
 		table(tableAutopilot, on(func(*catalog.Autopilot) []string { return []string{singleton} })),
-		table(tableRevocations, on(revocationKey)),
+		table(tableCertRevocations, on(certRevocationKey)),
 		table(tableKV, rawKey{},
 			also(bySession, on(func(p *catalog.KVPair) []string {
 				if p.Session == "" {

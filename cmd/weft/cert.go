@@ -11,7 +11,7 @@ import (
 	"github.com/weftmesh/weft/catalog"
 )
 
-const pathRevocations = "/v1/connect/ca/revocations"
+const pathCertRevocations = "/v1/connect/ca/revocations"
 
 func certCommand(s streams) *cli.Command {
 	return group("cert", "Withdraw trust in certificates and identities",
@@ -30,17 +30,17 @@ func certRevoke(s streams) *cli.Command {
 		},
 		flags: clientFlags(&cli.StringFlag{Name: "reason", Usage: "Why, for those who list revocations."}, waitFlag()),
 		action: withClient(s, func(c *cli.Context, cl *client) error {
-			r, err := catalog.ParseRevocation(c.Args().First())
+			r, err := catalog.ParseCertRevocation(c.Args().First())
 			if err != nil {
 				return usagef(c, "%v", err)
 			}
 			r.Description = c.String("reason")
 			body := map[string]string{"Serial": r.Serial, "URI": r.URI, "Description": r.Description}
-			if _, err := cl.call(c.Context, http.MethodPut, pathRevocations, nil, body, nil); err != nil {
+			if _, err := cl.call(c.Context, http.MethodPut, pathCertRevocations, nil, body, nil); err != nil {
 				return err
 			}
 			fmt.Fprintf(c.App.Writer, "Revoked: %s\n", r.Key())
-			return cl.waitEnforced(c, pathRevocations+"/enforced", nil)
+			return cl.waitEnforced(c, pathCertRevocations+"/enforced", nil)
 		}),
 	}.build()
 }
@@ -51,7 +51,7 @@ func certUnrevoke(s streams) *cli.Command {
 		examples: []string{"weft cert unrevoke 0a:1b:2c:3d"},
 		flags:    clientFlags(waitFlag()),
 		action: withClient(s, func(c *cli.Context, cl *client) error {
-			r, err := catalog.ParseRevocation(c.Args().First())
+			r, err := catalog.ParseCertRevocation(c.Args().First())
 			if err != nil {
 				return usagef(c, "%v", err)
 			}
@@ -59,22 +59,22 @@ func certUnrevoke(s streams) *cli.Command {
 			if r.URI != "" {
 				params = url.Values{"uri": {r.URI}}
 			}
-			if _, err := cl.call(c.Context, http.MethodDelete, pathRevocations, params, nil, nil); err != nil {
+			if _, err := cl.call(c.Context, http.MethodDelete, pathCertRevocations, params, nil, nil); err != nil {
 				return err
 			}
 			fmt.Fprintf(c.App.Writer, "Trusted again: %s\n", r.Key())
-			return cl.waitEnforced(c, pathRevocations+"/enforced", nil)
+			return cl.waitEnforced(c, pathCertRevocations+"/enforced", nil)
 		}),
 	}.build()
 }
 
 func certRevocations(s streams) *cli.Command {
 	return spec{
-		name: "revocations", usage: "List what is revoked",
+		name: "cert-revocations", usage: "List what is revoked",
 		flags: clientFlags(formatFlag()),
 		action: withClient(s, func(c *cli.Context, cl *client) error {
-			var list []catalog.Revocation
-			if _, err := cl.call(c.Context, http.MethodGet, pathRevocations, nil, nil, &list); err != nil {
+			var list []catalog.CertRevocation
+			if _, err := cl.call(c.Context, http.MethodGet, pathCertRevocations, nil, nil, &list); err != nil {
 				return err
 			}
 			return formatted(c, list, func() error {

@@ -296,8 +296,8 @@ func TestEveryCommandHasARule(t *testing.T) {
 		&catalog.SetPreparedQuery{Query: catalog.PreparedQuery{ID: "i", Name: "q"}}:                        "[{write query q}]",
 		&catalog.DeletePreparedQuery{ID: "none"}:                                                           "[{write query }]",
 		&catalog.SetCoordinates{Updates: []*catalog.NodeCoordinate{{Node: "n"}, {Node: "m"}}}:              "[{write node n} {write node m}]",
-		&catalog.SetRevocation{Revocation: catalog.Revocation{Serial: "01"}}:                               "[{write operator }]",
-		&catalog.DeleteRevocation{Serial: "01"}:                                                            "[{write operator }]",
+		&catalog.SetCertRevocation{Revocation: catalog.CertRevocation{Serial: "01"}}:                       "[{write operator }]",
+		&catalog.DeleteCertRevocation{Serial: "01"}:                                                        "[{write operator }]",
 		&catalog.SetAutopilot{}:                                                                            "[{write operator }]",
 		&catalog.SetKey{Pair: catalog.KVPair{Key: "app/k"}}:                                                "[{write key app/k}]",
 		&catalog.DeleteKey{Key: "app/k"}:                                                                   "[{write key app/k}]",
@@ -308,7 +308,7 @@ func TestEveryCommandHasARule(t *testing.T) {
 		&catalog.DestroySessions{IDs: []string{"live", "no"}}:                                              "[{write session n}]",
 		legacy: "[{write intention db}]",
 	}
-	seen := map[catalog.CommandType]bool{catalog.CmdSetCAConfig: true, catalog.CmdSetRoots: true, catalog.CmdSetEntryStatus: true, catalog.CmdEndKeyDelays: true, catalog.CmdPruneRevocations: true, catalog.CmdTxn: true} // the leader's own, and what has rules for its parts
+	seen := map[catalog.CommandType]bool{catalog.CmdSetCAConfig: true, catalog.CmdSetRoots: true, catalog.CmdSetEntryStatus: true, catalog.CmdEndKeyDelays: true, catalog.CmdPruneCertRevocations: true, catalog.CmdTxn: true} // the leader's own, and what has rules for its parts
 	for cmd, needs := range want {
 		seen[cmd.CommandType()] = true
 		got, err := r.needsOf(cmd)
@@ -322,7 +322,7 @@ func TestEveryCommandHasARule(t *testing.T) {
 			t.Errorf("%T is not in this test", cmd)
 		}
 	}
-	for _, cmd := range []catalog.Command{&catalog.SetRoots{Roots: []*catalog.Root{{ID: "a", Active: true}}}, &catalog.SetCAConfig{Config: catalog.CAConfig{Provider: "consul"}}, &catalog.EndKeyDelays{}, &catalog.PruneRevocations{Before: time.Unix(1, 0)}} {
+	for _, cmd := range []catalog.Command{&catalog.SetRoots{Roots: []*catalog.Root{{ID: "a", Active: true}}}, &catalog.SetCAConfig{Config: catalog.CAConfig{Provider: "consul"}}, &catalog.EndKeyDelays{}, &catalog.PruneCertRevocations{Before: time.Unix(1, 0)}} {
 		if _, err := r.Apply(t.Context(), &wire.ApplyRequest{Command: wire.Command{Command: cmd}}); !errors.Is(err, catalog.ErrDenied) {
 			t.Errorf("%T from outside: %v", cmd, err)
 		}

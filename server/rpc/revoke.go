@@ -7,10 +7,10 @@ import (
 	"github.com/weftmesh/weft/connect/identity"
 )
 
-// completeRevocation writes the serial and the SPIFFE ID of a command as certificates
+// completeCertRevocation writes the serial and the SPIFFE ID of a command as certificates
 // have them, and refuses an ID that no certificate of this mesh could have: a
 // revocation with a slip of the pen would protect nobody.
-func (h *Handler) completeRevocation(r *catalog.Revocation) error {
+func (h *Handler) completeCertRevocation(r *catalog.CertRevocation) error {
 	r.Normalize()
 	if r.URI == "" {
 		return nil
@@ -33,14 +33,14 @@ func (h *Handler) completeRevocation(r *catalog.Revocation) error {
 	return nil
 }
 
-// revocationOf completes the command where it is one about revocations.
-func (h *Handler) revocationOf(cmd catalog.Command) error {
+// certRevocationOf completes the command where it is one about revocations.
+func (h *Handler) certRevocationOf(cmd catalog.Command) error {
 	switch c := cmd.(type) {
-	case *catalog.SetRevocation:
+	case *catalog.SetCertRevocation:
 		c.Revocation.RevokedAt = h.cfg.Now().UTC()
-		return h.completeRevocation(&c.Revocation)
-	case *catalog.DeleteRevocation:
-		r := catalog.Revocation{Serial: c.Serial, URI: c.URI}
+		return h.completeCertRevocation(&c.Revocation)
+	case *catalog.DeleteCertRevocation:
+		r := catalog.CertRevocation{Serial: c.Serial, URI: c.URI}
 		r.Normalize()
 		if id, err := identity.Parse(r.URI); err == nil {
 			r.URI = id.String()
@@ -57,7 +57,7 @@ func (h *Handler) mayHave(id identity.ID) error {
 		return err
 	}
 	uri := id.String()
-	for _, r := range v.Revocations {
+	for _, r := range v.RevokedCerts {
 		if r.URI == uri {
 			return fmt.Errorf("%w: %s is revoked since %s; weft cert unrevoke %s ends that", catalog.ErrDenied, uri, r.RevokedAt.Format("2006-01-02 15:04:05Z07:00"), uri)
 		}

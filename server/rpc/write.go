@@ -76,7 +76,7 @@ func (h *Handler) Apply(ctx context.Context, req *wire.ApplyRequest) (_ *wire.Ap
 		return nil, catalog.Invalidf("apply: a transaction goes by Txn, which has room for its results")
 	}
 	h.complete(cmd)
-	if err := h.revocationOf(cmd); err != nil {
+	if err := h.certRevocationOf(cmd); err != nil {
 		return nil, err
 	}
 	if err := cmd.Validate(); err != nil {

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// Revocation withdraws trust in one certificate, by its serial, or in an identity,
+// CertRevocation withdraws trust in one certificate, by its serial, or in an identity,
 // by its SPIFFE ID: exactly one of the two. Nobody lets such a peer in, and the
 // authority issues nothing for such an identity.
-type Revocation struct {
+type CertRevocation struct {
 	// Serial is that of a leaf, in lower-case hex with colons, as certificates are shown.
 	Serial string `json:",omitempty"`
 	// URI is a SPIFFE ID.
@@ -21,26 +21,26 @@ type Revocation struct {
 
 // Bounds of revocations.
 const (
-	// MaxRevocations bounds how many there are: every proxy holds all of them.
-	MaxRevocations     = 10_000
+	// MaxCertRevocations bounds how many there are: every proxy holds all of them.
+	MaxCertRevocations = 10_000
 	maxSerialBytes     = 64
 	maxRevocationText  = 1024
 	maxRevokedURIBytes = 2048
 )
 
-// ParseRevocation reads what a person names: a SPIFFE ID, or a serial in hex, with
+// ParseCertRevocation reads what a person names: a SPIFFE ID, or a serial in hex, with
 // colons or without.
-func ParseRevocation(text string) (Revocation, error) {
-	r := Revocation{Serial: text}
+func ParseCertRevocation(text string) (CertRevocation, error) {
+	r := CertRevocation{Serial: text}
 	if strings.Contains(text, "://") {
-		r = Revocation{URI: text}
+		r = CertRevocation{URI: text}
 	}
 	r.Normalize()
 	return r, r.Validate()
 }
 
 // Normalize writes the serial as certificates are shown; one that is none stays.
-func (r *Revocation) Normalize() {
+func (r *CertRevocation) Normalize() {
 	digits := strings.ToLower(strings.NewReplacer(":", "", " ", "").Replace(r.Serial))
 	if len(digits)%2 == 1 {
 		digits = "0" + digits
@@ -60,7 +60,7 @@ func (r *Revocation) Normalize() {
 }
 
 // Key is what the revocation is known by: the serial or the SPIFFE ID.
-func (r *Revocation) Key() string {
+func (r *CertRevocation) Key() string {
 	if r.URI != "" {
 		return r.URI
 	}
@@ -68,7 +68,7 @@ func (r *Revocation) Key() string {
 }
 
 // Validate refuses what names no certificate and no identity.
-func (r *Revocation) Validate() error {
+func (r *CertRevocation) Validate() error {
 	switch {
 	case (r.Serial == "") == (r.URI == ""):
 		return Invalidf("revocation: name either the serial of a certificate or a SPIFFE ID")
@@ -80,7 +80,7 @@ func (r *Revocation) Validate() error {
 		}
 		return validName("revocation: SPIFFE ID", r.URI)
 	}
-	as := Revocation{Serial: r.Serial}
+	as := CertRevocation{Serial: r.Serial}
 	as.Normalize()
 	if as.Serial != r.Serial || len(r.Serial) > 3*maxSerialBytes || r.Serial != strings.Trim(r.Serial, ":") || !isHex(r.Serial) {
 		return Invalidf("revocation: %q is no serial of a certificate: want hex with colons, such as 0a:1b:2c, as weft connect status shows it", clipText(r.Serial))
@@ -99,33 +99,33 @@ func clipText(s string) string {
 	return s
 }
 
-// SetRevocation revokes; what is revoked already keeps its time.
+// SetCertRevocation revokes; what is revoked already keeps its time.
 // Result: nil.
-type SetRevocation struct{ Revocation Revocation }
+type SetCertRevocation struct{ Revocation CertRevocation }
 
-// DeleteRevocation trusts again. What is not revoked is ErrNotFound.
+// DeleteCertRevocation trusts again. What is not revoked is ErrNotFound.
 // Result: nil.
-type DeleteRevocation struct {
+type DeleteCertRevocation struct {
 	Serial string
 	URI    string
 }
 
-// PruneRevocations removes the serials that were revoked before a moment: their
+// PruneCertRevocations removes the serials that were revoked before a moment: their
 // certificates have all expired. Identities stay.
 // Result: nil.
-type PruneRevocations struct{ Before time.Time }
+type PruneCertRevocations struct{ Before time.Time }
 
 // CommandType implements Command.
-func (*SetRevocation) CommandType() CommandType { return CmdSetRevocation }
+func (*SetCertRevocation) CommandType() CommandType { return CmdSetCertRevocation }
 
 // CommandType implements Command.
-func (*DeleteRevocation) CommandType() CommandType { return CmdDelRevocation }
+func (*DeleteCertRevocation) CommandType() CommandType { return CmdDelCertRevocation }
 
 // CommandType implements Command.
-func (*PruneRevocations) CommandType() CommandType { return CmdPruneRevocations }
+func (*PruneCertRevocations) CommandType() CommandType { return CmdPruneCertRevocations }
 
 // Validate implements Command.
-func (c *SetRevocation) Validate() error {
+func (c *SetCertRevocation) Validate() error {
 	if c.Revocation.RevokedAt.IsZero() {
 		return Invalidf("revocation: it has no time")
 	}
@@ -133,20 +133,20 @@ func (c *SetRevocation) Validate() error {
 }
 
 // Validate implements Command.
-func (c *DeleteRevocation) Validate() error {
-	return (&Revocation{Serial: c.Serial, URI: c.URI}).Validate()
+func (c *DeleteCertRevocation) Validate() error {
+	return (&CertRevocation{Serial: c.Serial, URI: c.URI}).Validate()
 }
 
 // Validate implements Command.
-func (c *PruneRevocations) Validate() error {
+func (c *PruneCertRevocations) Validate() error {
 	if c.Before.IsZero() {
 		return Invalidf("prune revocations: there is no moment")
 	}
 	return nil
 }
 
-// Revoked lists the serials and the identities of revocations.
-func Revoked(list []*Revocation) (serials, uris []string) {
+// RevokedCerts lists the serials and the identities of revocations.
+func RevokedCerts(list []*CertRevocation) (serials, uris []string) {
 	for _, r := range list {
 		if r == nil {
 			continue

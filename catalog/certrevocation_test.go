@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestParseRevocation(t *testing.T) {
+func TestParseCertRevocation(t *testing.T) {
 	for in, want := range map[string]string{
 		"0A:1b:2c":         "0a:1b:2c",
 		"0a1B2C":           "0a:1b:2c",
@@ -14,7 +14,7 @@ func TestParseRevocation(t *testing.T) {
 		"0":                "00",
 		"spiffe://d.x/ns/": "spiffe://d.x/ns/",
 	} {
-		r, err := ParseRevocation(in)
+		r, err := ParseCertRevocation(in)
 		if err != nil || r.Key() != want {
 			t.Errorf("%q: %q %v, want %q", in, r.Key(), err, want)
 		}
@@ -23,11 +23,11 @@ func TestParseRevocation(t *testing.T) {
 		"", "web", "0x12", "::", "-1", "spiffe://", "https://example.com/", "spiffe://a/\x00", strings.Repeat("ab", 200),
 		"spiffe://" + strings.Repeat("a", 3000),
 	} {
-		if r, err := ParseRevocation(in); err == nil {
+		if r, err := ParseCertRevocation(in); err == nil {
 			t.Errorf("%q was taken as %+v", in, r)
 		}
 	}
-	if (&Revocation{Serial: "01", URI: "spiffe://a/b"}).Validate() == nil || (&Revocation{}).Validate() == nil {
+	if (&CertRevocation{Serial: "01", URI: "spiffe://a/b"}).Validate() == nil || (&CertRevocation{}).Validate() == nil {
 		t.Error("both or none were taken")
 	}
 }

@@ -17,7 +17,7 @@ func (l storeLog) Apply(_ context.Context, cmd catalog.Command) (uint64, any, er
 	return index, v, err
 }
 
-func TestPruneRevocations(t *testing.T) {
+func TestPruneCertRevocations(t *testing.T) {
 	s, err := store.New(store.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -25,12 +25,12 @@ func TestPruneRevocations(t *testing.T) {
 	t.Cleanup(s.Close)
 	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 	log := storeLog{s}
-	for _, r := range []catalog.Revocation{
+	for _, r := range []catalog.CertRevocation{
 		{Serial: "01", RevokedAt: now.Add(-pruneAfter - time.Second)},
 		{Serial: "02", RevokedAt: now.Add(-pruneAfter + time.Second)},
 		{URI: "spiffe://d/x", RevokedAt: now.Add(-10 * pruneAfter)},
 	} {
-		if _, _, err := log.Apply(t.Context(), &catalog.SetRevocation{Revocation: r}); err != nil {
+		if _, _, err := log.Apply(t.Context(), &catalog.SetCertRevocation{Revocation: r}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -40,9 +40,9 @@ func TestPruneRevocations(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	v, err := s.Read(catalog.Query{Kind: catalog.QueryRevocations})
-	if err != nil || len(v.Revocations) != 2 || v.Revocations[0].Serial != "02" {
-		t.Errorf("%v %+v", err, v.Revocations)
+	v, err := s.Read(catalog.Query{Kind: catalog.QueryCertRevocations})
+	if err != nil || len(v.RevokedCerts) != 2 || v.RevokedCerts[0].Serial != "02" {
+		t.Errorf("%v %+v", err, v.RevokedCerts)
 	}
 	if s.Index() != 5 {
 		t.Errorf("the second look wrote to the log: index %d", s.Index())

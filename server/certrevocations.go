@@ -24,14 +24,14 @@ type pruner struct {
 }
 
 func (p *pruner) prune(ctx context.Context) error {
-	v, err := p.store.Read(catalog.Query{Kind: catalog.QueryRevocations})
+	v, err := p.store.Read(catalog.Query{Kind: catalog.QueryCertRevocations})
 	if err != nil {
 		return err
 	}
 	before := p.now().Add(-pruneAfter).UTC()
-	for _, r := range v.Revocations {
+	for _, r := range v.RevokedCerts {
 		if r.URI == "" && r.RevokedAt.Before(before) {
-			_, _, err := p.raft.Apply(ctx, &catalog.PruneRevocations{Before: before})
+			_, _, err := p.raft.Apply(ctx, &catalog.PruneCertRevocations{Before: before})
 			return err
 		}
 	}
