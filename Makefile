@@ -44,6 +44,14 @@ fmt: ## Format as CI wants it
 test-faults: build ## Real processes killed, frozen and starved, short form (about 3 minutes; root for full disks)
 	WEFT_BINARY=$(CURDIR)/bin/weft $(GO) test -tags faults -timeout 25m -count 1 ./cmd/meshtest/faults
 
+.PHONY: test-clients
+test-clients: build ## Consul's clients, unchanged, against the binary: Prometheus, consul-template, HAProxy, dig (a minute)
+	WEFT_BINARY=$(CURDIR)/bin/weft $(GO) test -tags clients -timeout 10m -count 1 ./cmd/meshtest/clients/real
+
+.PHONY: promise
+promise: build ## One promise at its full count, into results/: make promise P=7 (minutes to hours)
+	WEFT_BINARY=$(CURDIR)/bin/weft ./cmd/meshtest/promise.sh '$(P)'
+
 .PHONY: soak
 soak: build ## The same with random seeds, and every fuzz target (an hour; SOAK=10m for less)
 	WEFT_BINARY=$(CURDIR)/bin/weft SOAK=$(or $(SOAK),60m) ./cmd/meshtest/soak.sh

@@ -40,7 +40,8 @@ var forbidden = map[string][]string{
 	"catalog/acl":      {"catalog/store", "catalog/wire", "connect/...", "agent/...", "server/...", "cmd/...", grpc, raft, netPkg, netHTTP},
 	"catalog/store":    {"connect/...", "agent/...", "server/...", "cmd/...", raft, raftBolt, grpc, netPkg, netHTTP, "math/rand/..."},
 	"catalog/wire":     {"catalog/store", "agent/...", "server/...", "connect/...", "cmd/..."},
-	"connect/identity": {"catalog/...", "connect", "connect/ca", "connect/tunnel", "connect/l7", "agent/...", "server/...", "cmd/..."},
+	"connect/identity": {"catalog/...", "connect", "connect/ca", "connect/enroll", "connect/tunnel", "connect/l7", "agent/...", "server/...", "cmd/..."},
+	"connect/enroll":   {"catalog/...", "connect", "connect/ca", "connect/tunnel", "connect/l7", "agent/...", "server/...", "cmd/...", grpc, raft, memberlist, netHTTP},
 	"connect/ca":       {"server/...", "agent/...", "catalog/store", "cmd/..."},
 	"connect/tunnel":   {"catalog/...", "connect", "connect/identity", "connect/ca", "agent/...", "server/...", "cmd/..."},
 	"connect/l7":       {"connect", "agent/...", "server/...", "cmd/...", grpc},
@@ -49,6 +50,7 @@ var forbidden = map[string][]string{
 	"server/consensus": {"agent/...", "cmd/...", grpc, memberlist, netHTTP},
 	"server/rpc":       {"agent/...", "cmd/...", raft, raftBolt, memberlist, netHTTP},
 	"server":           {"agent/...", "cmd/..."},
+	"agent/discover":   {"server/...", "cmd/...", "catalog/store", "agent/dns", "agent/httpapi", "agent/remote", grpc, netHTTP},
 	"agent/events":     {"server/...", "cmd/...", "catalog/store", "agent/gossip", "agent/httpapi", "agent/remote", grpc, raft, netHTTP},
 	"agent/gossip":     {"server/...", "cmd/...", grpc, raft},
 	"agent/local":      {"server/...", "cmd/...", "connect", "connect/identity", "connect/ca", grpc, netHTTP},
@@ -59,6 +61,7 @@ var forbidden = map[string][]string{
 	"agent/httpapi":    {"server/...", "cmd/...", "catalog/store", grpc, memberlist},
 	"agent/dns":        {"server/...", "cmd/...", "agent/remote"},
 	"agent/guard":      {"server/...", "cmd/...", "agent", "agent/checks", "agent/dns", "agent/gossip", "agent/httpapi", "agent/local", "agent/remote", "agent/sidecar"},
+	"agent/watches":    {"server/...", "cmd/...", "catalog/store", "catalog/wire", "agent/httpapi", "agent/local", "agent/remote", grpc},
 	"agent":            {"server/...", "cmd/...", raft, raftBolt},
 }
 

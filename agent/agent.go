@@ -15,6 +15,7 @@ import (
 	"github.com/weftmesh/weft/agent/local"
 	"github.com/weftmesh/weft/agent/remote"
 	"github.com/weftmesh/weft/agent/sidecar"
+	"github.com/weftmesh/weft/agent/watches"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect"
 )
@@ -33,10 +34,17 @@ type Agent struct {
 	places   *coordinates
 	events   *events.Events
 	api      *httpapi.Server
+	watches  *watches.Runner
 
+	joiner   *joiner
+	requests requests
+}
+
+// requests are what others may ask of an agent as a whole.
+type requests struct {
 	reloading sync.Mutex
 	leave     chan struct{} // closed when the host is to leave for good
-	leaveOnce sync.Once
+	once      sync.Once
 }
 
 // New validates cfg, reads what is on disk, takes the registrations of the
@@ -47,7 +55,8 @@ func New(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, log: cfg.Logger, gossip: cfg.Gossip, leave: make(chan struct{})}
+	a := &Agent{cfg: cfg, log: cfg.Logger, gossip: cfg.Gossip, requests: requests{leave: make(chan struct{})}}
+	a.joiner = newJoiner(cfg)
 	if err := a.build(); err != nil {
 		a.Close()
 		return nil, err
@@ -60,7 +69,7 @@ func (a *Agent) build() error {
 	cfg := a.cfg
 	var err error
 	if a.remote, err = remote.New(remote.Config{
-		Dial: cfg.Dial, Credentials: cfg.Credentials, HoldTimeout: cfg.HoldTimeout,
+		Dial: cfg.Dial, Pool: cfg.Pool, HoldTimeout: cfg.HoldTimeout,
 		Logger: cfg.Logger, Registerer: cfg.Registerer,
 	}); err != nil {
 		return err
@@ -72,7 +81,9 @@ func (a *Agent) build() error {
 	if a.local, err = local.New(local.Config{
 		Node: cfg.node(cfg.Files.NodeMeta), DataDir: cfg.DataDir, Syncer: syncer, Logger: cfg.Logger,
 		MeshPort: cfg.MeshPort, SidecarMinPort: cfg.SidecarMinPort, SidecarMaxPort: cfg.SidecarMaxPort,
-		CheckUpdateInterval: cfg.CheckUpdateInterval, AliasTarget: aliasTargets(a.remote.Watch),
+		Hosts: hosts(a.gossip), Scripts: cfg.Checks.Scripts, CheckOutputMaxSize: cfg.Checks.OutputMaxSize, DiscardCheckOutput: cfg.Checks.DiscardOutput,
+		SidecarDeregisterAfter: cfg.Checks.SidecarDeregisterAfter,
+		CheckUpdateInterval:    cfg.CheckUpdateInterval, AliasTarget: aliasTargets(a.remote.Watch),
 	}); err != nil {
 		return err
 	}
@@ -114,7 +125,12 @@ func (a *Agent) build() error {
 	if a.gossip != nil {
 		a.places.members = a.gossip.Members
 	}
-	a.api, err = httpapi.New(httpConfig(a))
+	if a.api, err = httpapi.New(httpConfig(a)); err != nil {
+		return err
+	}
+	a.watches, err = watches.New(watches.Config{
+		API: a.api.Handler(), Watches: cfg.Files.Watches, Logger: cfg.Logger, Registerer: cfg.Registerer,
+	})
 	return err
 }
 
@@ -124,6 +140,7 @@ func httpConfig(a *Agent) httpapi.Config {
 	h.Local, h.Servers, h.Proxies, h.Leaves = merged(a.local, a.central), a.remote, a.sidecars, a.leaves
 	h.Operators, h.Policies, h.Events = a.remote, a.remote, a.events
 	h.Control = control{a}
+	h.Self.Stats = agentStats{a}.sections
 	if a.gossip != nil {
 		h.Members = a.gossip
 	}
@@ -144,6 +161,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	failed := make(chan error, 16) // more than there are components
 	links := start(base, "remote", failed, a.remote.Run)
 	members := start(base, "gossip", failed, orIdle(a.gossip != nil, func(ctx context.Context) error { return a.gossip.Run(ctx) }))
+	credentials := start(base, "credentials", failed, a.joiner.identify)
+	joining := start(base, "joining", failed, a.joiner.run)
+	servers := start(base, "list of servers", failed, orIdle(a.cfg.Pool != nil && a.gossip != nil, a.joiner.follow))
 	host := start(base, "local", failed, a.local.Run)
 	settings := start(base, "central configuration", failed, merging(a.local, a.central))
 	proxies := start(base, "sidecar", failed, a.sidecars.Run)
@@ -151,12 +171,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	places := start(base, "coordinates", failed, a.places.run)
 	userEvents := start(base, "events", failed, a.events.Run)
 	api := start(base, "http api", failed, a.api.Run)
+	watching := start(base, "watches", failed, a.watches.Run)
 
 	var err error
 	leaving := a.cfg.LeaveOnStop
 	select {
 	case <-ctx.Done():
-	case <-a.leave:
+	case <-a.requests.leave:
 		leaving = true
 	case err = <-failed:
 	}
@@ -165,7 +186,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	} else {
 		a.log.Info("the agent stops", "node", a.cfg.NodeName)
 	}
+	end(watching)
 	end(api) // no more writes
+	end(joining)
 	if leaving {
 		sayGoodbye(base, a)
 	}
@@ -175,7 +198,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	end(host)
 	end(settings)
 	end(userEvents)
+	end(servers)
 	end(members)
+	end(credentials)
 	end(links)
 	select {
 	case late := <-failed:
@@ -202,14 +227,15 @@ func (a *Agent) Close() {
 	}
 }
 
-// HTTPAddrs are the addresses of the API, in the order of Config.HTTP.Addrs.
-func (a *Agent) HTTPAddrs() []net.Addr { return a.api.Addrs() }
+// HTTPAddrs are the addresses of the API, in the order of Config.HTTP.Addrs, and
+// those with TLS, in the order of Config.HTTP.TLSAddrs.
+func (a *Agent) HTTPAddrs() (plain, secure []net.Addr) { return a.api.Addrs(), a.api.TLSAddrs() }
 
 // Reload reads the configuration files again and applies what may change while
 // the agent runs. When they are not valid nothing changes.
 func (a *Agent) Reload(ctx context.Context) (err error) {
-	a.reloading.Lock()
-	defer a.reloading.Unlock()
+	a.requests.reloading.Lock()
+	defer a.requests.reloading.Unlock()
 	defer func() {
 		if err != nil {
 			a.log.Error("the configuration was not reloaded; the old one stays", "err", err)
@@ -228,6 +254,7 @@ func (a *Agent) Reload(ctx context.Context) (err error) {
 	if err := a.local.SetNode(a.cfg.node(f.NodeMeta)); err != nil {
 		return fmt.Errorf("reload: %w", err)
 	}
+	a.watches.Set(f.Watches)
 	if f.LogLevel != nil && a.cfg.LogLevel != nil {
 		a.cfg.LogLevel.Set(*f.LogLevel)
 	}
@@ -236,7 +263,7 @@ func (a *Agent) Reload(ctx context.Context) (err error) {
 }
 
 // Leave takes this host out of the cluster and ends Run. It does not wait for that.
-func (a *Agent) Leave() { a.leaveOnce.Do(func() { close(a.leave) }) }
+func (a *Agent) Leave() { a.requests.once.Do(func() { close(a.requests.leave) }) }
 
 func (a *Agent) applyFiles(ctx context.Context, f Files) error {
 	warnings, err := a.local.ApplyFiles(ctx, f.Services, f.Checks)

@@ -11,13 +11,16 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc/credentials"
 
+	"github.com/weftmesh/weft/agent/checks"
 	"github.com/weftmesh/weft/agent/dns"
 	"github.com/weftmesh/weft/agent/events"
 	"github.com/weftmesh/weft/agent/httpapi"
+	"github.com/weftmesh/weft/agent/remote"
+	"github.com/weftmesh/weft/agent/watches"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect"
+	"github.com/weftmesh/weft/connect/enroll"
 )
 
 // Config configures an Agent.
@@ -41,10 +44,15 @@ type Config struct {
 	// DataDir keeps registrations, proxies' keys and last snapshots. Empty: in memory.
 	DataDir string
 
-	// Dial opens a connection to a server; Credentials secure it, nil only for a
-	// server in this process. Required.
-	Dial        func(ctx context.Context) (net.Conn, error)
-	Credentials credentials.TransportCredentials
+	// Dial opens a connection to the server in this process. Required where there is no Pool.
+	Dial func(ctx context.Context) (net.Conn, error)
+	// Pool is the servers on other hosts. The agent fills it with those that gossip knows.
+	Pool *remote.Pool
+	// Credentials are what this host proves itself with to others. Nil: it has none to
+	// speak to.
+	Credentials *enroll.Credentials
+	// Join is how this host meets the others.
+	Join Join
 	// HoldTimeout is for how long calls wait for a leader. Default 7 s.
 	HoldTimeout time.Duration
 
@@ -78,6 +86,8 @@ type Config struct {
 	// SidecarMinPort and SidecarMaxPort bound the ports given to sidecars. Default 21000 to 21255.
 	SidecarMinPort int
 	SidecarMaxPort int
+	// Checks configures health checks.
+	Checks Checks
 	// DrainTimeout is how long running connections of a proxy may finish when it stops,
 	// where its registration does not say. Default 5 s.
 	DrainTimeout time.Duration
@@ -93,10 +103,25 @@ type Config struct {
 	Registerer prometheus.Registerer // nil: no metrics
 }
 
+// Checks configures health checks.
+type Checks struct {
+	// Scripts says whose checks may run commands. Default: nobody's.
+	Scripts checks.Scripts
+	// OutputMaxSize cuts the output of checks that do not say themselves, in bytes.
+	// Default 4096.
+	OutputMaxSize int
+	// DiscardOutput keeps the status of checks and drops what they said.
+	DiscardOutput bool
+	// SidecarDeregisterAfter deregisters a sidecar whose own checks stay critical for
+	// this long. 0: never.
+	SidecarDeregisterAfter time.Duration
+}
+
 // Files is the part of the configuration that may change while the agent runs.
 type Files struct {
 	Services []*catalog.ServiceRegistration
 	Checks   []*catalog.CheckDefinition
+	Watches  []watches.Definition
 	// NodeMeta replaces that of Config, when not nil.
 	NodeMeta map[string]string
 	// LogLevel is set when not nil.
@@ -110,6 +135,13 @@ type Gossip interface {
 	Run(ctx context.Context) error
 	// Join contacts members of a cluster and returns how many answered.
 	Join(ctx context.Context, addrs []string) (int, error)
+	// Alone tells whether no other member is alive.
+	Alone() bool
+	// Peers are the addresses at which members were last, also before this start.
+	Peers() []string
+	// Changed has a value after the members changed. It is for one reader: the server,
+	// where there is one, else the agent.
+	Changed() <-chan struct{}
 	// Leave tells the others that this host goes.
 	Leave(ctx context.Context) error
 	// ForceLeave declares a failed member gone.
@@ -124,8 +156,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("agent: the node has no ID")
 	case c.Datacenter == "":
 		return c, errors.New("agent: the datacenter has no name")
-	case c.Dial == nil:
-		return c, errors.New("agent: there is no way to a server")
+	case (c.Dial == nil) == (c.Pool == nil):
+		return c, errors.New("agent: either Dial or Pool must be set: the way to a server")
 	}
 	if c.AdvertiseWAN == "" {
 		c.AdvertiseWAN = c.Advertise

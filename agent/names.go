@@ -1,8 +1,12 @@
 package agent
 
 import (
+	"context"
 	"net"
+	"strings"
+	"time"
 
+	"github.com/weftmesh/weft/agent/discover"
 	"github.com/weftmesh/weft/agent/dns"
 )
 
@@ -21,6 +25,7 @@ func newNames(a *Agent) (*dns.Server, error) {
 		return nil, err
 	}
 	c.Datacenter = a.cfg.Datacenter
+	c.Query = preparedQueries(c.Views, a.cfg.NodeName, c.Datacenter)
 	if c.Logger == nil {
 		c.Logger = a.cfg.Logger
 	}
@@ -28,6 +33,29 @@ func newNames(a *Agent) (*dns.Server, error) {
 		c.Registerer = a.cfg.Registerer
 	}
 	return dns.New(c)
+}
+
+// preparedQueries executes prepared queries for DNS.
+func preparedQueries(views dns.Views, node, dc string) func(context.Context, dns.QueryRequest) (*dns.QueryAnswer, error) {
+	return func(ctx context.Context, req dns.QueryRequest) (*dns.QueryAnswer, error) {
+		// DNS knows no case, and a template would carry that of the question into the
+		// name of the service.
+		q, err := discover.Resolve(ctx, views.Read, strings.ToLower(req.Name))
+		if err != nil {
+			return nil, err
+		}
+		found, err := discover.Execute(ctx, views.Read, q, discover.Search{
+			By: discover.Asker{Node: node, Addr: req.Source}, Datacenter: dc,
+		})
+		if err != nil {
+			return nil, err
+		}
+		ans := &dns.QueryAnswer{Service: q.Service.Service, Datacenter: found.Datacenter, Instances: found.Instances}
+		if ttl, err := time.ParseDuration(q.DNS.TTL); err == nil {
+			ans.TTL = &ttl
+		}
+		return ans, nil
+	}
 }
 
 // DNSAddrs are the addresses of DNS, each over UDP and TCP, in the order of

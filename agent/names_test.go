@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/consul/api"
 	"github.com/miekg/dns"
 
 	"github.com/weftmesh/weft/agent"
@@ -178,4 +179,33 @@ func TestNamesOffAndTaken(t *testing.T) {
 			a.Close()
 		}
 	}
+}
+
+// TestQueriesHaveNames: a prepared query answers in DNS under its name and as its
+// template, in any case, with its own TTL and choice.
+func TestQueriesHaveNames(t *testing.T) {
+	m := meshtest.Start(t, meshtest.Options{})
+	for id, tag := range map[string]string{"127.0.0.9": "v1", "127.0.0.8": "v2"} {
+		m.Register(map[string]any{"ID": id, "Name": "web", "Address": id, "Port": 81, "Tags": []string{tag}})
+	}
+	client := consulClient(t, m)
+	for _, q := range []*api.PreparedQueryDefinition{
+		{Name: "First", Service: api.ServiceQuery{Service: "web", Tags: []string{"v1"}}, DNS: api.QueryDNSOptions{TTL: "7s"}},
+		{
+			Name: "pick-", Template: api.QueryTemplate{Type: "name_prefix_match", Regexp: "^pick-(.+)-of-(.+)$"},
+			Service: api.ServiceQuery{Service: "${match(2)}", Tags: []string{"${match(1)}"}},
+		},
+		{Name: "none", Service: api.ServiceQuery{Service: "nothing"}},
+	} {
+		if _, _, err := client.PreparedQuery().Create(q, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventuallyNamed(t, m, "first.query.consul.", dns.TypeA, "NOERROR 127.0.0.9")
+	eventuallyNamed(t, m, "fIrSt.QUERY.dc1.consul.", dns.TypeA, "NOERROR 127.0.0.9")
+	eventuallyNamed(t, m, "_first._tcp.query.consul.", dns.TypeSRV, "NOERROR 1 1 81 7f000009.addr.dc1.consul.")
+	eventuallyNamed(t, m, "PICK-V2-of-Web.query.consul.", dns.TypeA, "NOERROR 127.0.0.8")
+	eventuallyNamed(t, m, "none.query.consul.", dns.TypeA, "NXDOMAIN")
+	eventuallyNamed(t, m, "unknown.query.consul.", dns.TypeA, "NXDOMAIN")
+	eventuallyNamed(t, m, "first.query.dc9.consul.", dns.TypeA, "NXDOMAIN")
 }

@@ -88,8 +88,7 @@ func (c control) Join(ctx context.Context, addr string, wan bool) error {
 	if c.a.gossip == nil {
 		return fmt.Errorf("join %s: %w: this agent takes part in no gossip", addr, catalog.ErrInvalid)
 	}
-	_, err := c.a.gossip.Join(ctx, []string{addr})
-	return err
+	return c.a.joiner.meet(ctx, addr)
 }
 
 // ForceLeave implements httpapi.Control.

@@ -45,6 +45,10 @@ func (g *fakeGossip) Join(_ context.Context, addrs []string) (int, error) {
 	return 0, errors.New("nobody answers")
 }
 
+func (g *fakeGossip) Alone() bool              { return true }
+func (g *fakeGossip) Peers() []string          { return nil }
+func (g *fakeGossip) Changed() <-chan struct{} { return nil }
+
 func (g *fakeGossip) Leave(context.Context) error {
 	g.say("left")
 	return nil
@@ -71,7 +75,8 @@ func alone(t *testing.T, g *fakeGossip, change func(*agent.Config)) (base string
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
-	return "http://" + a.HTTPAddrs()[0].String(), cancel, done
+	plain, _ := a.HTTPAddrs()
+	return "http://" + plain[0].String(), cancel, done
 }
 
 func put(t *testing.T, url string) int {

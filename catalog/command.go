@@ -33,6 +33,9 @@ const (
 	CmdSetCertRevocation    CommandType = 70
 	CmdDelCertRevocation    CommandType = 71
 	CmdPruneCertRevocations CommandType = 72
+
+	CmdRevoke CommandType = 60
+	CmdAllow  CommandType = 61
 )
 
 // Command is a change to the replicated state. It is validated before it enters
@@ -82,6 +85,10 @@ func NewCommand(t CommandType) (Command, error) {
 		return &DeleteCertRevocation{}, nil
 	case CmdPruneCertRevocations:
 		return &PruneCertRevocations{}, nil
+	case CmdRevoke:
+		return &Revoke{}, nil
+	case CmdAllow:
+		return &Allow{}, nil
 	case CmdSetKey:
 		return &SetKey{}, nil
 	case CmdDeleteKey:

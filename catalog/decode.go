@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"reflect"
 	"sort"
 	"strconv"
@@ -30,7 +31,7 @@ func Decode(raw map[string]any, out any) error {
 		MatchName: sameKey,
 		Squash:    true,
 		DecodeHook: mapstructure.ComposeDecodeHookFunc(
-			decodeDuration, decodeTime, unwrapBlock, decodeNumber,
+			decodeDuration, decodeTime, unwrapBlock, decodeArgs, decodeNumber,
 		),
 	})
 	if err != nil {
@@ -171,6 +172,24 @@ func unwrapBlock(from, to reflect.Type, v any) (any, error) {
 				return joinBlocks(l)
 			}
 			return nil, fmt.Errorf("given %d times, at most once is allowed", len(l))
+		}
+	}
+	return v, nil
+}
+
+// decodeArgs takes the other name of the command of a check.
+func decodeArgs(_, to reflect.Type, v any) (any, error) {
+	check := reflect.TypeFor[CheckDefinition]()
+	m, ok := v.(map[string]any)
+	if !ok || to != check && to != reflect.PointerTo(check) {
+		return v, nil
+	}
+	for k, args := range m {
+		if sameKey(k, "args") {
+			out := maps.Clone(m)
+			delete(out, k)
+			out["ScriptArgs"] = args
+			return out, nil
 		}
 	}
 	return v, nil

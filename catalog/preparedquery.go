@@ -248,7 +248,7 @@ func (q *PreparedQuery) Render(name, segment string) (*PreparedQuery, error) {
 	if len(name) > maxName {
 		return nil, badQuery("the name has %d bytes, at most %d are allowed", len(name), maxName)
 	}
-	v := templateVars{full: name, prefix: q.Name, suffix: strings.TrimPrefix(name, q.Name), segment: segment}
+	v := templateVars{full: name, prefix: q.Name, suffix: suffixOf(name, q.Name), segment: segment}
 	if q.Template.Regexp != "" {
 		if len(q.Template.Regexp) > maxName {
 			return nil, badQuery("Bad Regexp: it has %d bytes, at most %d are allowed", len(q.Template.Regexp), maxName)
@@ -268,6 +268,14 @@ func (q *PreparedQuery) Render(name, segment string) (*PreparedQuery, error) {
 		out.Service.Tags = slices.DeleteFunc(out.Service.Tags, func(t string) bool { return t == "" || t == "!" })
 	}
 	return &out, nil
+}
+
+// suffixOf is what follows prefix in name, whatever the case of either.
+func suffixOf(name, prefix string) string {
+	if len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix) {
+		return name[len(prefix):]
+	}
+	return name
 }
 
 // Select gives the instances that the query chooses, in the order of in.

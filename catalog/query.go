@@ -34,6 +34,7 @@ const (
 	QueryCoordinate      QueryKind = "coordinate"       // Coordinates (0 or 1) of node Name
 	QueryAutopilot       QueryKind = "autopilot"        // Autopilot
 	QueryCertRevocations QueryKind = "cert-revocations" // RevokedCerts: all
+	QueryRevocations     QueryKind = "revocations"      // Revocations: all
 
 	QueryKey          QueryKind = "kv"            // Pairs (0 or 1) with key Name
 	QueryKeyTree      QueryKind = "kv-tree"       // Pairs with the prefix Name
@@ -82,7 +83,7 @@ func (q Query) Validate() error {
 			return err
 		}
 		return validPrefix(q.Name)
-	case QueryDump, QueryPreparedQueries, QueryCoordinates, QueryAutopilot, QueryCertRevocations:
+	case QueryDump, QueryPreparedQueries, QueryCoordinates, QueryAutopilot, QueryRevocations, QueryCertRevocations:
 		return nil
 	case QueryPreparedQuery, QueryCoordinate:
 		return validName("query "+string(q.Kind), q.Name)
@@ -143,6 +144,7 @@ type View struct {
 	Queries      []*PreparedQuery
 	Coordinates  []*NodeCoordinate
 	Autopilot    *Autopilot
+	Revocations  []*Revocation
 	RevokedCerts []*CertRevocation
 
 	encode  sync.Once

@@ -30,6 +30,7 @@ type Delta struct {
 
 	Queries      Rows[*PreparedQuery]
 	Coordinates  Rows[*NodeCoordinate]
+	Revocations  Rows[*Revocation]
 	RevokedCerts Rows[*CertRevocation]
 	// Default, CAConfig, Chain, Problem and Autopilot are those of the new view.
 	Default   Action
@@ -91,6 +92,7 @@ var (
 
 	queryList       = byKey(func(q *PreparedQuery) Key { return Key{A: q.ID} })
 	coordinateList  = byKey(func(c *NodeCoordinate) Key { return Key{A: c.Node} })
+	revocationList  = byKey(func(r *Revocation) Key { return Key{A: r.Kind, B: r.ID} })
 	revokedCertList = byKey(func(r *CertRevocation) Key { return Key{A: r.Key()} })
 )
 
@@ -127,6 +129,7 @@ func (v *View) makeDiff(old *View) *Delta {
 		queryList.diff(&d.Queries, old.Queries, v.Queries) &&
 		coordinateList.diff(&d.Coordinates, old.Coordinates, v.Coordinates) &&
 		revokedCertList.diff(&d.RevokedCerts, old.RevokedCerts, v.RevokedCerts) &&
+		revocationList.diff(&d.Revocations, old.Revocations, v.Revocations) &&
 		pairList.diff(&d.Pairs, old.Pairs, v.Pairs) &&
 		keyList.diff(&d.Keys, old.Keys, v.Keys) &&
 		delayList.diff(&d.Delays, old.Delays, v.Delays) &&
@@ -160,6 +163,7 @@ func (d *Delta) Patch(old *View) (*View, error) {
 	v.Queries = queryList.patch(old.Queries, d.Queries)
 	v.Coordinates = coordinateList.patch(old.Coordinates, d.Coordinates)
 	v.RevokedCerts = revokedCertList.patch(old.RevokedCerts, d.RevokedCerts)
+	v.Revocations = revocationList.patch(old.Revocations, d.Revocations)
 	v.Pairs = pairList.patch(old.Pairs, d.Pairs)
 	v.Keys = keyList.patch(old.Keys, d.Keys)
 	v.Delays = delayList.patch(old.Delays, d.Delays)
@@ -182,7 +186,7 @@ func (d *Delta) complete() bool {
 	return !slices.Contains(d.Nodes.Put, nil) && !slices.Contains(d.Services.Put, nil) &&
 		!slices.Contains(d.Checks.Put, nil) && !slices.Contains(d.Intentions.Put, nil) &&
 		!slices.Contains(d.Roots.Put, nil) && !slices.Contains(d.Queries.Put, nil) &&
-		!slices.Contains(d.Coordinates.Put, nil) && !slices.Contains(d.RevokedCerts.Put, nil) && !slices.Contains(d.Pairs.Put, nil) &&
+		!slices.Contains(d.Coordinates.Put, nil) && !slices.Contains(d.RevokedCerts.Put, nil) && !slices.Contains(d.Revocations.Put, nil) && !slices.Contains(d.Pairs.Put, nil) &&
 		!slices.Contains(d.Delays.Put, nil) && !slices.Contains(d.Sessions.Put, nil)
 }
 
@@ -228,6 +232,11 @@ func (l list[T]) ordered(rows []T) bool {
 		}
 	}
 	return true
+}
+
+// find looks a row up in an ordered list.
+func (l list[T]) find(rows []T, k Key) (int, bool) {
+	return slices.BinarySearchFunc(rows, k, func(r T, k Key) int { return compareKeys(l.key(r), k) })
 }
 
 func (l list[T]) patch(old []T, d Rows[T]) []T {

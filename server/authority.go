@@ -28,6 +28,8 @@ type authority struct {
 	store *store.Store
 	raft  applier
 	seal  ca.Sealer
+	// before is what older versions sealed with on this server; nil for nothing.
+	before ca.Sealer
 	// hint names the file of the seal, for the error when it does not fit.
 	hint       string
 	first      catalog.CAConfig // of a new cluster
@@ -199,6 +201,30 @@ func (a *authority) reconcile(ctx context.Context, parsed ca.Config) error {
 	return nil
 }
 
+// reseal brings keys that were sealed before there was a cluster secret under it.
+func (a *authority) reseal(ctx context.Context) error {
+	if a.before == nil {
+		return nil
+	}
+	index, err := a.setIndex()
+	if err != nil {
+		return err
+	}
+	roots, changed, err := ca.Reseal(a.store.Roots(), a.before, a.seal)
+	if err != nil || !changed {
+		return err
+	}
+	_, ok, err := a.raft.Apply(ctx, &catalog.SetRoots{Roots: roots, Index: index})
+	if err != nil {
+		return err
+	}
+	if ok != true {
+		return catalog.Conflictf("the roots of the CA were changed by another server at the same time; try again")
+	}
+	a.log.Info("the key of the CA is sealed under the cluster secret now; the file " + sealFile + " is needed no more once all backups are newer")
+	return nil
+}
+
 // Ensure makes the first root of a new cluster, replaces one that is about to
 // end, and drops those that nobody needs any more. The leader calls it now and then.
 func (a *authority) Ensure(ctx context.Context) error {
@@ -206,6 +232,9 @@ func (a *authority) Ensure(ctx context.Context) error {
 	defer a.configure.Unlock()
 	cfg, err := a.config()
 	if err != nil {
+		return err
+	}
+	if err := a.reseal(ctx); err != nil {
 		return err
 	}
 	if cfg.ClusterID != "" {

@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -19,17 +21,22 @@ const autopilotEvery = 2 * time.Second
 // autopilot knows how healthy the servers are, and since when.
 //
 // hashicorp/raft-autopilot would do this too, but it carries a test framework into
-// the binary, and its part that moves votes has nothing to do with one server.
+// the binary.
 type autopilot struct {
 	raft    *consensus.Node
 	store   *store.Store
 	members func() []catalog.Member
-	self    string // ID of this server
+	cluster *cluster // nil: there are no others
+	self    string   // ID of this server
 	first   catalog.Autopilot
 	now     func() time.Time
+	log     *slog.Logger
+	tempo   tempo
 
-	mu    sync.Mutex
-	since map[string]standing
+	mu     sync.Mutex
+	since  map[string]standing
+	barred map[string]time.Time // servers that an operator removed, until when they stay out
+	absent map[string]time.Time // servers that gossip does not hold for alive, since when
 }
 
 // standing is since when a server is as healthy as it is.
@@ -58,26 +65,31 @@ func (a *autopilot) ensure(ctx context.Context) error {
 			return err
 		}
 	}
-	_, err = a.state()
-	return err
+	state, err := a.state(ctx)
+	if err != nil || a.cluster == nil {
+		return err
+	}
+	return a.tend(ctx, state)
 }
 
 // state is how the servers are now. It is asked for where this server leads.
-func (a *autopilot) state() (*wire.AutopilotReply, error) {
+func (a *autopilot) state(ctx context.Context) (*wire.AutopilotReply, error) {
 	peers, err := a.raft.Servers()
 	if err != nil {
 		return nil, err
 	}
 	cfg := a.settings()
-	term, last := a.raft.Log()
+	look := a.look(ctx, peers, cfg)
 	members := map[string]catalog.Member{}
 	for _, m := range a.members() {
-		members[m.ID] = m
+		if have, ok := members[m.ID]; !ok || have.Status != catalog.MemberAlive {
+			members[m.ID] = m
+		}
 	}
 	out := &wire.AutopilotReply{Healthy: true}
 	voters, sound := 0, 0
 	for _, p := range peers {
-		s := a.health(p, members[p.ID], cfg, term, last)
+		s := a.health(p, members[p.ID], cfg, look)
 		out.Servers = append(out.Servers, s)
 		out.Healthy = out.Healthy && s.Healthy
 		if p.Leader {
@@ -99,8 +111,49 @@ func (a *autopilot) state() (*wire.AutopilotReply, error) {
 	return out, nil
 }
 
+// look is what the servers say of themselves, and how far this one was when it asked.
+type look struct {
+	term, last uint64
+	standings  map[string]*wire.StandingReply
+}
+
+// secondLook is the pause before a server that seems out of touch is asked again:
+// one moment without a heartbeat proves nothing.
+const secondLook = 100 * time.Millisecond
+
+// look asks all the servers.
+func (a *autopilot) look(ctx context.Context, peers []wire.RaftPeer, cfg catalog.Autopilot) look {
+	var l look
+	l.term, l.last = a.raft.Log()
+	if a.cluster == nil {
+		return l
+	}
+	whom := map[string]string{}
+	for _, p := range peers {
+		whom[p.ID] = p.Address
+	}
+	l.standings = a.cluster.standings(ctx, whom)
+	again := map[string]string{}
+	for id, s := range l.standings {
+		if s.LastContact < 0 || s.LastContact > cfg.LastContactThreshold {
+			again[id] = whom[id]
+		}
+	}
+	if len(again) == 0 {
+		return l
+	}
+	t := time.NewTimer(secondLook)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+		maps.Copy(l.standings, a.cluster.standings(ctx, again))
+	}
+	return l
+}
+
 // health judges one server by what this one, the leader, knows of it.
-func (a *autopilot) health(p wire.RaftPeer, m catalog.Member, cfg catalog.Autopilot, term, last uint64) wire.ServerHealth {
+func (a *autopilot) health(p wire.RaftPeer, m catalog.Member, cfg catalog.Autopilot, seen look) wire.ServerHealth {
 	s := wire.ServerHealth{
 		ID: p.ID, Name: m.Name, Address: p.Address, NodeStatus: "unknown", Version: m.Tags[tagBuild],
 		Status: "non-voter", NodeType: "voter", LastContact: -1, LastIndex: p.LastIndex,
@@ -116,11 +169,13 @@ func (a *autopilot) health(p wire.RaftPeer, m catalog.Member, cfg catalog.Autopi
 		s.Status = "voter"
 	}
 	if p.ID == a.self {
-		s.LastContact, s.LastTerm = max(0, a.raft.LastContact()), term
+		s.LastContact, s.LastTerm = max(0, a.raft.LastContact()), seen.term
+	} else if at := seen.standings[p.ID]; at != nil && !at.Dismissed {
+		s.LastContact, s.LastTerm, s.LastIndex = at.LastContact, at.LastTerm, at.LastIndex
 	}
-	s.Healthy = term > 0 && last > 0 && m.Status == catalog.MemberAlive &&
+	s.Healthy = seen.term > 0 && seen.last > 0 && m.Status == catalog.MemberAlive &&
 		s.LastContact >= 0 && s.LastContact <= cfg.LastContactThreshold &&
-		s.LastTerm == term && s.LastIndex+cfg.MaxTrailingLogs >= last
+		s.LastTerm == seen.term && s.LastIndex+cfg.MaxTrailingLogs >= seen.last
 	s.StableSince = a.stand(p.ID, s.Healthy)
 	return s
 }

@@ -3,11 +3,13 @@ package server
 import (
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/enroll"
 	"github.com/weftmesh/weft/server/consensus"
 )
 
@@ -17,6 +19,27 @@ type Membership interface {
 	// Changed gives a channel that is closed, or receives, after a change.
 	Changed() <-chan struct{}
 }
+
+// Cluster configures what a server has to do with other hosts.
+type Cluster struct {
+	// Listener is the TCP listener of the server port. The Server owns it: it closes
+	// it, also when New fails.
+	Listener net.Listener
+	// Expect is how many servers begin a new cluster together (bootstrap_expect). Each
+	// of them shows the number in its gossip tag "expect". A server that has a past, or
+	// finds one at another server, ignores it. 0: it waits until a cluster takes it in.
+	Expect int
+	// Secret is the cluster's, and Credentials are what this server proves itself with,
+	// made from it. The Server renews them while it runs.
+	Secret      enroll.Secret
+	Credentials *enroll.Credentials
+	// GossipKeys are the keys of gossip now, the one that encrypts first; newcomers are
+	// given them. Nil: none.
+	GossipKeys func() [][]byte
+}
+
+// maxExpect is the largest bootstrap_expect: more voters make every write slower.
+const maxExpect = 15
 
 // Config configures a Server.
 type Config struct {
@@ -44,15 +67,41 @@ type Config struct {
 	Autopilot catalog.Autopilot
 	// Membership tells which hosts there are. Nil: this one alone.
 	Membership Membership
+	// Cluster lets other hosts reach this server. Nil: it serves its own process only.
+	Cluster *Cluster
 	// Version is shown in the server's row of the catalog and in Status.
 	Version string
 	// MinSessionTTL is the shortest TTL of a session. Default 10 s.
 	MinSessionTTL time.Duration
 	// Raft shortens or lengthens the timers of Raft; zero fields take their defaults.
 	Raft consensus.Timers
+	// RaftLog says how long the log of Raft gets; zero fields take their defaults.
+	RaftLog consensus.LogSettings
 
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
+
+	tempo tempo // tests are quicker
+}
+
+// tempo is how often a server looks after the others, and how long it bears with them.
+type tempo struct {
+	autopilot time.Duration // between looks of the leader at all servers
+	dead      time.Duration // how long a server is not alive before it is removed: a restart is no death
+	lonely    time.Duration // how long a server hears no leader before it asks why
+}
+
+func (t tempo) withDefaults() tempo {
+	if t.autopilot == 0 {
+		t.autopilot = autopilotEvery
+	}
+	if t.dead == 0 {
+		t.dead = deadGrace
+	}
+	if t.lonely == 0 {
+		t.lonely = lonely
+	}
+	return t
 }
 
 func (c *Config) validate() error {
@@ -79,6 +128,17 @@ func (c *Config) validate() error {
 	if err := c.Autopilot.Validate(); err != nil {
 		return fmt.Errorf("server: %w", err)
 	}
+	if k := c.Cluster; k != nil {
+		switch {
+		case k.Listener == nil || k.Credentials == nil || k.Secret.Empty():
+			return fmt.Errorf("server: %w: a server that others reach needs a listener, the cluster secret and credentials", catalog.ErrInvalid)
+		case k.Expect < 0 || k.Expect > maxExpect:
+			return fmt.Errorf("server: %w: bootstrap_expect is %d, want 1 to %d", catalog.ErrInvalid, k.Expect, maxExpect)
+		case k.Expect > 1 && c.Bootstrap:
+			return fmt.Errorf("server: %w: bootstrap begins a cluster of one, bootstrap_expect = %d one of %d: set one of them", catalog.ErrInvalid, k.Expect, k.Expect)
+		}
+	}
+	c.tempo = c.tempo.withDefaults()
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -41,10 +41,7 @@ type leader struct {
 }
 
 func newLeader(s *Server) (*leader, error) {
-	var membership Membership = alone(s.cfg)
-	if s.cfg.Membership != nil {
-		membership = s.cfg.Membership
-	}
+	membership := membershipOf(s.cfg)
 	expiry, err := newExpiry(s.store, s.raft, s.log, s.cfg.Registerer)
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", err)
@@ -55,8 +52,9 @@ func newLeader(s *Server) (*leader, error) {
 		gateways: newGateways(s.store, s.raft, time.Now, s.log),
 		restored: make(chan struct{}, 1),
 		autopilot: &autopilot{
-			raft: s.raft, store: s.store, members: membership.Members, self: s.cfg.NodeID,
-			first: s.cfg.Autopilot, now: time.Now, since: map[string]standing{},
+			raft: s.raft, store: s.store, members: membership.Members, cluster: s.cluster, self: s.cfg.NodeID,
+			first: s.cfg.Autopilot, now: time.Now, log: s.log, tempo: s.cfg.tempo,
+			since: map[string]standing{}, absent: map[string]time.Time{}, barred: map[string]time.Time{},
 		},
 		pruner: &pruner{store: s.store, raft: s.raft, now: time.Now},
 		members: &reconciler{
@@ -120,8 +118,9 @@ func (l *leader) lead(ctx context.Context) {
 	wg.Go(func() { l.repeat(ctx, "certificate authority", authorityEvery, nil, l.authority.Ensure) })
 	wg.Go(func() { l.gateways.follow(ctx) })
 	wg.Go(func() { l.repeat(ctx, "gateways", gatewaysEvery, l.gateways.changed, l.gateways.settle) })
-	wg.Go(func() { l.repeat(ctx, "cert-revocations", pruneEvery, nil, l.pruner.prune) })
-	wg.Go(func() { l.repeat(ctx, "autopilot", autopilotEvery, nil, l.autopilot.ensure) })
+	wg.Go(func() { l.repeat(ctx, "revocations", pruneEvery, nil, l.pruner.prune) })
+	l.autopilot.begin()
+	wg.Go(func() { l.repeat(ctx, "autopilot", l.autopilot.tempo.autopilot, nil, l.autopilot.ensure) })
 	l.members.begin()
 	l.repeat(ctx, "members", reconcileEvery, l.changed, l.members.reconcile)
 	wg.Wait()
@@ -157,6 +156,13 @@ func (l *leader) repeat(ctx context.Context, what string, every time.Duration, c
 		}
 		t.Stop()
 	}
+}
+
+func membershipOf(cfg Config) Membership {
+	if cfg.Membership != nil {
+		return cfg.Membership
+	}
+	return alone(cfg)
 }
 
 // lone is the membership of a server that has none: itself.

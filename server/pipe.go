@@ -22,7 +22,7 @@ func newPipeListener() *pipeListener {
 func (l *pipeListener) Dial(ctx context.Context) (net.Conn, error) {
 	ours, theirs := net.Pipe()
 	select {
-	case l.conns <- theirs:
+	case l.conns <- pipeConn{theirs}:
 		return ours, nil
 	case <-l.closed:
 		return nil, &net.OpError{Op: "dial", Net: "pipe", Addr: pipeAddr{}, Err: net.ErrClosed}
@@ -49,6 +49,9 @@ func (l *pipeListener) Close() error {
 
 // Addr implements net.Listener.
 func (l *pipeListener) Addr() net.Addr { return pipeAddr{} }
+
+// pipeConn is the server's end of a connection from inside the process.
+type pipeConn struct{ net.Conn }
 
 type pipeAddr struct{}
 

@@ -13,12 +13,9 @@ import (
 
 	"github.com/google/uuid"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/keepalive"
 
 	"github.com/weftmesh/weft/catalog/store"
-	"github.com/weftmesh/weft/catalog/wire"
 	"github.com/weftmesh/weft/server/consensus"
-	"github.com/weftmesh/weft/server/rpc"
 )
 
 // stopGrace is how long requests that are under way may take to end.
@@ -38,6 +35,7 @@ type Server struct {
 	grpc      *grpc.Server
 	pipe      *pipeListener
 	leader    *leader
+	cluster   *cluster // nil: no other host reaches this server
 
 	ending   ending
 	closed   sync.Once
@@ -47,10 +45,16 @@ type Server struct {
 // ErrStorage is wrapped by the error of Run when the disk failed under the log.
 var ErrStorage = consensus.ErrStorage
 
+// ErrHung is wrapped too where the disk did not finish a write for long.
+var ErrHung = consensus.ErrHung
+
 // New validates the configuration, opens what is on disk and starts to take part
 // in Raft. The caller calls Run, or Close when it changed its mind.
 func New(cfg Config) (*Server, error) {
 	if err := cfg.validate(); err != nil {
+		if cfg.Cluster != nil && cfg.Cluster.Listener != nil {
+			_ = cfg.Cluster.Listener.Close()
+		}
 		return nil, err
 	}
 	if cfg.Dev {
@@ -71,51 +75,28 @@ func New(cfg Config) (*Server, error) {
 // build makes the parts, in the order in which they need each other.
 func (s *Server) build() error {
 	cfg := s.cfg
-	seal, err := openSeal(cfg.DataDir)
+	sealed, err := openSeals(cfg)
 	if err != nil {
 		return err
+	}
+	if cfg.Cluster != nil {
+		if s.cluster, err = newCluster(cfg); err != nil {
+			return err
+		}
 	}
 	if err := s.openState(); err != nil {
 		return err
 	}
 	s.authority = &authority{
-		store: s.store, raft: s.raft, seal: seal, first: cfg.CA, datacenter: cfg.Datacenter, now: time.Now, log: cfg.Logger,
-		hint: "restore " + filepath.Join(cfg.DataDir, sealFile) + " from a copy of this data directory, " +
-			"or set a new root with `weft connect ca set-config` and ForceWithoutCrossSigning",
+		store: s.store, raft: s.raft, seal: sealed.now, before: sealed.before, first: cfg.CA,
+		datacenter: cfg.Datacenter, now: time.Now, log: cfg.Logger, hint: sealHint(cfg),
 	}
 	if s.leader, err = newLeader(s); err != nil {
 		return err
 	}
-	h, err := rpc.New(rpc.Config{
-		Store: s.store, Log: s.raft, CA: s.authority, Introduce: s.leader.members.introduce, CaughtUp: s.raft.CaughtUp,
-		Sessions: s.leader.expiry, Stats: s.stats, Logger: cfg.Logger, Registerer: cfg.Registerer,
-		Limits: rpc.Limits{MinSessionTTL: cfg.MinSessionTTL},
-	})
-	if err != nil {
+	if s.grpc, err = newGRPC(s); err != nil {
 		return err
 	}
-	s.grpc = grpc.NewServer(
-		grpc.MaxRecvMsgSize(wire.MaxRequest),
-		grpc.MaxSendMsgSize(wire.MaxReply),
-		// Agents ask every 10 s whether we are alive; those that are gone are let go.
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
-		grpc.UnaryInterceptor(s.ending.reads),
-		grpc.StreamInterceptor(s.ending.streams),
-	)
-	wire.Register(s.grpc, h)
-	policies, err := rpc.NewPolicies(rpc.PoliciesConfig{Handler: h})
-	if err != nil {
-		return err
-	}
-	wire.RegisterPolicies(s.grpc, policies)
-	op, err := rpc.NewOperator(rpc.OperatorConfig{
-		Handler: h, Raft: s.raft, Names: s.leader.autopilot.name, Autopilot: s.leader.autopilot.state, Restored: s.leader.begun,
-	})
-	if err != nil {
-		return err
-	}
-	wire.RegisterOperators(s.grpc, op)
 	if cfg.Registerer == nil {
 		return nil
 	}
@@ -134,10 +115,18 @@ func (s *Server) openState() (err error) {
 	if err != nil {
 		return err
 	}
+	bootstrap := s.cfg.Bootstrap || (s.cfg.Dev && s.cfg.Cluster == nil)
+	var network *consensus.Network
+	if s.cluster != nil {
+		network, bootstrap = s.cluster.network(), bootstrap || s.cfg.Cluster.Expect == 1
+	}
 	s.raft, err = consensus.New(consensus.Config{
-		NodeID: s.cfg.NodeID, Addr: s.cfg.Addr, DataDir: dir, MarkFile: mark, Bootstrap: s.cfg.Bootstrap || s.cfg.Dev,
-		Store: s.store, Timers: s.cfg.Raft, Logger: s.log, Registerer: s.cfg.Registerer,
+		NodeID: s.cfg.NodeID, Addr: s.cfg.Addr, DataDir: dir, MarkFile: mark, Bootstrap: bootstrap, Network: network,
+		Store: s.store, Timers: s.cfg.Raft, Log: s.cfg.RaftLog, Logger: s.log, Registerer: s.cfg.Registerer,
 	})
+	if err == nil && s.cluster != nil {
+		s.cluster.enter(s.raft, s.store)
+	}
 	return err
 }
 
@@ -145,8 +134,9 @@ func (s *Server) openState() (err error) {
 // take it, and closes everything. It returns an error when the server cannot go
 // on; the process should end then.
 func (s *Server) Run(ctx context.Context) error {
-	served := make(chan error, 1)
-	go func() { served <- s.grpc.Serve(s.pipe) }()
+	ended := make(chan error, 3) // room for all who send
+	go func() { ended <- explainServing(s.grpc.Serve(s.pipe)) }()
+	among := s.cluster.start(s.grpc, ended)
 	leading, endLeading := context.WithCancel(context.Background())
 	led := make(chan struct{})
 	go func() { defer close(led); s.leader.run(leading) }()
@@ -160,10 +150,13 @@ func (s *Server) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case err = <-raftDone:
 		raftEnded = true
-	case err = <-served:
-		err = fmt.Errorf("server: serving RPC: %w", err)
+	case err = <-ended:
 	}
-	// In order: no new requests, let those under way end, stop what writes, then Raft.
+	// In order: let another lead, no new requests, let those under way end, stop what
+	// writes, then Raft, and the port last, as Raft needs it to the end.
+	if err == nil {
+		stepDown(s.raft, s.log)
+	}
 	s.stopServing()
 	endLeading()
 	<-led
@@ -171,7 +164,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if !raftEnded {
 		err = errors.Join(err, <-raftDone)
 	}
-	return errors.Join(err, s.Close())
+	return errors.Join(err, among(), s.Close())
 }
 
 func (s *Server) stopServing() {
@@ -203,6 +196,11 @@ func (s *Server) Close() error {
 		if s.store != nil {
 			s.store.Close()
 		}
+		if s.cluster != nil {
+			s.cluster.close()
+		} else if s.cfg.Cluster != nil {
+			_ = s.cfg.Cluster.Listener.Close()
+		}
 	})
 	return s.closeErr
 }
@@ -210,6 +208,10 @@ func (s *Server) Close() error {
 // Dial opens a connection to this server from inside the process. It speaks gRPC
 // (h2), and is trusted as the process itself is.
 func (s *Server) Dial(ctx context.Context) (net.Conn, error) { return s.pipe.Dial(ctx) }
+
+// Leave takes this server out of Raft for good, where there are others; it is to be
+// stopped then. It fails when the others would be too few to go on.
+func (s *Server) Leave(ctx context.Context) error { return s.cluster.leave(ctx) }
 
 // stats are this server's sections of `weft info`.
 func (s *Server) stats() map[string]map[string]string {

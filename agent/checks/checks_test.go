@@ -376,7 +376,6 @@ func TestValidate(t *testing.T) {
 		"no header can carry":                 {HTTP: "http://x", Header: map[string][]string{"a": {"b\n"}}, Interval: sec},
 		`TCP "x": want host:port`:             {TCP: "x", Interval: sec},
 		"host:port[/service]":                 {GRPC: "/svc", Interval: sec},
-		"type os_service are not supported":   {OSService: "x", Interval: sec},
 		"type docker are not supported":       {DockerContainerID: "x", Interval: sec},
 		"there is one tenancy":                {TTL: sec, Namespace: "x"},
 		"shell is for checks of type docker,": {TTL: sec, Shell: "/bin/sh"},

@@ -1,8 +1,9 @@
-// Package checks runs health checks: http, tcp, udp, grpc, h2ping, ttl and alias.
+// Package checks runs health checks: http, tcp, udp, grpc, h2ping, ttl, alias,
+// script and os_service.
 //
 // It owns how a check is validated, made, timed and judged (thresholds between
 // results and status, truncation of output). It never knows who asked: a Runner
-// reports through a func. It never runs commands, in a shell or otherwise: a check
-// that would is refused, because a registration API that runs commands is remote
-// code execution.
+// reports through a func. A registration API that runs commands is remote code
+// execution, so checks of type script stand behind a gate, Scripts, which is shut
+// unless an operator opens it.
 package checks

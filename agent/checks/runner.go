@@ -65,6 +65,10 @@ func New(def *catalog.CheckDefinition, o Options) (Runner, error) {
 		run = grpcProbe(def)
 	case TypeH2PING:
 		run = h2pingProbe(def)
+	case TypeScript:
+		run = scriptProbe(def)
+	case TypeOSService:
+		run = osServiceProbe(def)
 	case TypeAlias:
 		return newAlias(def, o)
 	default:
@@ -78,6 +82,9 @@ func New(def *catalog.CheckDefinition, o Options) (Runner, error) {
 	}
 	if p.timeout <= 0 {
 		p.timeout = DefaultTimeout
+		if TypeOf(def) == TypeScript {
+			p.timeout = scriptTimeout
+		}
 	}
 	return p, nil
 }

@@ -28,7 +28,7 @@ const (
 	TypeMaintenance = "maintenance"
 )
 
-const supported = "http, tcp, udp, grpc, h2ping, ttl and alias"
+const supported = "http, tcp, udp, grpc, h2ping, ttl, alias, script and os_service"
 
 // Refusal is an error whose text is complete as it stands and which wraps a
 // sentinel of catalog.
@@ -44,9 +44,33 @@ func refuse(format string, args ...any) error {
 	return &refusal{text: fmt.Sprintf(format, args...), is: catalog.ErrInvalid}
 }
 
+// Scripts says whose checks may run commands.
+type Scripts int
+
+// Settings of Scripts. Whoever may register such a check may run anything as the
+// user of the agent.
+const (
+	NoScripts    Scripts = iota // nobody's
+	LocalScripts                // those of configuration files
+	AllScripts                  // those that come over the API too
+)
+
 // ErrScripts refuses checks that run commands. It is no ErrInvalid: the definition
 // is well-formed, this agent does not do it.
-var ErrScripts = errors.New("Scripts are disabled on this agent from remote calls; this version runs no commands: use a check of type " + supported) //nolint:staticcheck // Consul's words, which clients look for
+var ErrScripts = errors.New("Scripts are disabled on this agent") //nolint:staticcheck // Consul's words, which clients look for
+
+// Allow refuses a check that runs a command where that is not allowed, with an error
+// that wraps ErrScripts.
+func (s Scripts) Allow(def *catalog.CheckDefinition, fromFile bool) error {
+	switch {
+	case TypeOf(def) != TypeScript, s == AllScripts, s == LocalScripts && fromFile:
+		return nil
+	case fromFile:
+		return &refusal{ErrScripts.Error() + "; to enable, configure 'enable_script_checks' or 'enable_local_script_checks' to true", ErrScripts}
+	default:
+		return &refusal{ErrScripts.Error() + " from remote calls; to enable, configure 'enable_script_checks' to true", ErrScripts}
+	}
+}
 
 // TypeOf tells what kind of check a definition describes; ttl when it names none.
 func TypeOf(def *catalog.CheckDefinition) string {
@@ -80,7 +104,7 @@ func kinds(def *catalog.CheckDefinition) []string {
 }
 
 // Validate refuses a definition that cannot be run, with an error that wraps
-// catalog.ErrInvalid (but see ErrScripts), and warns of what it would change.
+// catalog.ErrInvalid, and warns of what it would change.
 func Validate(def *catalog.CheckDefinition) (warnings []string, err error) {
 	named := kinds(def)
 	if len(named) > 1 {
@@ -113,9 +137,7 @@ func validTenancy(def *catalog.CheckDefinition) error {
 
 func validKind(def *catalog.CheckDefinition) error {
 	switch kind := TypeOf(def); kind {
-	case TypeScript:
-		return ErrScripts
-	case TypeDocker, TypeOSService:
+	case TypeDocker:
 		return refuse("Invalid check: checks of type %s are not supported here; supported are %s", kind, supported)
 	case TypeTTL:
 		if def.Shell != "" {
@@ -187,6 +209,10 @@ func validTarget(def *catalog.CheckDefinition) error {
 		return validHostPort("UDP", def.UDP)
 	case TypeH2PING:
 		return validHostPort("H2PING", def.H2PING)
+	case TypeScript:
+		return validScript(def)
+	case TypeOSService:
+		return validUnit(def.OSService)
 	case TypeGRPC:
 		target, _, _ := strings.Cut(def.GRPC, "/")
 		if strings.TrimSpace(target) == "" {

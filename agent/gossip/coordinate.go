@@ -41,7 +41,7 @@ func (d *delegate) NotifyPingComplete(other *memberlist.Node, rtt time.Duration,
 	if err := json.Unmarshal(payload, &at); err != nil {
 		return // of another version
 	}
-	if _, err := d.g.vivaldi.Update(other.Name, &at, rtt); err != nil {
-		d.g.log.Debug("a member's coordinate was not used", "node", other.Name, "err", err)
+	if _, err := d.g.vivaldi.Update(nameOf(other.Name), &at, rtt); err != nil {
+		d.g.log.Debug("a member's coordinate was not used", "node", nameOf(other.Name), "err", err)
 	}
 }

@@ -64,7 +64,7 @@ func (d *delegate) MergeRemoteState([]byte, bool) {}
 // NotifyJoin records a member that is alive.
 func (d *delegate) NotifyJoin(n *memberlist.Node) {
 	d.g.table.put(n, catalog.MemberAlive)
-	d.g.log.Info("member joined", "node", n.Name, "addr", n.Address())
+	d.g.log.Info("member joined", "node", nameOf(n.Name), "addr", n.Address())
 }
 
 // NotifyUpdate records new tags or a new address.
@@ -74,27 +74,35 @@ func (d *delegate) NotifyUpdate(n *memberlist.Node) { d.g.table.put(n, catalog.M
 // not say here (Node.State is not set in events): the member's own word, an intent,
 // tells them apart, whichever comes first.
 func (d *delegate) NotifyLeave(n *memberlist.Node) {
-	if d.g.table.put(n, catalog.MemberFailed) == catalog.MemberFailed && n.Name != d.g.cfg.NodeName {
-		d.g.log.Warn("member failed", "node", n.Name, "addr", n.Address())
-		return
+	switch d.g.table.put(n, catalog.MemberFailed) {
+	case catalog.MemberNone:
+		d.g.log.Debug("a member's former address is gone", "node", nameOf(n.Name), "addr", n.Address())
+	case catalog.MemberFailed:
+		if n.Name != d.g.claim {
+			d.g.log.Warn("member failed", "node", nameOf(n.Name), "addr", n.Address())
+			return
+		}
+		fallthrough
+	default:
+		d.g.log.Info("member left", "node", nameOf(n.Name), "addr", n.Address())
 	}
-	d.g.log.Info("member left", "node", n.Name, "addr", n.Address())
 }
 
-// NotifyConflict tells of two nodes with one name.
+// NotifyConflict tells of two nodes with one name and port, behind one address as it
+// is told to others.
 func (d *delegate) NotifyConflict(existing, other *memberlist.Node) {
-	d.g.log.Error("two nodes claim one name: rename one of them", "node", existing.Name,
+	d.g.log.Error("two nodes claim one name: rename one of them", "node", nameOf(existing.Name),
 		"addr", existing.Address(), "peer", other.Address())
 }
 
 // NotifyAlive asks whether a member may take part.
 func (d *delegate) NotifyAlive(n *memberlist.Node) error {
-	if n.Name == d.g.cfg.NodeName {
+	if n.Name == d.g.claim {
 		return nil
 	}
 	m, err := memberOf(n, catalog.MemberAlive)
 	if err != nil {
-		return fmt.Errorf("member %s: %w", n.Name, err)
+		return fmt.Errorf("member %s: %w", m.Name, err)
 	}
 	return d.g.cfg.Admit(m)
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -43,6 +44,13 @@ type Config struct {
 	// KeyringFile keeps the keys that operators install over a restart; once it is
 	// there, SecretKeys do nothing. Empty: they are kept in memory only.
 	KeyringFile string
+	// AwaitKeys encrypts with a key that nobody else has while there is none, until
+	// SetKeys brings those of the cluster. Until then no member can be joined.
+	AwaitKeys bool
+	// PeersFile keeps where other members are, for the next start. Empty: nowhere.
+	PeersFile string
+	// RejoinAfterLeave keeps them also when this host leaves.
+	RejoinAfterLeave bool
 	// AllowedNets, where given, are the networks from which members are accepted.
 	AllowedNets []net.IPNet
 	// Admit, where given, refuses members by returning an error. It must not block.
@@ -55,6 +63,8 @@ type Config struct {
 const (
 	defaultReapAfter = 72 * time.Hour
 	housekeeping     = 30 * time.Second
+	look             = 2 * time.Second
+	keepEvery        = 4 * time.Second
 	leaveTimeout     = 5 * time.Second
 	updateTimeout    = 5 * time.Second
 )
@@ -64,6 +74,8 @@ func (c *Config) Validate() error {
 	switch {
 	case c.NodeName == "":
 		return fmt.Errorf("gossip: %w: no node name", catalog.ErrInvalid)
+	case strings.Contains(c.NodeName, "/"):
+		return fmt.Errorf("gossip: %w: node name %q has a slash", catalog.ErrInvalid, c.NodeName)
 	case len(c.NodeName) > 128:
 		return fmt.Errorf("gossip: %w: node name %q has %d bytes, at most 128 are allowed", catalog.ErrInvalid, c.NodeName, len(c.NodeName))
 	case net.ParseIP(c.BindAddr) == nil:
@@ -91,14 +103,32 @@ func (c *Config) tags() map[string]string {
 	return out
 }
 
+// claim is what this node is to memberlist. Where the port is whichever is free, the
+// address does not tell one start from another, and chance does.
+func (c *Config) claim() string {
+	addr, port := c.AdvertiseAddr, c.AdvertisePort
+	if addr == "" {
+		addr = c.BindAddr
+	}
+	if port == 0 {
+		port = c.BindPort
+	}
+	if port == 0 {
+		return claimOf(c.NodeName, strconv.FormatUint(rand.Uint64(), 36))
+	}
+	return claimOf(c.NodeName, net.JoinHostPort(addr, strconv.Itoa(port)))
+}
+
 // Gossip is this node's membership.
 type Gossip struct {
 	cfg      Config
 	log      *slog.Logger
 	list     *memberlist.Memberlist
 	table    *table
+	claim    string // what this node is to memberlist
 	outgoing *memberlist.TransmitLimitedQueue
-	keys     *keyring           // nil: gossip is not encrypted
+	keys     *keyring // nil: gossip is not encrypted
+	peers    *peers
 	vivaldi  *coordinate.Client // places this host by the times that probes take
 	received chan []byte
 	relayed  relayed
@@ -128,8 +158,12 @@ func New(cfg Config) (*Gossip, error) {
 	if err != nil {
 		return nil, err
 	}
+	claim := cfg.claim()
 	g := &Gossip{
-		cfg: cfg, log: cfg.Logger, meta: meta, table: newTable(cfg.NodeName, cfg.Logger), received: make(chan []byte, maxReceived),
+		cfg: cfg, log: cfg.Logger, meta: meta, table: newTable(claim, cfg.Logger), claim: claim, received: make(chan []byte, maxReceived),
+	}
+	if g.peers, err = openPeers(cfg.PeersFile); err != nil {
+		g.log.Warn("the members known last cannot be read", "file", cfg.PeersFile, "err", err)
 	}
 	if g.keys, err = openKeyring(cfg); err != nil {
 		return nil, err
@@ -164,7 +198,7 @@ const retransmitMult = 8
 // dead.
 func (g *Gossip) settings() *memberlist.Config {
 	c := memberlist.DefaultLANConfig()
-	c.Name = g.cfg.NodeName
+	c.Name = g.claim
 	c.BindAddr, c.BindPort = g.cfg.BindAddr, g.cfg.BindPort
 	c.AdvertiseAddr = g.cfg.AdvertiseAddr
 	c.AdvertisePort = g.cfg.AdvertisePort
@@ -195,34 +229,79 @@ func (g *Gossip) settings() *memberlist.Config {
 	return c
 }
 
-// Run keeps membership until ctx ends: it forgets members that are long gone and
-// tries failed ones again, which heals partitions. It then stops without a word to
-// the others; Leave says goodbye.
+// Run keeps membership until ctx ends: it forgets members that are long gone, tries
+// failed ones again, which heals partitions, and keeps where the others are for the
+// next start. It then stops without a word to the others; Leave says goodbye.
 func (g *Gossip) Run(ctx context.Context) error {
 	defer g.Close()
 	var retries sync.WaitGroup
 	defer retries.Wait()
-	tick := time.NewTicker(housekeeping)
+	tick := time.NewTicker(look)
 	defer tick.Stop()
+	var kept, tidied time.Time
 	for {
 		select {
 		case <-ctx.Done():
+			g.keepPeers()
 			return nil
 		case now := <-tick.C:
-			g.table.reap(now.Add(-g.cfg.ReapAfter))
-			failed := g.table.with(catalog.MemberFailed)
-			if len(failed) == 0 || g.hasLeft() {
-				continue
+			if now.Sub(kept) >= keepEvery {
+				kept = now
+				g.keepPeers()
 			}
-			m := failed[rand.N(len(failed))]
-			retries.Go(func() {
-				if _, err := g.list.Join([]string{addrOf(m)}); err == nil {
-					g.log.Info("failed member answers again", "node", m.Name)
-				}
-			})
+			seldom := now.Sub(tidied) >= housekeeping
+			if seldom {
+				tidied = now
+				g.table.reap(now.Add(-g.cfg.ReapAfter))
+				g.table.clashes(now)
+			}
+			for _, addr := range g.lost(seldom) {
+				retries.Go(func() {
+					if _, err := g.list.Join([]string{addr}); err == nil {
+						g.log.Info("a member answers again", "addr", addr)
+					}
+				})
+			}
 		}
 	}
 }
+
+// lost are the addresses to try now: of one failed member, seldom; of some that were
+// there once, often, while this host is alone.
+func (g *Gossip) lost(seldom bool) []string {
+	if g.hasLeft() {
+		return nil
+	}
+	failed := g.table.with(catalog.MemberFailed)
+	if g.table.size() > 1 {
+		if !seldom || len(failed) == 0 {
+			return nil
+		}
+		return []string{addrOf(failed[rand.N(len(failed))])}
+	}
+	addrs := g.peers.addrs()
+	for _, m := range failed {
+		if a := addrOf(m); !slices.Contains(addrs, a) {
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs[:min(len(addrs), 3)]
+}
+
+func (g *Gossip) keepPeers() {
+	if g.hasLeft() {
+		return
+	}
+	if err := g.peers.keep(g.table.members(), g.cfg.NodeName); err != nil {
+		g.log.Warn("the members are not kept for the next start", "file", g.cfg.PeersFile, "err", err)
+	}
+}
+
+// Alone tells whether no other member is alive, as far as this one knows.
+func (g *Gossip) Alone() bool { return g.table.size() <= 1 }
+
+// Peers are the addresses at which members were last, also before this start.
+func (g *Gossip) Peers() []string { return g.peers.addrs() }
 
 // Close stops gossip without leaving.
 func (g *Gossip) Close() {
@@ -314,6 +393,11 @@ func (g *Gossip) Leave(ctx context.Context) error {
 	}
 	if timeout <= 0 {
 		return fmt.Errorf("gossip: leaving: %w", context.DeadlineExceeded)
+	}
+	if !g.cfg.RejoinAfterLeave {
+		if err := g.peers.forget(); err != nil {
+			g.log.Warn("the members stay kept for the next start", "file", g.cfg.PeersFile, "err", err)
+		}
 	}
 	g.spread(intent{Name: g.cfg.NodeName, At: time.Now().UnixMilli()})
 	if err := g.list.Leave(timeout); err != nil {

@@ -25,6 +25,8 @@ type keyring struct {
 	ring *memberlist.Keyring
 	file string
 
+	change sync.Mutex // held while the ring is changed and written
+
 	mu      sync.Mutex
 	waiting map[string]chan keysReply // by the ID of the question
 }
@@ -42,6 +44,12 @@ func openKeyring(cfg Config) (*keyring, error) {
 		}
 		keys = saved
 	}
+	provisional := len(keys) == 0 && cfg.AwaitKeys
+	if provisional {
+		key := make([]byte, 32)
+		_, _ = rand.Read(key) // never fails; nobody else has it
+		keys = [][]byte{key}
+	}
 	if len(keys) == 0 {
 		return nil, nil
 	}
@@ -50,7 +58,7 @@ func openKeyring(cfg Config) (*keyring, error) {
 		return nil, fmt.Errorf("gossip: %w: encryption key: %w", catalog.ErrInvalid, err)
 	}
 	k := &keyring{ring: ring, file: cfg.KeyringFile, waiting: map[string]chan keysReply{}}
-	if len(saved) == 0 {
+	if len(saved) == 0 && !provisional {
 		return k, k.save()
 	}
 	return k, nil
@@ -134,6 +142,8 @@ func (k *keyring) do(op catalog.KeyringOp, text string) error {
 	if err != nil {
 		return err
 	}
+	k.change.Lock()
+	defer k.change.Unlock()
 	known := slices.ContainsFunc(k.ring.GetKeys(), func(have []byte) bool { return slices.Equal(have, key) })
 	switch op {
 	case catalog.KeyringInstall:
@@ -155,6 +165,56 @@ func (k *keyring) do(op catalog.KeyringOp, text string) error {
 		return catalog.Conflictf("%w", err)
 	}
 	return k.save()
+}
+
+// SetKeys replaces the whole ring by the keys that the servers use now, the one
+// that encrypts first. It is how a host that was down while keys changed, or that
+// never had one, comes to speak with the others. A host that others hear knows the
+// keys of now: what does not contain the one that it encrypts with comes from a
+// server that was down itself, and is left.
+func (g *Gossip) SetKeys(keys [][]byte) error {
+	if g.keys == nil || len(keys) == 0 {
+		return nil
+	}
+	for i, k := range keys {
+		if err := memberlist.ValidateKey(k); err != nil {
+			return fmt.Errorf("gossip: key %d of the servers: %w: %w", i+1, catalog.ErrInvalid, err)
+		}
+	}
+	g.keys.change.Lock()
+	defer g.keys.change.Unlock()
+	if primary := g.keys.ring.GetPrimaryKey(); !g.Alone() && !slices.ContainsFunc(keys, func(k []byte) bool { return slices.Equal(k, primary) }) {
+		return nil
+	}
+	if slices.EqualFunc(g.keys.ring.GetKeys(), keys, slices.Equal[[]byte]) {
+		return nil
+	}
+	ring := g.keys.ring
+	for _, k := range keys {
+		if err := ring.AddKey(k); err != nil {
+			return fmt.Errorf("gossip: keyring: %w", err)
+		}
+	}
+	if err := ring.UseKey(keys[0]); err != nil {
+		return fmt.Errorf("gossip: keyring: %w", err)
+	}
+	for _, had := range ring.GetKeys() {
+		if !slices.ContainsFunc(keys, func(k []byte) bool { return slices.Equal(k, had) }) {
+			if err := ring.RemoveKey(had); err != nil {
+				return fmt.Errorf("gossip: keyring: %w", err)
+			}
+		}
+	}
+	g.log.Info("gossip took over the servers' keys", "count", len(keys))
+	return g.keys.save()
+}
+
+// Keys are those of the ring, the one that encrypts first; nil without encryption.
+func (g *Gossip) Keys() [][]byte {
+	if g.keys == nil {
+		return nil
+	}
+	return g.keys.ring.GetKeys()
 }
 
 // Kinds of messages about the keyring, beside those of delegate.go, and their bound.
@@ -318,8 +378,9 @@ func (g *Gossip) sendTo(name string, kind byte, v any) error {
 	if len(b) >= maxKeysMessage {
 		return fmt.Errorf("gossip: a message of %d bytes: %w", len(b), catalog.ErrTooLarge)
 	}
+	claim := g.table.claim(name)
 	for _, n := range g.list.Members() {
-		if n.Name == name {
+		if n.Name == claim {
 			return g.list.SendReliable(n, append([]byte{kind}, b...))
 		}
 	}

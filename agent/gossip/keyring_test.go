@@ -121,3 +121,40 @@ func TestCoordinatesMove(t *testing.T) {
 		t.Error(d)
 	}
 }
+
+// TestSetKeys: a host that has only a key of its own takes the cluster's over and
+// meets the others; one that others hear does not let stale keys part it from them.
+func TestSetKeys(t *testing.T) {
+	k1, k2, stale := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32), bytes.Repeat([]byte{3}, 32)
+	file := filepath.Join(t.TempDir(), "keyring")
+	a, stopA := start(t, "a", func(c *Config) { c.SecretKeys = [][]byte{k2, k1} })
+	defer stopA()
+	b, stopB := start(t, "b", func(c *Config) { c.AwaitKeys, c.KeyringFile = true, file })
+	defer stopB()
+	if _, err := b.Join(t.Context(), []string{a.Addr()}); err == nil {
+		t.Fatal("b joined without a key")
+	}
+	if _, err := os.Stat(file); err == nil {
+		t.Error("the key that nobody else has was kept")
+	}
+	if err := b.SetKeys([][]byte{k2, k1}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Join(t.Context(), []string{a.Addr()}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 10*time.Second, "both are there", func() bool { return !a.Alone() && !b.Alone() })
+	if err := b.SetKeys([][]byte{stale}); err != nil || !bytes.Equal(b.Keys()[0], k2) || len(b.Keys()) != 2 {
+		t.Errorf("stale keys: %v, %d keys", err, len(b.Keys()))
+	}
+	if err := b.SetKeys([][]byte{k2}); err != nil || len(b.Keys()) != 1 {
+		t.Errorf("a key that was removed: %v, %d keys", err, len(b.Keys()))
+	}
+	saved, err := loadKeys(file)
+	if err != nil || len(saved) != 1 || !bytes.Equal(saved[0], k2) {
+		t.Errorf("kept: %d keys, %v", len(saved), err)
+	}
+	if err := b.SetKeys([][]byte{{1}}); err == nil {
+		t.Error("a key of one byte was taken")
+	}
+}

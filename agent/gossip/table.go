@@ -13,19 +13,28 @@ import (
 )
 
 // table remembers members beyond what memberlist does: those that failed or left.
+//
+// A row is of one claim: a node's name at one address. A host that is built anew
+// under its old name, at another address, is another claim, so that nobody waits for
+// the old one to be forgotten. Of the claims to one name the newest that is alive
+// counts.
 type table struct {
-	self    string
+	self    string // our own claim
+	name    string // our own name
 	log     *slog.Logger
 	changed chan struct{}
 
 	mu      sync.Mutex
-	rows    map[string]*row
-	intents map[string]intent // of members that are not known to have failed yet
+	coming  uint64
+	rows    map[string]map[string]*row // by name, then by claim
+	intents map[string]intent          // of members that are not known to have failed yet
 }
 
 type row struct {
 	member catalog.Member
 	since  time.Time // of its status
+	order  uint64    // of its last coming to life
+	told   bool      // that another is alive under its name
 }
 
 // intentLife is how long word that a member shall leave waits for it to fail.
@@ -37,11 +46,21 @@ const maxIntents = 1024
 func newTable(self string, log *slog.Logger) *table {
 	return &table{
 		self:    self,
+		name:    nameOf(self),
 		log:     log,
 		changed: make(chan struct{}, 1),
-		rows:    map[string]*row{},
+		rows:    map[string]map[string]*row{},
 		intents: map[string]intent{},
 	}
+}
+
+// claimOf is what a node is to memberlist, which gives a name to one address only.
+func claimOf(name, addr string) string { return name + "/" + addr }
+
+// nameOf is the node's name in a claim. Names have no slash.
+func nameOf(claim string) string {
+	name, _, _ := strings.Cut(claim, "/")
+	return name
 }
 
 func (t *table) poke() {
@@ -54,7 +73,7 @@ func (t *table) poke() {
 func memberOf(n *memberlist.Node, status catalog.MemberStatus) (catalog.Member, error) {
 	tags, err := decodeTags(n.Meta)
 	return catalog.Member{
-		Name:   n.Name,
+		Name:   nameOf(n.Name),
 		ID:     tags["id"],
 		Addr:   n.Addr.String(),
 		Port:   n.Port,
@@ -64,36 +83,136 @@ func memberOf(n *memberlist.Node, status catalog.MemberStatus) (catalog.Member, 
 }
 
 // put records what memberlist says of a node, and returns what that makes of it: a
-// member that failed after word that it would leave has left.
+// member that failed after word that it would leave has left. MemberNone is a claim
+// that does not count any more, another being alive under its name.
 func (t *table) put(n *memberlist.Node, status catalog.MemberStatus) catalog.MemberStatus {
 	m, err := memberOf(n, status)
 	if err != nil {
-		t.log.Warn("member has tags that cannot be read", "node", n.Name, "err", err)
+		t.log.Warn("member has tags that cannot be read", "node", m.Name, "err", err)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if status == catalog.MemberFailed {
-		if in, wanted := t.intents[n.Name]; wanted && time.Since(time.UnixMilli(in.At)) < intentLife {
-			delete(t.intents, n.Name)
-			m.Status = catalog.MemberLeft
-			if in.Prune {
-				delete(t.rows, n.Name)
-				t.poke()
-				return m.Status
+	defer t.poke()
+	if status != catalog.MemberFailed {
+		delete(t.intents, m.Name)
+		old := t.rows[m.Name][n.Name]
+		for claim, r := range t.rows[m.Name] { // the dead that had the name before
+			if claim != n.Name && r.member.Status != catalog.MemberAlive {
+				t.drop(m.Name, claim)
 			}
 		}
-	} else {
-		delete(t.intents, n.Name)
+		r := &row{member: m, since: time.Now()}
+		if old != nil && old.member.Status == catalog.MemberAlive {
+			r.order, r.since, r.told = old.order, old.since, old.told // new tags
+		} else {
+			t.coming++
+			r.order = t.coming
+		}
+		t.keep(n.Name, r)
+		return status
 	}
-	t.rows[n.Name] = &row{member: m, since: time.Now()}
-	t.poke()
+	if t.aliveBeside(n.Name, m.Name) {
+		t.drop(m.Name, n.Name)
+		return catalog.MemberNone
+	}
+	if in, wanted := t.intents[m.Name]; wanted && time.Since(time.UnixMilli(in.At)) < intentLife {
+		delete(t.intents, m.Name)
+		m.Status = catalog.MemberLeft
+		if in.Prune {
+			t.drop(m.Name, n.Name)
+			return m.Status
+		}
+	}
+	r := &row{member: m, since: time.Now()}
+	if old := t.rows[m.Name][n.Name]; old != nil {
+		r.order = old.order
+	}
+	t.keep(n.Name, r)
 	return m.Status
+}
+
+func (t *table) keep(claim string, r *row) {
+	claims := t.rows[r.member.Name]
+	if claims == nil {
+		claims = map[string]*row{}
+		t.rows[r.member.Name] = claims
+	}
+	claims[claim] = r
+}
+
+func (t *table) drop(name, claim string) {
+	delete(t.rows[name], claim)
+	if len(t.rows[name]) == 0 {
+		delete(t.rows, name)
+	}
+}
+
+func (t *table) aliveBeside(claim, name string) bool {
+	for c, r := range t.rows[name] {
+		if c != claim && r.member.Status == catalog.MemberAlive {
+			return true
+		}
+	}
+	return false
+}
+
+// best is the claim that counts for a name, and its row, nil for none.
+func (t *table) best(name string) (claim string, found *row) {
+	if name == t.name {
+		if r := t.rows[name][t.self]; r != nil {
+			return t.self, r
+		}
+	}
+	for c, r := range t.rows[name] {
+		if better(r, found) {
+			claim, found = c, r
+		}
+	}
+	return claim, found
+}
+
+func better(a, b *row) bool {
+	if b == nil {
+		return true
+	}
+	if alive := a.member.Status == catalog.MemberAlive; alive != (b.member.Status == catalog.MemberAlive) {
+		return alive
+	}
+	return a.order > b.order
+}
+
+// clashAfter is how long two may be alive under one name before it is said: the
+// older one may have died without a word.
+const clashAfter = 30 * time.Second
+
+// clashes tells, once, of names under which two hosts are alive.
+func (t *table) clashes(now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for name, claims := range t.rows {
+		var alive []*row
+		for _, r := range claims {
+			if r.member.Status == catalog.MemberAlive && now.Sub(r.since) >= clashAfter {
+				alive = append(alive, r)
+			}
+		}
+		if len(alive) < 2 || alive[0].told && alive[1].told {
+			continue
+		}
+		a, b := alive[0], alive[1]
+		a.told, b.told = true, true
+		hint := "rename one of them (node_name)"
+		if a.member.ID == b.member.ID {
+			hint = "one is a copy of the other: stop it, remove node-id and the folder node from its data directory, give it another name and start it"
+		}
+		t.log.Error("two hosts are alive under one name", "node", name, "addr", addrOf(a.member), "peer", addrOf(b.member), "hint", hint)
+	}
 }
 
 func (t *table) set(name string, status catalog.MemberStatus) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if r := t.rows[name]; r != nil {
+	if _, r := t.best(name); r != nil {
 		r.member.Status, r.since = status, time.Now()
 		t.poke()
 	}
@@ -104,9 +223,9 @@ func (t *table) set(name string, status catalog.MemberStatus) {
 func (t *table) apply(in intent) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	r := t.rows[in.Name]
+	_, r := t.best(in.Name)
 	switch {
-	case r == nil || in.Name == t.self:
+	case r == nil || in.Name == t.name:
 		return false
 	case r.member.Status == catalog.MemberAlive:
 		if _, known := t.intents[in.Name]; known || len(t.intents) >= maxIntents {
@@ -130,10 +249,12 @@ func (t *table) apply(in intent) bool {
 func (t *table) reap(before time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for name, r := range t.rows {
-		if r.member.Status != catalog.MemberAlive && name != t.self && r.since.Before(before) {
-			delete(t.rows, name)
-			t.poke()
+	for name, claims := range t.rows {
+		for claim, r := range claims {
+			if r.member.Status != catalog.MemberAlive && claim != t.self && r.since.Before(before) {
+				t.drop(name, claim)
+				t.poke()
+			}
 		}
 	}
 	for name, in := range t.intents {
@@ -146,27 +267,34 @@ func (t *table) reap(before time.Time) {
 func (t *table) get(name string) (catalog.Member, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	r := t.rows[name]
+	_, r := t.best(name)
 	if r == nil {
 		return catalog.Member{}, false
 	}
 	return r.member, true
 }
 
+// claim is the one that counts for a name, "" for none.
+func (t *table) claim(name string) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	claim, _ := t.best(name)
+	return claim
+}
+
 func (t *table) members() []catalog.Member {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	out := make([]catalog.Member, 0, len(t.rows))
-	for _, r := range t.rows {
+	for name := range t.rows {
+		_, r := t.best(name)
 		out = append(out, r.member) // tags are never changed in place
 	}
 	slices.SortFunc(out, func(a, b catalog.Member) int {
 		switch {
-		case a.Name == b.Name:
-			return 0
-		case a.Name == t.self:
+		case a.Name == t.name:
 			return -1
-		case b.Name == t.self:
+		case b.Name == t.name:
 			return 1
 		default:
 			return strings.Compare(a.Name, b.Name)
@@ -180,13 +308,16 @@ func (t *table) with(status catalog.MemberStatus) []catalog.Member {
 	return slices.DeleteFunc(all, func(m catalog.Member) bool { return m.Status != status })
 }
 
+// size is how many members memberlist counts as alive.
 func (t *table) size() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := 0
-	for _, r := range t.rows {
-		if r.member.Status == catalog.MemberAlive {
-			n++
+	for _, claims := range t.rows {
+		for _, r := range claims {
+			if r.member.Status == catalog.MemberAlive {
+				n++
+			}
 		}
 	}
 	return max(n, 1)

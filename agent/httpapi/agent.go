@@ -123,12 +123,14 @@ func (a agentAPI) ownMember() catalog.Member {
 	return catalog.Member{Name: a.cfg.Self.NodeName, ID: a.cfg.Self.NodeID}
 }
 
-// addStats collects what this agent and the server that it uses count. A server that
+// addStats collects what this agent and the server beside it count. A server that
 // does not answer is left out: this page is read when things go wrong.
 func (a agentAPI) addStats(c *call, into map[string]map[string]string) {
-	if st, err := a.cfg.Servers.Status(c.ctx(), &wire.StatusRequest{Token: c.token}); err == nil {
-		for section, values := range st.Stats {
-			into[section] = values
+	if a.cfg.Self.Server {
+		if st, err := a.cfg.Servers.Status(c.ctx(), &wire.StatusRequest{Token: c.token}); err == nil {
+			for section, values := range st.Stats {
+				into[section] = values
+			}
 		}
 	}
 	if a.cfg.Self.Stats != nil {

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/weftmesh/weft/catalog"
 )
 
@@ -16,6 +18,7 @@ type answers struct {
 	mu   sync.Mutex
 	kept map[question]*answerOf
 	size int // bytes, of those that are complete
+	made prometheus.Counter
 }
 
 const (
@@ -64,7 +67,9 @@ var gzipWriters = sync.Pool{New: func() any {
 	return w
 }}
 
-func newAnswers() *answers { return &answers{kept: map[question]*answerOf{}} }
+func newAnswers(made prometheus.Counter) *answers {
+	return &answers{kept: map[question]*answerOf{}, made: made}
+}
 
 // shared gives what build makes of v, made once for all who wait with the same
 // parameters. build must depend on v and those parameters only.
@@ -83,6 +88,7 @@ func (a *answers) shared(c *call, v *catalog.View, pretty bool, build func() (an
 		body, err := encode(value, pretty)
 		ans.body, ans.err = &encoded{body: body}, err
 		a.grow(len(body))
+		a.made.Inc()
 	})
 	switch {
 	case ans.err != nil:

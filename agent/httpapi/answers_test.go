@@ -7,11 +7,13 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/weftmesh/weft/catalog"
 )
 
 func TestWaitersShareOneAnswer(t *testing.T) {
-	a, built := newAnswers(), atomic.Int64{}
+	a, built := newAnswers(prometheus.NewCounter(prometheus.CounterOpts{Name: "x"})), atomic.Int64{}
 	view := &catalog.View{Index: 2}
 	build := func() (any, error) { return []int64{built.Add(1)}, nil }
 	ask := func(v *catalog.View, tail, params string, index uint64) any {

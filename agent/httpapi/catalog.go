@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"slices"
 
+	"github.com/weftmesh/weft/agent/discover"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/acl"
 )
@@ -54,7 +55,7 @@ func (a catalogAPI) nodes(c *call) (any, error) {
 	}
 	return a.q.share(c, v, func() (any, error) {
 		nodes := keep(v.Nodes, func(n *catalog.Node) bool { return nodeHasMeta(n, c.query["node-meta"]) })
-		nodes = sortNear(near, nodes, func(n *catalog.Node) string { return n.Node })
+		nodes = discover.Sort(near, nodes, func(n *catalog.Node) string { return n.Node })
 		return f.slice(viewNodes(nodes, a.cfg.Self.Datacenter))
 	})
 }
@@ -123,7 +124,7 @@ func (a catalogAPI) service(kind catalog.QueryKind) func(*call) (any, error) {
 		}
 		return a.q.share(c, v, func() (any, error) {
 			instances := withNodeMeta(withTags(v.Instances, c.query["tag"]), c.query["node-meta"])
-			instances = sortNear(near, instances, nodeOf)
+			instances = discover.Sort(near, instances, discover.NodeOf)
 			return f.slice(viewServiceNodes(instances, a.cfg.Self.Datacenter))
 		})
 	}

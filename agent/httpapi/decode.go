@@ -68,16 +68,6 @@ func decodeError(b []byte, err error) error {
 	return badRequest("Request decode failed: " + strings.TrimPrefix(text, catalog.ErrInvalid.Error()+": "))
 }
 
-// renameKey gives a key its other name, in any spelling of case and underscores.
-func renameKey(raw map[string]any, from, to string) {
-	for k, v := range raw {
-		if strings.EqualFold(strings.ReplaceAll(k, "_", ""), from) {
-			delete(raw, k)
-			raw[to] = v
-		}
-	}
-}
-
 // each calls f for every object under the key of raw, be it one or a list.
 func eachObject(raw map[string]any, key string, f func(map[string]any)) {
 	for k, v := range raw {

@@ -23,17 +23,16 @@ type handler struct {
 }
 
 func newHandler(cfg Config, m *metrics) *handler {
-	q := newQueries(cfg)
+	q := newQueries(cfg, m)
 	return &handler{
 		cfg: cfg, router: newRouter(allRoutes(cfg, q)), guard: newGuard(cfg), metrics: m, log: cfg.Logger,
 	}
 }
 
 const (
-	textNotAPI   = "Invalid URL path: if attempting to use the HTTP API, ensure the path starts with '/v1/'\n"
-	textNoRoute  = "Invalid URL path: not a recognized HTTP API endpoint\n"
-	textNoUI     = "This agent serves no web UI. The API is under /v1/, and `weft --help` lists the commands.\n"
-	bodyDeadline = 30 * time.Second // for a request body to arrive
+	textNotAPI  = "Invalid URL path: if attempting to use the HTTP API, ensure the path starts with '/v1/'\n"
+	textNoRoute = "Invalid URL path: not a recognized HTTP API endpoint\n"
+	textNoUI    = "This agent serves no web UI. The API is under /v1/, and `weft --help` lists the commands.\n"
 )
 
 // ServeHTTP implements http.Handler.
@@ -110,7 +109,7 @@ func (h *handler) answer(c *call) (any, error) {
 	}
 	c.r.Body = http.MaxBytesReader(c.w, c.r.Body, c.route.MaxBody)
 	if c.r.Method != http.MethodGet {
-		setReadDeadline(c.w, time.Now().Add(bodyDeadline))
+		setReadDeadline(c.w, time.Now().Add(h.cfg.BodyTimeout))
 	}
 	if err := c.parse(h.cfg); err != nil {
 		return nil, err
@@ -119,8 +118,10 @@ func (h *handler) answer(c *call) (any, error) {
 }
 
 // serveOutside answers paths that are no endpoints.
-func (h *handler) serveOutside(w http.ResponseWriter, r *http.Request) {
+func (h *handler) serveOutside(w *recorder, r *http.Request) {
 	switch {
+	case strings.HasPrefix(r.URL.Path, profilePath):
+		h.serveProfile(w, r)
 	case r.URL.Path == "/":
 		w.Header().Set("Location", "/ui/")
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"net/http"
 
+	"github.com/weftmesh/weft/agent/discover"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/acl"
 )
@@ -64,10 +65,10 @@ func (a healthAPI) checks(kind catalog.QueryKind, what string) func(*call) (any,
 				return nil, err
 			}
 			checks := keep(v.Checks, func(ch *catalog.Check) bool { return nodes[ch.Node] })
-			return f.slice(viewChecks(sortNear(near, checks, nodeOfCheck)))
+			return f.slice(viewChecks(discover.Sort(near, checks, nodeOfCheck)))
 		}
 		return a.q.share(c, v, func() (any, error) {
-			return f.slice(viewChecks(sortNear(near, v.Checks, nodeOfCheck)))
+			return f.slice(viewChecks(discover.Sort(near, v.Checks, nodeOfCheck)))
 		})
 	}
 }
@@ -111,7 +112,7 @@ func (a healthAPI) instances(kind catalog.QueryKind) func(*call) (any, error) {
 		}
 		return a.q.share(c, v, func() (any, error) {
 			instances := withNodeMeta(withTags(v.Instances, c.query["tag"]), c.query["node-meta"])
-			instances = sortNear(near, instances, nodeOf)
+			instances = discover.Sort(near, instances, discover.NodeOf)
 			if passing {
 				instances = passingOnly(instances)
 			}

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,12 +10,14 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weftmesh/weft/catalog/acl"
+	"github.com/weftmesh/weft/connect/enroll"
 )
 
 // Config configures a Server. Local and Servers are required; routes whose
@@ -23,6 +26,11 @@ type Config struct {
 	// Addrs are the addresses to listen on: "host:port", or "unix:///path" for a
 	// Unix socket. None: the API is served through Handler only.
 	Addrs []string
+	// TLSAddrs are the "host:port" to listen on with TLS, by the files of TLS.
+	// HandshakeTimeout bounds a handshake. Default 5 s.
+	TLSAddrs         []string
+	TLS              TLSFiles
+	HandshakeTimeout time.Duration
 	// UnixMode is the mode of Unix sockets. Default 0600.
 	UnixMode os.FileMode
 	// AllowedHosts are names by which clients may call this agent, beside IP
@@ -38,6 +46,8 @@ type Config struct {
 	// ResponseHeaders are added to every answer; they may replace the API's own.
 	ResponseHeaders map[string]string
 
+	// EnableDebug serves profiles under /debug/pprof.
+	EnableDebug bool
 	// Dev indents every answer, as `-dev` does.
 	Dev bool
 	// Self describes this agent.
@@ -54,6 +64,8 @@ type Config struct {
 	Control   Control
 	Monitor   Monitor
 	Events    Events
+	// Mint makes join tokens, which a host without a server cannot.
+	Mint      func(ttl time.Duration) (enroll.Token, error)
 	Authorize Authorizer // nil: ACLs are off, everybody may do everything
 
 	// DefaultQueryTime and MaxQueryTime are the wait of a blocking query that names
@@ -74,6 +86,10 @@ type Config struct {
 	MaxConnsPerClient int
 	// MaxHeaderBytes bounds the request line and headers. Default 64 KiB.
 	MaxHeaderBytes int
+	// HeaderTimeout and BodyTimeout are how long the header and the body of a request
+	// may take to arrive. Default 10 and 30 s.
+	HeaderTimeout time.Duration
+	BodyTimeout   time.Duration
 	// ShutdownGrace is how long running requests may finish at the end. Default 5 s.
 	ShutdownGrace time.Duration
 
@@ -101,10 +117,9 @@ type Self struct {
 }
 
 const (
-	defaultQueryTime  = 5 * time.Minute
-	maxQueryTime      = 10 * time.Minute
-	readHeaderTimeout = 10 * time.Second
-	idleTimeout       = 2 * time.Minute
+	defaultQueryTime = 5 * time.Minute
+	maxQueryTime     = 10 * time.Minute
+	idleTimeout      = 2 * time.Minute
 )
 
 func (c Config) withDefaults() (Config, error) {
@@ -137,6 +152,9 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.MaxQueryTime, maxQueryTime)
 	setDefault(&c.MaxConnsPerClient, 200)
 	setDefault(&c.MaxHeaderBytes, 64<<10)
+	setDefault(&c.HeaderTimeout, 10*time.Second)
+	setDefault(&c.BodyTimeout, 30*time.Second)
+	setDefault(&c.HandshakeTimeout, 5*time.Second)
 	setDefault(&c.ShutdownGrace, 5*time.Second)
 	return c, nil
 }
@@ -153,6 +171,8 @@ type Server struct {
 	cfg       Config
 	handler   http.Handler
 	listeners []net.Listener
+	secure    []net.Listener // those with TLS
+	tls       *tls.Config
 	closeOnce sync.Once
 }
 
@@ -174,12 +194,33 @@ func New(cfg Config) (*Server, error) {
 			s.Close()
 			return nil, fmt.Errorf("http api: %w", err)
 		}
-		s.listeners = append(s.listeners, limitPerClient(l, cfg.MaxConnsPerClient))
+		s.listeners = append(s.listeners, limitPerClient(l, cfg.MaxConnsPerClient, tooManyConns))
+	}
+	if err := s.bindTLS(); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("https api: %w", err)
 	}
 	return s, nil
 }
 
-// Handler serves the API without a listener, for tests.
+func (s *Server) bindTLS() (err error) {
+	if len(s.cfg.TLSAddrs) == 0 {
+		return nil
+	}
+	if s.tls, err = newTLS(s.cfg.TLS, s.cfg.Logger); err != nil {
+		return err
+	}
+	for _, addr := range s.cfg.TLSAddrs {
+		l, err := listen(addr, s.cfg.UnixMode)
+		if err != nil {
+			return err
+		}
+		s.secure = append(s.secure, limitPerClient(l, s.cfg.MaxConnsPerClient, ""))
+	}
+	return nil
+}
+
+// Handler serves the API without a listener: to the agent itself, and to tests.
 func (s *Server) Handler() http.Handler { return s.handler }
 
 // Addrs are the addresses bound, in the order of Config.Addrs.
@@ -191,10 +232,19 @@ func (s *Server) Addrs() []net.Addr {
 	return out
 }
 
+// TLSAddrs are the addresses bound with TLS, in the order of Config.TLSAddrs.
+func (s *Server) TLSAddrs() []net.Addr {
+	out := make([]net.Addr, len(s.secure))
+	for i, l := range s.secure {
+		out[i] = l.Addr()
+	}
+	return out
+}
+
 // Close releases the addresses of a Server that is never run; Run does so itself.
 func (s *Server) Close() {
 	s.closeOnce.Do(func() {
-		for _, l := range s.listeners {
+		for _, l := range slices.Concat(s.listeners, s.secure) {
 			_ = l.Close() // closing a listener twice is no failure worth telling
 		}
 	})
@@ -206,23 +256,22 @@ func (s *Server) Run(ctx context.Context) error {
 	defer s.Close()
 	requests, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(errShuttingDown)
-	srv := &http.Server{
-		Handler:           s.handler,
-		ReadHeaderTimeout: readHeaderTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    s.cfg.MaxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
-		BaseContext:       func(net.Listener) context.Context { return requests },
-		ConnContext:       connContext,
-	}
-	failed := make(chan error, len(s.listeners))
+	plain, secure := s.serverFor(requests, s.cfg.HeaderTimeout), s.serverFor(requests, s.cfg.HandshakeTimeout)
+	secure.TLSConfig = s.tls
+	failed := make(chan error, len(s.listeners)+len(s.secure))
 	var serving sync.WaitGroup
-	for _, l := range s.listeners {
+	serve := func(l net.Listener, accept func(net.Listener) error) {
 		serving.Go(func() {
-			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			if err := accept(l); !errors.Is(err, http.ErrServerClosed) {
 				failed <- fmt.Errorf("http api: %s: %w", l.Addr(), err)
 			}
 		})
+	}
+	for _, l := range s.listeners {
+		serve(l, plain.Serve)
+	}
+	for _, l := range s.secure {
+		serve(l, func(l net.Listener) error { return secure.ServeTLS(l, "", "") })
 	}
 	var err error
 	select {
@@ -232,11 +281,27 @@ func (s *Server) Run(ctx context.Context) error {
 	cancel(errShuttingDown)
 	grace, stop := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.ShutdownGrace)
 	defer stop()
-	if srv.Shutdown(grace) != nil {
-		_ = srv.Close() // the grace is over; errors of cut connections say nothing
+	for _, srv := range []*http.Server{plain, secure} {
+		if srv.Shutdown(grace) != nil {
+			_ = srv.Close() // the grace is over; errors of cut connections say nothing
+		}
 	}
 	serving.Wait()
 	return err
+}
+
+// serverFor makes a server. net/http bounds a TLS handshake by the same time as the
+// headers of a request.
+func (s *Server) serverFor(requests context.Context, headers time.Duration) *http.Server {
+	return &http.Server{
+		Handler:           s.handler,
+		ReadHeaderTimeout: headers,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    s.cfg.MaxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
+		BaseContext:       func(net.Listener) context.Context { return requests },
+		ConnContext:       connContext,
+	}
 }
 
 var errShuttingDown = errors.New("the agent is shutting down")

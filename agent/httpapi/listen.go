@@ -84,15 +84,17 @@ var tooManyConns = fmt.Sprintf("HTTP/1.1 429 Too Many Requests\r\nContent-Type: 
 type clientLimit struct {
 	net.Listener
 	limit int
-	mu    sync.Mutex
-	open  map[netip.Addr]int
+	// goodbye is what a client over the limit is told: nothing where it speaks TLS.
+	goodbye string
+	mu      sync.Mutex
+	open    map[netip.Addr]int
 }
 
-func limitPerClient(l net.Listener, limit int) net.Listener {
+func limitPerClient(l net.Listener, limit int, goodbye string) net.Listener {
 	if limit < 0 || l.Addr().Network() == "unix" {
 		return l
 	}
-	return &clientLimit{Listener: l, limit: limit, open: map[netip.Addr]int{}}
+	return &clientLimit{Listener: l, limit: limit, goodbye: goodbye, open: map[netip.Addr]int{}}
 }
 
 // Accept implements net.Listener.
@@ -106,14 +108,14 @@ func (l *clientLimit) Accept() (net.Conn, error) {
 		if l.take(client) {
 			return &countedConn{Conn: c, release: sync.OnceFunc(func() { l.give(client) })}, nil
 		}
-		refuse(c)
+		refuse(c, l.goodbye)
 	}
 }
 
-func refuse(c net.Conn) {
+func refuse(c net.Conn, goodbye string) {
 	// The reply fits any socket buffer; a peer that reads nothing cannot hold us up.
 	_ = c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-	_, _ = c.Write([]byte(tooManyConns))
+	_, _ = c.Write([]byte(goodbye))
 	_ = c.Close()
 }
 

@@ -15,6 +15,7 @@ import (
 type metrics struct {
 	requests *prometheus.HistogramVec
 	consul   *prometheus.SummaryVec
+	shared   prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -26,10 +27,14 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.consul = prometheus.NewSummaryVec(prometheus.SummaryOpts{
 		Name: "consul_api_http", Help: "Milliseconds to answer a request to the HTTP API, as Consul counts them.",
 	}, []string{"method", "path"})
+	m.shared = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "weft_http_shared_answers_total",
+		Help: "Answers to blocking queries that were encoded, each once for all who waited for it.",
+	})
 	if reg == nil {
 		return m, nil
 	}
-	return m, errors.Join(reg.Register(m.requests), reg.Register(m.consul))
+	return m, errors.Join(reg.Register(m.requests), reg.Register(m.consul), reg.Register(m.shared))
 }
 
 func (m *metrics) observe(path, method string, status int, d time.Duration) {

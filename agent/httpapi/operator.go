@@ -45,6 +45,12 @@ func (a operatorAPI) routes() []Route {
 			Params:     []Param{{"id", "its ID"}, {"address", "its address, ip:port; instead of id"}},
 			Permission: write, MaxBody: bodyNone, params: paramsWrite, invalid: failed, handle: a.removePeer,
 		},
+		{
+			Method: http.MethodPut, Path: "/v1/internal/raft/recover",
+			Summary:    "go on, on the server that is asked, without servers that are lost for ever, where those that are left are no majority",
+			Params:     []Param{{"lost", "the ID of a lost server; given once for each"}},
+			Permission: write, MaxBody: bodyNone, params: paramsWrite, handle: a.recover,
+		},
 		get("/v1/operator/autopilot/configuration", "how the servers look after themselves", a.autopilot),
 		{
 			Method: http.MethodPut, Path: "/v1/operator/autopilot/configuration", Summary: "replace that configuration; what is left out takes its default",
@@ -115,6 +121,33 @@ func (a operatorAPI) removePeer(c *call) (any, error) {
 		return nil, badRequest("Must specify only one of ?id or ?address")
 	}
 	return nil, a.changeRaft(c, &wire.ChangeRaftRequest{ID: id, Address: address})
+}
+
+// recoveryView is what going on without lost servers found.
+type recoveryView struct {
+	Server                string
+	Removed, Servers      []string
+	LastIndex, KnownIndex uint64
+	LastContact           readableDuration
+}
+
+func (a operatorAPI) recover(c *call) (any, error) {
+	lost := c.query["lost"]
+	if len(lost) == 0 {
+		return nil, badRequest("Missing the ID of a lost server: ?lost=")
+	}
+	if a.cfg.Operators == nil {
+		return nil, errNotOffered("the operator API")
+	}
+	rep, err := a.cfg.Operators.ChangeRaft(c.ctx(), &wire.ChangeRaftRequest{Token: c.token, Lost: lost})
+	if err != nil {
+		return nil, err
+	}
+	if rep.Recovery == nil {
+		return nil, internal("the server does not know how to recover: it runs an older version")
+	}
+	r := rep.Recovery
+	return recoveryView{r.Server, r.Removed, r.Servers, r.LastIndex, r.KnownIndex, readableDuration(r.LastContact)}, nil
 }
 
 // readableDuration is a duration in words.

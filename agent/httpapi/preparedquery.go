@@ -1,14 +1,15 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
-	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"strings"
 
 	"github.com/google/uuid"
 
+	"github.com/weftmesh/weft/agent/discover"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/acl"
 )
@@ -167,21 +168,26 @@ func notThere(err error) error {
 	return err
 }
 
-// resolve finds a query by ID, name or template, and renders it.
+// resolve finds a query by ID, name or template, and renders it. The view is that of
+// the query as it is stored.
 func (a preparedQueriesAPI) resolve(c *call, name string) (*catalog.PreparedQuery, *catalog.View, error) {
 	if name == "" {
 		return nil, nil, badRequest("Missing query ID or name")
 	}
-	rep, err := a.q.get(c, catalog.Query{Kind: catalog.QueryPreparedQuery, Name: name}, 0)
-	if err != nil {
-		return nil, nil, err
-	}
-	c.setMeta(rep)
-	if len(rep.View.Queries) == 0 {
+	var stored *catalog.View
+	q, err := discover.Resolve(c.ctx(), func(_ context.Context, query catalog.Query) (*catalog.View, error) {
+		rep, err := a.q.get(c, query, 0)
+		if err != nil {
+			return nil, err
+		}
+		c.setMeta(rep)
+		stored = rep.View
+		return stored, nil
+	}, name)
+	if errors.Is(err, catalog.ErrNotFound) {
 		return nil, nil, errNoQuery
 	}
-	q, err := rep.View.Queries[0].Render(name, "")
-	return q, rep.View, err
+	return q, stored, err
 }
 
 func (a preparedQueriesAPI) explain(c *call, name string) (any, error) {
@@ -222,58 +228,17 @@ func (a preparedQueriesAPI) execute(c *call, name string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	found, err := a.find(c, q, connect || q.Service.Connect)
+	found, err := discover.Execute(c.ctx(), a.q.reader(c), q, discover.Search{
+		By: a.q.asker(c), Near: c.query.Get("near"), Connect: connect, Datacenter: a.cfg.Self.Datacenter,
+	})
 	if err != nil {
 		return nil, err
 	}
-	out := executedView{
-		Service: q.Service.Service, DNS: q.DNS, Datacenter: a.cfg.Self.Datacenter, PeerName: q.Service.Peer, queryMetaView: c.queryMeta(v),
+	if limit > 0 && len(found.Instances) > limit {
+		found.Instances = found.Instances[:limit]
 	}
-	if len(found) == 0 {
-		a.failOver(q, &out)
-	}
-	if limit > 0 && len(found) > limit {
-		found = found[:limit]
-	}
-	out.Nodes = viewInstances(found, a.cfg.Self.Datacenter)
-	return out, nil
-}
-
-// find gives the instances that a query chooses, nearest first where that is
-// known, else in no order, so that callers who take the first spread over them.
-func (a preparedQueriesAPI) find(c *call, q *catalog.PreparedQuery, connect bool) ([]*catalog.Instance, error) {
-	if q.Service.Service == "" || q.Service.Peer != "" {
-		return nil, nil // peers cannot be asked yet
-	}
-	kind := catalog.QueryService
-	if connect {
-		kind = catalog.QueryConnect
-	}
-	v, err := a.q.peek(c, catalog.Query{Kind: kind, Name: q.Service.Service})
-	if err != nil {
-		return nil, err
-	}
-	from := c.query.Get("near")
-	if from == "" {
-		from = q.Service.Near
-	}
-	near, err := a.q.near(c, from)
-	if err != nil {
-		return nil, err
-	}
-	found := q.Service.Select(v.Instances)
-	rand.Shuffle(len(found), func(i, j int) { found[i], found[j] = found[j], found[i] })
-	return sortNear(near, found, nodeOf), nil
-}
-
-// failOver tries the other places of a query in turn. There is one datacenter, and
-// others are left out as if they could not be reached; a peer counts as tried.
-func (a preparedQueriesAPI) failOver(q *catalog.PreparedQuery, out *executedView) {
-	for _, t := range q.Service.Failover.Targets {
-		if t.Peer == "" {
-			continue
-		}
-		out.Failovers++
-		out.Datacenter, out.PeerName = "", t.Peer
-	}
+	return executedView{
+		Service: q.Service.Service, Nodes: viewInstances(found.Instances, a.cfg.Self.Datacenter), DNS: q.DNS,
+		Datacenter: found.Datacenter, PeerName: found.Peer, Failovers: found.Failovers, queryMetaView: c.queryMeta(v),
+	}, nil
 }

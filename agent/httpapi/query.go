@@ -22,8 +22,8 @@ type queries struct {
 	answers    *answers
 }
 
-func newQueries(cfg Config) *queries {
-	return &queries{servers: cfg.Servers, datacenter: cfg.Self.Datacenter, self: cfg.Self.NodeName, dev: cfg.Dev, seen: newRecently(4096), answers: newAnswers()}
+func newQueries(cfg Config, m *metrics) *queries {
+	return &queries{servers: cfg.Servers, datacenter: cfg.Self.Datacenter, self: cfg.Self.NodeName, dev: cfg.Dev, seen: newRecently(4096), answers: newAnswers(m.shared)}
 }
 
 // instances is a query for instances, with their central configuration when the

@@ -175,15 +175,14 @@ var snakeInChecks = []string{
 	"tls_server_name", "tls_skip_verify", "grpc_use_tls", "h2ping_use_tls", "tcp_use_tls",
 }
 
-// translateCheck gives keys their other names, and refuses those in snake_case that
-// Consul refuses: a check that registers here registers there.
+// translateCheck refuses keys in snake_case that Consul refuses: a check that
+// registers here registers there.
 func translateCheck(raw map[string]any) error {
 	for _, k := range slices.Sorted(maps.Keys(raw)) {
 		if strings.Contains(k, "_") && !slices.Contains(snakeInChecks, strings.ToLower(k)) {
 			return badRequest("Request decode failed: " + (&catalog.UnknownKeyError{Path: k}).Error())
 		}
 	}
-	renameKey(raw, "args", "ScriptArgs")
 	return nil
 }
 

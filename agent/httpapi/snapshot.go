@@ -69,7 +69,7 @@ func (a snapshotAPI) restore(c *call) (any, error) {
 		if done {
 			return nil, io.EOF
 		}
-		setReadDeadline(c.w, time.Now().Add(bodyDeadline))
+		setReadDeadline(c.w, time.Now().Add(a.cfg.BodyTimeout))
 		buf := make([]byte, wire.PieceSize)
 		n, err := io.ReadFull(c.r.Body, buf)
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {

@@ -75,7 +75,7 @@ func (d *draft) registerSidecar(reg *catalog.ServiceRegistration, opt RegisterOp
 	}
 	standard := side.Check == nil && len(side.Checks) == 0
 	if standard {
-		side.Checks = sidecarChecks(side)
+		side.Checks = sidecarChecks(side, d.s.cfg.SidecarDeregisterAfter)
 	}
 	warnings, err := validate(side)
 	if err != nil {
@@ -130,6 +130,9 @@ type checkOptions struct {
 
 // putCheck adds or replaces a check of a service, or of the node where e is nil.
 func (d *draft) putCheck(def *catalog.CheckDefinition, e *service, opt checkOptions) error {
+	if err := d.s.cfg.Scripts.Allow(def, opt.fromFile); err != nil {
+		return err
+	}
 	c := &check{def: def, kind: checks.TypeOf(def), fact: opt.fact, fromFile: opt.fromFile}
 	if c.kind == checks.TypeAlias && !d.s.isLocalAlias(def) && d.s.cfg.AliasTarget == nil {
 		return refuse("check %s: this agent cannot follow other nodes (alias_node %q)", def.CheckID, def.AliasNode)

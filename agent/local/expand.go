@@ -145,8 +145,9 @@ func mainPort(reg *catalog.ServiceRegistration) int {
 	return reg.Port
 }
 
-// sidecarChecks are the checks of a sidecar that sets none of its own.
-func sidecarChecks(side *catalog.ServiceRegistration) []*catalog.CheckDefinition {
+// sidecarChecks are the checks of a sidecar that sets none of its own. One that is
+// critical for longer than dead, when that is set, deregisters it.
+func sidecarChecks(side *catalog.ServiceRegistration, dead time.Duration) []*catalog.CheckDefinition {
 	host := side.Address
 	if host == "" {
 		host = "127.0.0.1"
@@ -156,10 +157,14 @@ func sidecarChecks(side *catalog.ServiceRegistration) []*catalog.CheckDefinition
 			Name:     listenerCheck,
 			TCP:      net.JoinHostPort(host, strconv.Itoa(side.Port)),
 			Interval: 10 * time.Second,
+
+			DeregisterCriticalServiceAfter: dead,
 		},
 		{
 			Name:         "Connect Sidecar Aliasing " + side.Proxy.DestinationServiceID,
 			AliasService: side.Proxy.DestinationServiceID,
+
+			DeregisterCriticalServiceAfter: dead,
 		},
 	}
 }

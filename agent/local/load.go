@@ -79,6 +79,10 @@ func (s *State) loadCheck(b []byte) (string, error) {
 			return "", err
 		}
 		c.kind = checks.TypeOf(def)
+		// What is kept on disk came over the API.
+		if err := s.cfg.Scripts.Allow(def, false); err != nil {
+			return "", err
+		}
 	}
 	c.row = rowOf(s.cfg.Node.Node, c, false)
 	c.row.Interval, c.row.Timeout = saved.Interval, saved.Timeout

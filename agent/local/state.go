@@ -46,9 +46,16 @@ type Config struct {
 	CheckOutputMaxSize int
 	// DiscardCheckOutput keeps the status of checks and drops what they said.
 	DiscardCheckOutput bool
+	// Scripts says whose checks may run commands. Default: nobody's.
+	Scripts checks.Scripts
+	// SidecarDeregisterAfter is DeregisterCriticalServiceAfter of the checks that the
+	// agent gives to sidecars. 0: none.
+	SidecarDeregisterAfter time.Duration
 	// SyncInterval is the time between full statements when nothing changes, with
 	// jitter. Default 1 minute.
 	SyncInterval time.Duration
+	// Hosts is how many hosts the cluster has: the more, the longer the interval. Nil: one.
+	Hosts func() int
 	// AliasTarget watches a node, or a service on it, for alias checks that name
 	// another node. Without it such checks are refused.
 	AliasTarget func(node, service string) catalog.Watch[checks.Target]

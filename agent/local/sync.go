@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -92,7 +93,7 @@ func (s *State) syncLoop(ctx context.Context) {
 				s.logFailure(ctx, err, failures)
 			} else {
 				failures = 0
-				nextSync = time.Now().Add(s.cfg.SyncInterval + rand.N(s.cfg.SyncInterval/8+1))
+				nextSync = time.Now().Add(s.quiet())
 			}
 			due, unsaved = s.pending()
 		}
@@ -110,6 +111,22 @@ func (s *State) syncLoop(ctx context.Context) {
 		}
 		timer.Reset(max(time.Until(wakeAt), 0))
 	}
+}
+
+// scaleFrom is from how many hosts on full statements grow rarer.
+const scaleFrom = 128
+
+// quiet is the time to the next full statement when nothing changes. It grows by one
+// interval each time the cluster doubles, and its jitter with it, so that the servers
+// hear about as much of a large cluster as of a small one and never of all at once.
+func (s *State) quiet() time.Duration {
+	d := s.cfg.SyncInterval
+	if s.cfg.Hosts != nil {
+		if n := s.cfg.Hosts(); n > scaleFrom {
+			d *= time.Duration(1 + math.Ceil(math.Log2(float64(n)/scaleFrom)))
+		}
+	}
+	return d + rand.N(d/4+1)
 }
 
 func (s *State) logFailure(ctx context.Context, err error, failures int) {

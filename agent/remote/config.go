@@ -9,18 +9,16 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 )
 
 // Config configures a Remote. Zero fields take the defaults beside them.
 type Config struct {
-	// Dial opens a connection that speaks gRPC to a server. It is called again
+	// Dial opens a connection, secured where it must be, that speaks gRPC to a server. It is called again
 	// after a connection is lost, and may then reach another server.
+	// Either this or Pool is required.
 	Dial func(ctx context.Context) (net.Conn, error)
-	// Credentials secure the connection. Nil is plaintext, which is only for a
-	// server in this process.
-	Credentials credentials.TransportCredentials
+	// Pool is the servers of the cluster, one of which is spoken to at a time.
+	Pool *Pool
 	// HoldTimeout is for how long a call is tried again while there is no leader
 	// or no server: 7 s, about two elections.
 	HoldTimeout time.Duration
@@ -38,14 +36,11 @@ type Config struct {
 }
 
 func (c Config) withDefaults() (Config, error) {
-	if c.Dial == nil {
-		return c, errors.New("remote: Dial is not set: there is no way to a server")
+	if (c.Dial == nil) == (c.Pool == nil) {
+		return c, errors.New("remote: either Dial or Pool must be set: the way to a server")
 	}
 	if c.MaxViews < 0 || c.HoldTimeout < 0 || c.CallTimeout < 0 || c.Linger < 0 || c.MaxBackoff < 0 {
 		return c, fmt.Errorf("remote: limits must not be negative")
-	}
-	if c.Credentials == nil {
-		c.Credentials = insecure.NewCredentials()
 	}
 	c.HoldTimeout = orDefault(c.HoldTimeout, 7*time.Second)
 	c.CallTimeout = orDefault(c.CallTimeout, 10*time.Second)

@@ -14,10 +14,10 @@ import (
 var _ wire.Operators = (*Remote)(nil)
 
 func (r *Remote) operators() (wire.Operators, error) {
-	if r.cc == nil {
+	if r.links == nil {
 		return nil, fmt.Errorf("operators: %w: there is no connection to the servers", catalog.ErrUnavailable)
 	}
-	return wire.NewOperatorsClient(r.cc), nil
+	return wire.NewOperatorsClient(r.links), nil
 }
 
 func operate[T any](ctx context.Context, r *Remote, call string, rule retryRule, do func(context.Context, wire.Operators) (T, error)) (T, error) {

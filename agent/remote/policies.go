@@ -13,10 +13,10 @@ import (
 var _ wire.Policies = (*Remote)(nil)
 
 func (r *Remote) policies() (wire.Policies, error) {
-	if r.cc == nil {
+	if r.links == nil {
 		return nil, fmt.Errorf("policies: %w: there is no connection to the servers", catalog.ErrUnavailable)
 	}
-	return wire.NewPoliciesClient(r.cc), nil
+	return wire.NewPoliciesClient(r.links), nil
 }
 
 // Report tells a server what this host enforces. It is not made again: the next

@@ -50,7 +50,7 @@ func (r *Remote) readOnce(ctx context.Context, key readKey) (*wire.ReadReply, er
 	})
 	switch {
 	case err == nil:
-		r.views.keep(key.viewKey, rep)
+		rep = r.views.keep(key.viewKey, rep)
 	case errors.Is(err, catalog.ErrUnavailable) && ctx.Err() == nil:
 		r.views.heard(err)
 	}

@@ -4,14 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"time"
-
-	"google.golang.org/grpc"
-	grpcbackoff "google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/keepalive"
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/wire"
@@ -21,23 +15,17 @@ import (
 // goroutines. Errors wrap the sentinels of catalog.
 type Remote struct {
 	cfg     Config
-	cc      *grpc.ClientConn
+	links   *links // nil in tests that call a server directly
 	servers wire.Servers
 	metrics *metrics
 
 	views *views
 	fresh *coalescer
+	// leaderless notices a server that lost touch with the others.
+	leaderless leaderless
 
 	closeOnce sync.Once
 }
-
-// A connection that is silent for pingAfter is asked whether it is alive, and
-// dropped without an answer in pingTimeout. A stream of a server that froze, or
-// that is behind a cut cable, would otherwise look as if nothing ever changed.
-const (
-	pingAfter   = 10 * time.Second
-	pingTimeout = 5 * time.Second
-)
 
 // New prepares the connection; the first call or watch opens it.
 func New(cfg Config) (*Remote, error) {
@@ -45,41 +33,61 @@ func New(cfg Config) (*Remote, error) {
 	if err != nil {
 		return nil, err
 	}
-	cc, err := grpc.NewClient("passthrough:///servers",
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return cfg.Dial(ctx) }),
-		grpc.WithTransportCredentials(cfg.Credentials),
-		// Our own retries know which calls may be repeated; gRPC's do not.
-		grpc.WithDisableRetry(),
-		grpc.WithDisableServiceConfig(),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{
-			Time: pingAfter, Timeout: pingTimeout, PermitWithoutStream: true,
-		}),
-		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           grpcbackoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
-			MinConnectTimeout: 5 * time.Second,
-		}),
-	)
+	l, err := newLinks(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("remote: %w", err)
+		return nil, err
 	}
 	m, err := newMetrics(cfg.Registerer)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("remote: %w", err), cc.Close())
+		return nil, errors.Join(fmt.Errorf("remote: %w", err), l.close())
 	}
-	return build(cfg, cc, wire.NewClient(cc), m), nil
+	return build(cfg, l, wire.NewClient(l), m), nil
 }
 
-func build(cfg Config, cc *grpc.ClientConn, servers wire.Servers, m *metrics) *Remote {
-	r := &Remote{cfg: cfg, cc: cc, servers: servers, metrics: m}
+func build(cfg Config, l *links, servers wire.Servers, m *metrics) *Remote {
+	r := &Remote{cfg: cfg, links: l, servers: servers, metrics: m, leaderless: leaderless{due: make(chan struct{}, 1)}}
 	r.views = newViews(cfg, servers, m)
 	r.fresh = newCoalescer(r.readOnce)
 	return r
 }
 
 // Run keeps the connection until ctx ends, then ends every watch and closes it.
+// Now and then it goes over to another server of the pool, so that a server that
+// was restarted gets its share again.
 func (r *Remote) Run(ctx context.Context) error {
+	if r.cfg.Pool != nil && r.links != nil {
+		r.wander(ctx)
+	}
 	<-ctx.Done()
 	return r.Close()
+}
+
+// wander changes the server: after a while, and at once when the present one is
+// no server any more or knows no leader for long.
+func (r *Remote) wander(ctx context.Context) {
+	for {
+		t := time.NewTimer(r.cfg.Pool.stay())
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-t.C:
+			if len(r.cfg.Pool.Servers()) < 2 {
+				continue
+			}
+		case <-r.leaderless.due:
+			t.Stop()
+			r.cfg.Logger.Warn("the server knows of no leader; another one is asked", "addr", r.links.server())
+		case <-r.cfg.Pool.news:
+			t.Stop()
+			if addr := r.links.server(); addr == "" || r.cfg.Pool.holds(addr) {
+				continue
+			}
+		}
+		if err := r.links.move(ctx); err != nil && ctx.Err() == nil {
+			r.cfg.Logger.Debug("the server was not changed", "err", err)
+		}
+	}
 }
 
 // Close ends every watch and closes the connection. It is for a Remote that is
@@ -89,8 +97,8 @@ func (r *Remote) Close() error {
 	r.closeOnce.Do(func() {
 		r.views.close()
 		r.fresh.close()
-		if r.cc != nil {
-			err = r.cc.Close()
+		if r.links != nil {
+			err = r.links.close()
 		}
 	})
 	return err
@@ -98,7 +106,16 @@ func (r *Remote) Close() error {
 
 // Connected tells whether there is a connection to a server now.
 func (r *Remote) Connected() bool {
-	return r.cc == nil || r.cc.GetState() == connectivity.Ready
+	return r.links == nil || r.links.connected()
+}
+
+// Server is the address of the server that is spoken to, or was last; "" for none
+// and for the one in this process.
+func (r *Remote) Server() string {
+	if r.links == nil {
+		return ""
+	}
+	return r.links.server()
 }
 
 // Watch gives the answers to q as they change, from the view that all watchers of

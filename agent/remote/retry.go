@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
@@ -58,6 +59,7 @@ func once[T any](ctx context.Context, r *Remote, call string, timeout time.Durat
 	defer cancel()
 	r.metrics.calls.WithLabelValues(call).Inc()
 	v, err := do(try)
+	r.leaderless.heard(err)
 	if err == nil {
 		return v, nil
 	}
@@ -70,6 +72,36 @@ func once[T any](ctx context.Context, r *Remote, call string, timeout time.Durat
 		return zero, fmt.Errorf("%s: no answer in %s: %w", call, timeout, catalog.ErrUnavailable)
 	default:
 		return zero, err
+	}
+}
+
+// leaderlessFor is how long a server may know of no leader before another is
+// asked: longer than an election.
+const leaderlessFor = 3 * time.Second
+
+// leaderless notices when the server that is spoken to has known of no leader for
+// long, as one that is cut off from the others.
+type leaderless struct {
+	due chan struct{} // has a value when it is time to ask another
+
+	mu    sync.Mutex
+	since time.Time // zero: there was a leader when last asked
+}
+
+func (l *leaderless) heard(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case !errors.Is(err, catalog.ErrNoLeader):
+		l.since = time.Time{}
+	case l.since.IsZero():
+		l.since = time.Now()
+	case time.Since(l.since) > leaderlessFor:
+		l.since = time.Time{}
+		select {
+		case l.due <- struct{}{}:
+		default:
+		}
 	}
 }
 

@@ -151,14 +151,24 @@ func (s *views) drop(v *view) {
 	}
 }
 
-// keep remembers an answer for stale reads while the servers are gone.
-func (s *views) keep(key viewKey, rep *wire.ReadReply) {
+// keep remembers an answer for stale reads while the servers are gone. It gives the
+// answer with the view that others of this host already have of that version, if
+// they do, so that what is made of a view is made once.
+func (s *views) keep(key viewKey, rep *wire.ReadReply) *wire.ReadReply {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.open[key] == nil {
-		s.hold(key, heldAnswer{view: rep.View, meta: rep.Meta, heard: time.Now()})
-	}
 	s.hear(nil)
+	v := s.open[key]
+	if v == nil {
+		s.hold(key, heldAnswer{view: rep.View, meta: rep.Meta, heard: time.Now()})
+		return rep
+	}
+	if one := v.one(rep.View); one != rep.View {
+		same := *rep
+		same.View = one
+		rep = &same
+	}
+	return rep
 }
 
 // maxHeldValues bounds the values of keys in one held answer: an answer is kept for
@@ -276,6 +286,7 @@ type view struct {
 
 	mu        sync.Mutex
 	meta      wire.Meta
+	first     *catalog.View // read or heard of, whichever came first
 	heardAt   time.Time
 	connected bool // the stream has spoken and is not broken
 }
@@ -305,7 +316,8 @@ func (v *view) run(ctx context.Context) {
 		if spoke {
 			pause = newBackoff(50*time.Millisecond, v.set.cfg.MaxBackoff)
 		}
-		if err != nil && !errors.Is(err, errEpoch) {
+		// A stream that was cancelled, though not by us, goes on at another server.
+		if err != nil && !errors.Is(err, errEpoch) && !errors.Is(err, context.Canceled) {
 			v.set.heard(err)
 		}
 		v.set.cfg.Logger.Debug("stream of a view ended", "query", v.key.query.String(), "err", err)
@@ -357,8 +369,23 @@ func (v *view) event(ev *wire.WatchEvent) error {
 	if cur, _ := v.latest.Get(); cur == nil || v.epoch != ev.View.Epoch {
 		v.epoch, v.gen = ev.View.Epoch, v.set.generation(ev.View.Epoch)
 	}
-	v.latest.Set(v.gen<<genShift|ev.View.Index, ev.View)
+	v.latest.Set(v.gen<<genShift|ev.View.Index, v.one(ev.View))
 	return nil
+}
+
+// one gives the view of got's version that was seen first: two of one version are
+// equal, and whoever compares them by address should find them the same.
+func (v *view) one(got *catalog.View) *catalog.View {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case got == nil:
+	case v.first != nil && v.first.Epoch == got.Epoch && v.first.Index == got.Index:
+		return v.first
+	case v.first == nil || v.first.Epoch != got.Epoch || v.first.Index < got.Index:
+		v.first = got
+	}
+	return got
 }
 
 func (v *view) broken() {

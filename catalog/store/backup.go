@@ -42,10 +42,11 @@ const (
 	recQuery          = 40
 	recCoordinate     = 42
 	recAutopilot      = 50
-	recCertRevocation = 70
+	recRevocation     = 60
 	recPair           = 20
 	recDelay          = 21
 	recSession        = 22
+	recCertRevocation = 70
 
 	recEnd = 255
 )
@@ -125,6 +126,8 @@ func recordOf(row any) (byte, any) {
 		return recAutopilot, v
 	case *catalog.CertRevocation:
 		return recCertRevocation, v
+	case *catalog.Revocation:
+		return recRevocation, v
 	case *catalog.KVPair:
 		return recPair, v
 	case *catalog.KeyDelay:
@@ -165,6 +168,8 @@ func emptyRow(typ byte) (table string, into any, err error) {
 		return tableAutopilot, &catalog.Autopilot{}, nil
 	case recCertRevocation:
 		return tableCertRevocations, &catalog.CertRevocation{}, nil
+	case recRevocation:
+		return tableRevocations, &catalog.Revocation{}, nil
 	case recPair:
 		return tableKV, &catalog.KVPair{}, nil
 	case recDelay:

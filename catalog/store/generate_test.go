@@ -35,6 +35,7 @@ func queries() []catalog.Query {
 		{Kind: catalog.QueryCoordinates},
 		{Kind: catalog.QueryAutopilot},
 		{Kind: catalog.QueryCertRevocations},
+		{Kind: catalog.QueryRevocations},
 		{Kind: catalog.QueryConfigEntries, Name: catalog.KindServiceIntentions},
 	}
 	for _, n := range append(nodeNames, "never") {
@@ -141,7 +142,11 @@ func drawRegister(t *rapid.T) *catalog.Register {
 // drawCommand draws a valid command; at is an index for check-and-sets.
 func drawCommand(t *rapid.T, at uint64) catalog.Command {
 	cas := rapid.IntRange(0, 4).Draw(t, "cas") == 0
-	switch rapid.IntRange(0, 33).Draw(t, "command") {
+	switch rapid.IntRange(0, 35).Draw(t, "command") {
+	case 34:
+		return drawRevoke(t)
+	case 35:
+		return &catalog.Allow{Kind: pick(t, revocable, "kind"), ID: pick(t, revocableIDs, "revoked ID")}
 	case 27:
 		q := catalog.PreparedQuery{ID: pick(t, queryIDs, "query ID"), Name: pick(t, queryNames, "query name")}
 		q.Service.Service = pick(t, serviceNames, "service")

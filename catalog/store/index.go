@@ -23,10 +23,11 @@ const (
 	keyQueries         = "prepared-queries"
 	keyCoordinates     = "coordinates"
 	keyAutopilot       = "autopilot"
+	keyRevocations     = "revocations"
 	keySessions        = "sessions"
+	keyDelays          = "kv-delays"
 	keyCertRevocations = "cert-revocations"
 	keyRevokedCerts    = "revoked-certs" // which, not why
-	keyDelays          = "kv-delays"
 )
 
 // Classes of keys by name.
@@ -129,6 +130,8 @@ func indexKeys(q catalog.Query) []indexKey {
 		return []indexKey{{classCoordinate, q.Name}}
 	case catalog.QueryAutopilot:
 		return []indexKey{fixed(keyAutopilot)}
+	case catalog.QueryRevocations:
+		return []indexKey{fixed(keyRevocations)}
 	case catalog.QuerySession:
 		return []indexKey{{classSession, q.Name}}
 	case catalog.QueryNodeSessions:

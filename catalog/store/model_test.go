@@ -336,7 +336,8 @@ func (m *model) do(cmd catalog.Command) (any, error) {
 		switch cmd.(type) {
 		case *catalog.SetCertRevocation, *catalog.DeleteCertRevocation, *catalog.PruneCertRevocations:
 			return m.doCertRevocation(cmd)
-		case *catalog.SetPreparedQuery, *catalog.DeletePreparedQuery, *catalog.SetCoordinates, *catalog.SetAutopilot:
+		case *catalog.SetPreparedQuery, *catalog.DeletePreparedQuery, *catalog.SetCoordinates, *catalog.SetAutopilot,
+			*catalog.Revoke, *catalog.Allow:
 			return m.doOperator(cmd)
 		}
 		return m.doKV(cmd)

@@ -1,6 +1,8 @@
 package store
 
 import (
+	"strings"
+
 	"github.com/weftmesh/weft/catalog"
 )
 
@@ -11,17 +13,20 @@ func queryName(q *catalog.PreparedQuery) []string {
 	if q.Name == "" || q.Template.Type != "" {
 		return nil
 	}
-	return []string{q.Name}
+	return []string{strings.ToLower(q.Name)}
 }
 
 func queryTemplate(q *catalog.PreparedQuery) []string {
 	if q.Template.Type == "" {
 		return nil
 	}
-	return []string{q.Name}
+	return []string{strings.ToLower(q.Name)}
 }
 
 func (r reader) preparedQuery(index, name string) (*catalog.PreparedQuery, bool) {
+	if index != byID { // DNS knows no case
+		name = strings.ToLower(name)
+	}
 	return first[*catalog.PreparedQuery](r, tableQueries, index, name)
 }
 
@@ -52,6 +57,10 @@ func (w *writer) applyOperator(cmd catalog.Command) (any, error) {
 		return nil, nil
 	case *catalog.SetAutopilot:
 		return w.setAutopilot(c), nil
+	case *catalog.Revoke:
+		return w.revoke(c), nil
+	case *catalog.Allow:
+		return w.allow(c), nil
 	default:
 		return w.applyCertRevocation(cmd)
 	}
@@ -201,5 +210,7 @@ func (r reader) viewOperator(v *catalog.View, q catalog.Query) {
 		v.Coordinates = all[*catalog.NodeCoordinate](r, tableCoordinates, byID, q.Name)
 	case catalog.QueryAutopilot:
 		v.Autopilot, _ = r.autopilot()
+	case catalog.QueryRevocations:
+		v.Revocations = all[*catalog.Revocation](r, tableRevocations, byID)
 	}
 }

@@ -13,14 +13,16 @@ type operatorModel struct {
 	queries     map[string]catalog.PreparedQuery
 	coordinates map[string]catalog.NodeCoordinate
 	autopilot   *catalog.Autopilot
+	revocations map[string]catalog.Revocation // by kind and ID
 }
 
 func newOperatorModel() operatorModel {
-	return operatorModel{queries: map[string]catalog.PreparedQuery{}, coordinates: map[string]catalog.NodeCoordinate{}}
+	return operatorModel{queries: map[string]catalog.PreparedQuery{}, coordinates: map[string]catalog.NodeCoordinate{}, revocations: map[string]catalog.Revocation{}}
 }
 
 func (o operatorModel) clone() operatorModel {
 	o.queries, o.coordinates = maps.Clone(o.queries), maps.Clone(o.coordinates)
+	o.revocations = maps.Clone(o.revocations)
 	return o
 }
 
@@ -67,6 +69,12 @@ func (m *model) doOperator(cmd catalog.Command) (any, error) {
 			o.autopilot = &now
 		}
 		return true, nil
+	case *catalog.Revoke:
+		return m.doRevoke(c), nil
+	case *catalog.Allow:
+		_, had := o.revocations[c.Kind+" "+c.ID]
+		delete(o.revocations, c.Kind+" "+c.ID)
+		return had, nil
 	}
 	return nil, nil
 }
@@ -104,5 +112,9 @@ func (m *model) viewOperator(v *catalog.View, q catalog.Query) {
 		v.Coordinates = rowsOf(o.coordinates, byNode, func(c *catalog.NodeCoordinate) bool { return c.Node == q.Name })
 	case catalog.QueryAutopilot:
 		v.Autopilot = o.autopilot
+	case catalog.QueryRevocations:
+		v.Revocations = rowsOf(o.revocations, func(a, b *catalog.Revocation) int {
+			return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID))
+		}, func(*catalog.Revocation) bool { return true })
 	}
 }

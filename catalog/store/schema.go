@@ -25,10 +25,11 @@ const (
 	tableQueries         = "prepared-queries"
 	tableCoordinates     = "coordinates"
 	tableAutopilot       = "autopilot"
+	tableRevocations     = "revocations"
 	tableKV              = "kv"
-	tableCertRevocations = "cert-revocations"
 	tableDelays          = "kv-delays"
 	tableSessions        = "sessions"
+	tableCertRevocations = "cert-revocations"
 )
 
 // Indexes of tables; "id" is the key.
@@ -253,6 +254,7 @@ func schema() *memdb.DBSchema {
 		table(tableCoordinates, on(func(c *catalog.NodeCoordinate) []string { return []string{c.Node} })),
 		table(tableAutopilot, on(func(*catalog.Autopilot) []string { return []string{singleton} })),
 		table(tableCertRevocations, on(certRevocationKey)),
+		table(tableRevocations, on(func(r *catalog.Revocation) []string { return []string{r.Kind, r.ID} })),
 		table(tableKV, rawKey{},
 			also(bySession, on(func(p *catalog.KVPair) []string {
 				if p.Session == "" {

@@ -16,7 +16,8 @@ import (
 type Operators interface {
 	// RaftPeers lists the servers that take part in Raft.
 	RaftPeers(ctx context.Context, req *RaftPeersRequest) (*RaftPeersReply, error)
-	// ChangeRaft removes a server from Raft or hands leadership over.
+	// ChangeRaft removes a server from Raft or hands leadership over, or goes on
+	// without servers that are lost for ever.
 	ChangeRaft(ctx context.Context, req *ChangeRaftRequest) (*ChangeRaftReply, error)
 	// Autopilot tells how healthy the servers are.
 	Autopilot(ctx context.Context, req *AutopilotRequest) (*AutopilotReply, error)
@@ -51,10 +52,26 @@ type ChangeRaftRequest struct {
 	Token          string
 	TransferLeader bool
 	ID, Address    string
+	// Lost are the IDs of servers that are lost for ever, where those that are left
+	// are no majority. The server that is asked goes on without them; nothing else
+	// may be set.
+	Lost []string
 }
 
 // ChangeRaftReply answers a ChangeRaftRequest.
-type ChangeRaftReply struct{}
+type ChangeRaftReply struct {
+	Recovery *RaftRecovery // for Lost
+}
+
+// RaftRecovery is what going on without lost servers found. Entries above
+// KnownIndex, up to LastIndex, are kept though nobody may have been told that they
+// were written; what only the lost servers had is gone.
+type RaftRecovery struct {
+	Server                string // that went on
+	Removed, Servers      []string
+	LastIndex, KnownIndex uint64
+	LastContact           time.Duration // since a leader was heard; negative: never
+}
 
 // AutopilotRequest asks how the servers are.
 type AutopilotRequest struct{ Token string }

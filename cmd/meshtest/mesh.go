@@ -112,7 +112,8 @@ func Start(t testing.TB, o Options) *Mesh {
 	if m.Agent, err = agent.New(ac); err != nil {
 		t.Fatal(err)
 	}
-	m.Addr = m.Agent.HTTPAddrs()[0].String()
+	plain, _ := m.Agent.HTTPAddrs()
+	m.Addr = plain[0].String()
 	m.HTTP = "http://" + m.Addr
 	if a := m.Agent.DNSAddrs(); len(a) > 0 {
 		m.DNS = a[0].String()

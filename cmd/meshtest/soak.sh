@@ -19,5 +19,5 @@ for t in "${list[@]}"; do
 done
 end=$((SECONDS + s / 2))
 while ((SECONDS < end)); do
-  go test -tags faults -timeout 25m -count 1 ./cmd/meshtest/faults
+  WEFT_SEED=$RANDOM go test -tags faults -timeout 25m -count 1 ./cmd/meshtest/faults
 done

@@ -55,11 +55,15 @@ func newApp(s streams) *cli.App {
 		ExitErrHandler:  func(*cli.Context, error) {}, // codes are exitCode's business
 		Commands:        commands(s),
 
+		Flags:                     completionFlags(),
 		EnableBashCompletion:      true,
 		CustomAppHelpTemplate:     appHelp,
 		DisableSliceFlagSeparator: true,
 		OnUsageError:              onUsageError,
 		Action: func(c *cli.Context) error {
+			if c.Bool("autocomplete-install") || c.Bool("autocomplete-uninstall") {
+				return installCompletion(c, s.env, c.Bool("autocomplete-install"))
+			}
 			if c.NArg() > 0 {
 				return unknownCommand(c.App.Commands, "weft", c.Args().First())
 			}
@@ -74,13 +78,18 @@ func commands(s streams) []*cli.Command {
 		agentCommand(s),
 		catalogCommand(s),
 		certCommand(s),
+		completionCommand(),
 		configCommand(s),
 		connectCommand(s),
+		debugCommand(s),
 		demoCommand(s),
 		docsCommand(s),
 		eventCommand(s),
+		forceLeaveCommand(s),
 		infoCommand(s),
 		intentionCommand(s),
+		joinCommand(s),
+		joinTokenCommand(s),
 		keygenCommand(),
 		keyringCommand(s),
 		kvCommand(s),
@@ -89,11 +98,14 @@ func commands(s streams) []*cli.Command {
 		maintCommand(s),
 		membersCommand(s),
 		monitorCommand(s),
+		nodeCommand(s),
 		operatorCommand(s),
 		reloadCommand(s),
 		rttCommand(s),
+		secretCommand(s),
 		servicesCommand(s),
 		snapshotCommand(s),
+		tlsCommand(),
 		validateCommand(s),
 		versionCommand(s),
 		watchCommand(s),

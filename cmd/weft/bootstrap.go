@@ -21,7 +21,7 @@ const bootstrapRetry = 200 * time.Millisecond
 // cluster does not have, through the server of this process. What is there stays
 // as it is, whatever the files say.
 func (h *host) writeEntries(ctx context.Context) error {
-	if len(h.cfg.ConfigEntries) == 0 {
+	if h.server == nil || len(h.cfg.ConfigEntries) == 0 {
 		return nil
 	}
 	conn, err := grpc.NewClient("passthrough:///server",

@@ -70,7 +70,7 @@ func certUnrevoke(s streams) *cli.Command {
 
 func certRevocations(s streams) *cli.Command {
 	return spec{
-		name: "cert-revocations", usage: "List what is revoked",
+		name: "revocations", usage: "List what is revoked",
 		flags: clientFlags(formatFlag()),
 		action: withClient(s, func(c *cli.Context, cl *client) error {
 			var list []catalog.CertRevocation

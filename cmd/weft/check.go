@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/weftmesh/weft/agent/checks"
+	"github.com/weftmesh/weft/agent/httpapi"
 	"github.com/weftmesh/weft/agent/local"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/cmd/weft/config"
@@ -18,18 +19,46 @@ func checkParts(cfg *config.Config) (warnings []string, err error) {
 	if err := server.ValidateCA(caConfig(cfg)); err != nil {
 		return nil, refused(cfg, "connect.ca_config", err)
 	}
-	// The registrations go into a host that exists in memory only.
+	if len(cfg.HTTPSAddrs()) > 0 {
+		if err := httpapi.CheckTLS(httpapi.TLSFiles(cfg.HTTPSFiles())); err != nil {
+			return nil, refused(cfg, "ports.https", err)
+		}
+	}
+	warnings, err = dryRun(cfg, cfg.Services, cfg.Checks)
+	if err == nil {
+		return warnings, nil
+	}
+	// Together they stop at the first mistake: each alone shows its own.
+	var found config.Mistakes
+	for _, reg := range cfg.Services {
+		_, err := dryRun(cfg, []*catalog.ServiceRegistration{reg}, nil)
+		found.Add(err)
+	}
+	for _, def := range cfg.Checks {
+		if def.ServiceID == "" {
+			_, err := dryRun(cfg, nil, []*catalog.CheckDefinition{def})
+			found.Add(err)
+		}
+	}
+	if all := found.Err(); all != nil {
+		err = all
+	}
+	return nil, refused(cfg, "", err)
+}
+
+// dryRun registers with a host that exists in memory only.
+func dryRun(cfg *config.Config, services []*catalog.ServiceRegistration, defs []*catalog.CheckDefinition) (warnings []string, err error) {
 	dry, err := local.New(local.Config{
 		Node: &catalog.Node{Node: cfg.NodeName, Datacenter: cfg.Datacenter, Address: cfg.AdvertiseAddr}, Syncer: nobody{},
 		MeshPort: cfg.Connect.MeshPort, SidecarMinPort: cfg.Ports.SidecarMinPort, SidecarMaxPort: cfg.Ports.SidecarMaxPort,
+		Scripts:     cfg.ScriptGate(),
 		AliasTarget: func(string, string) catalog.Watch[checks.Target] { return new(catalog.Latest[checks.Target]) },
 		Logger:      slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return nil, err
 	}
-	warnings, err = dry.ApplyFiles(context.Background(), cfg.Services, cfg.Checks)
-	return warnings, refused(cfg, "", err)
+	return dry.ApplyFiles(context.Background(), services, defs)
 }
 
 func refused(cfg *config.Config, key string, err error) error {

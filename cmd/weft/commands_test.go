@@ -110,7 +110,7 @@ func TestIntentionCommands(t *testing.T) {
 			out:     "Trusted again: spiffe://d/ns/default/dc/dc1/svc/web\n", asked: "uri=spiffe",
 		},
 		{
-			name: "cert revocations", args: []string{"cert", "cert-revocations"},
+			name: "cert revocations", args: []string{"cert", "revocations"},
 			answers: map[string]string{"GET /v1/connect/ca/revocations": "[]"}, err: "Nothing is revoked.\n",
 		},
 		{name: "allow and deny", args: []string{"intention", "create", "-allow", "-deny", "a", "b"}, code: 2, err: "exclude each other"},

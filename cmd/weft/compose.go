@@ -3,7 +3,10 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"log/slog"
+	"maps"
+	"net"
 	"reflect"
 	"slices"
 	"strconv"
@@ -17,22 +20,27 @@ import (
 	"github.com/weftmesh/weft/agent/dns"
 	"github.com/weftmesh/weft/agent/gossip"
 	"github.com/weftmesh/weft/agent/httpapi"
+	"github.com/weftmesh/weft/agent/remote"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/cmd/weft/config"
 	"github.com/weftmesh/weft/connect"
+	"github.com/weftmesh/weft/connect/enroll"
 	"github.com/weftmesh/weft/server"
+	"github.com/weftmesh/weft/server/consensus"
 )
 
-// host is everything that runs on one host: gossip, a server, and the agent that
-// uses them.
+// host is everything that runs on one host: gossip, the agent, and where it is one,
+// a server.
 type host struct {
 	cfg    *config.Config
 	begin  time.Time // of the process
 	nodeID string
 	logs   *logs
 	log    *slog.Logger
+	trust  trust
 	gossip *gossip.Gossip
-	server *server.Server
+	pool   *remote.Pool   // the servers on other hosts; nil beside a server
+	server *server.Server // nil on an agent
 	agent  *agent.Agent
 }
 
@@ -53,16 +61,47 @@ func newHost(cfg *config.Config, l *logs, load func() (*config.Config, error), b
 	}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := h.openTrust(); err != nil {
+		return h, err
+	}
 	if h.gossip, err = gossip.New(h.gossipConfig()); err != nil {
 		return h, startError(cfg, err)
 	}
-	if h.server, err = server.New(h.serverConfig(reg)); err != nil {
+	if cfg.Server {
+		err = h.newServer(reg)
+	} else {
+		err = h.newPool()
+	}
+	if err != nil {
 		return h, startError(cfg, err)
 	}
 	if h.agent, err = agent.New(h.agentConfig(reg, load)); err != nil {
 		return h, startError(cfg, err)
 	}
 	return h, nil
+}
+
+func (h *host) newServer(reg prometheus.Registerer) error {
+	c, err := h.serverConfig(reg)
+	if err != nil {
+		return err
+	}
+	h.server, err = server.New(c)
+	return err
+}
+
+// newPool prepares the way to servers on other hosts.
+func (h *host) newPool() error {
+	creds := h.trust.creds
+	var err error
+	h.pool, err = remote.NewPool(remote.PoolConfig{
+		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+			d := tls.Dialer{Config: creds.Client(enroll.ProtoRPC, enroll.Peer{Role: enroll.RoleServer, Datacenter: h.cfg.Datacenter})}
+			return d.DialContext(ctx, "tcp", addr)
+		},
+		Seeds: h.cfg.ServerAddrs(), File: h.cfg.ServersFile(), Logger: h.log,
+	})
+	return err
 }
 
 // close releases what newHost bound, when it is never run.
@@ -84,8 +123,29 @@ func (h *host) gossipConfig() gossip.Config {
 	c := h.cfg
 	b := buildInfo()
 	tags := map[string]string{
-		"role": "consul", "dc": c.Datacenter, "build": b.Version, "port": strconv.Itoa(c.Ports.Server),
-		"vsn": "2", "vsn_min": "2", "vsn_max": "3", "raft_vsn": "3", "segment": "", "acls": "0", "ft_fs": "1", "ft_si": "1",
+		"role": "node", "dc": c.Datacenter, "build": b.Version,
+		"vsn": "2", "vsn_min": "2", "vsn_max": "3", "segment": "", "acls": "0",
+	}
+	if c.Server {
+		maps.Copy(tags, h.serverTags())
+	}
+	return gossip.Config{
+		NodeName: c.NodeName, NodeID: h.nodeID,
+		BindAddr: c.BindAddr, BindPort: c.Ports.SerfLAN, AdvertiseAddr: c.AdvertiseAddr,
+		Tags: tags, Label: h.trust.clusterID, SecretKeys: h.trust.keys, KeyringFile: c.KeyringFile(), AwaitKeys: true,
+		PeersFile: c.PeersFile(), RejoinAfterLeave: c.Cluster.RejoinAfterLeave,
+		AllowedNets: c.GossipNets(), Admit: agent.Admit(c.Datacenter), ReapAfter: c.Cluster.ReconnectTimeout, Logger: h.log,
+	}
+}
+
+// serverTags tell others that this host has a server, and where.
+func (h *host) serverTags() map[string]string {
+	c := h.cfg
+	tags := map[string]string{
+		"role": "consul", "port": strconv.Itoa(c.Ports.Server), "raft_vsn": "3", "ft_fs": "1", "ft_si": "1",
+	}
+	if c.BootstrapExpect > 0 {
+		tags["expect"] = strconv.Itoa(c.BootstrapExpect)
 	}
 	// Clients of Consul read these; -1 is off and is not told.
 	for tag, port := range map[string]int{
@@ -95,16 +155,12 @@ func (h *host) gossipConfig() gossip.Config {
 			tags[tag] = strconv.Itoa(port)
 		}
 	}
-	return gossip.Config{
-		NodeName: c.NodeName, NodeID: h.nodeID,
-		BindAddr: c.BindAddr, BindPort: c.Ports.SerfLAN, AdvertiseAddr: c.AdvertiseAddr,
-		Tags: tags, Label: c.Datacenter, SecretKeys: c.GossipKeys(), KeyringFile: c.KeyringFile(), Logger: h.log,
-	}
+	return tags
 }
 
-func (h *host) serverConfig(reg prometheus.Registerer) server.Config {
+func (h *host) serverConfig(reg prometheus.Registerer) (server.Config, error) {
 	c := h.cfg
-	return server.Config{
+	out := server.Config{
 		NodeName: c.NodeName, NodeID: h.nodeID, Datacenter: c.Datacenter,
 		Addr:    joinAddr(c.AdvertiseAddr, c.Ports.Server),
 		DataDir: c.DataDir, Dev: c.DataDir == "", Bootstrap: c.Bootstrap,
@@ -112,16 +168,29 @@ func (h *host) serverConfig(reg prometheus.Registerer) server.Config {
 		CA:               caConfig(c),
 		Autopilot:        autopilotConfig(c),
 		MinSessionTTL:    c.SessionTTLMin,
+		Raft:             consensus.Timers{Snapshot: c.RaftSnapshotInterval},
+		RaftLog:          consensus.LogSettings{Threshold: uint64(c.RaftSnapshotThreshold), Trailing: uint64(c.RaftTrailingLogs)}, //nolint:gosec // above 0
 		Membership:       h.gossip, Version: buildInfo().Version, Logger: h.log, Registerer: reg,
 	}
+	if c.Dev {
+		return out, nil // one host: nobody else has to reach it
+	}
+	ln, err := h.listen()
+	if err != nil {
+		return out, err
+	}
+	out.Cluster = &server.Cluster{
+		Listener: ln, Expect: c.BootstrapExpect, Secret: h.trust.secret, Credentials: h.trust.creds, GossipKeys: h.gossip.Keys,
+	}
+	return out, nil
 }
 
 func (h *host) agentConfig(reg *prometheus.Registry, load func() (*config.Config, error)) agent.Config {
 	c := h.cfg
-	return agent.Config{
+	out := agent.Config{
 		NodeName: c.NodeName, NodeID: h.nodeID, Datacenter: c.Datacenter,
 		Advertise: c.AdvertiseAddr, BindAddr: c.BindAddr, NodeMeta: c.NodeMeta,
-		Version: buildInfo().Version, DataDir: c.DataDir, Dial: h.server.Dial,
+		Version: buildInfo().Version, DataDir: c.DataDir, HoldTimeout: c.Cluster.RPCHoldTimeout,
 		Gossip: h.gossip, Courier: h.gossip, HTTP: h.httpConfig(reg), Files: filesOf(c), DNS: dnsConfig(c),
 		DNSViews:     dns.ViewsConfig{AllowStale: c.DNS.AllowStale, MaxStale: c.DNS.MaxStale, UseCache: c.DNS.UseCache},
 		Load:         h.reload(load),
@@ -131,18 +200,43 @@ func (h *host) agentConfig(reg *prometheus.Registry, load func() (*config.Config
 		DrainTimeout: c.LeaveDrainTime, NoCentralConfig: !c.CentralServiceConfig,
 		SidecarMinPort: c.Ports.SidecarMinPort, SidecarMaxPort: c.Ports.SidecarMaxPort,
 		CheckUpdateInterval: cmp.Or(c.CheckUpdateInterval, -1), // 0 is at once
+		Checks:              checkConfig(c),
 		Logger:              h.log, LogLevel: h.logs.level, Registerer: reg,
+		Join: agent.Join{
+			Start: c.Cluster.StartJoin, Retry: c.Cluster.RetryJoin, Every: c.Cluster.RetryInterval, Max: c.Cluster.RetryMax,
+			ServerPort: c.Ports.Server,
+		},
+	}
+	if h.server != nil {
+		out.Dial = h.server.Dial // which renews the certificate, too
+		if !c.Dev {
+			out.Join.Refresh = h.refresh
+		}
+	} else {
+		out.Pool, out.Credentials = h.pool, h.trust.creds
+	}
+	return out
+}
+
+func checkConfig(c *config.Config) agent.Checks {
+	s := c.CheckSettings
+	return agent.Checks{
+		Scripts: c.ScriptGate(), OutputMaxSize: s.OutputMaxSize, DiscardOutput: s.DiscardOutput, SidecarDeregisterAfter: s.SidecarDeregisterAfter,
 	}
 }
 
 func (h *host) httpConfig(reg *prometheus.Registry) httpapi.Config {
 	c, b := h.cfg, buildInfo()
-	var addrs []string
+	var addrs, secure []string
 	for _, l := range c.HTTP() {
 		addrs = append(addrs, l.String())
 	}
+	for _, l := range c.HTTPSAddrs() {
+		secure = append(secure, l.String())
+	}
 	return httpapi.Config{
-		Addrs: addrs, UnixMode: c.UnixMode(), Domain: c.Domain, Dev: c.Dev,
+		Mint: h.trust.mint(), Addrs: addrs, UnixMode: c.UnixMode(), Domain: c.Domain, Dev: c.Dev, EnableDebug: c.EnableDebug,
+		TLSAddrs: secure, TLS: httpapi.TLSFiles(c.HTTPSFiles()), HandshakeTimeout: c.HTTPS.HandshakeTimeout,
 		Self: httpapi.Self{
 			Server: c.Server, Revision: b.Revision, BuildDate: b.BuildDate,
 			GRPCPort: c.Ports.GRPC, GRPCTLSPort: c.Ports.GRPCTLS, Debug: c.Effective,
@@ -189,7 +283,7 @@ func (h *host) coordinates() agent.Coordinates {
 
 // filesOf is the part of the configuration that a reload may change.
 func filesOf(c *config.Config) agent.Files {
-	f := agent.Files{Services: c.Services, Checks: c.Checks, NodeMeta: c.NodeMeta}
+	f := agent.Files{Services: c.Services, Checks: c.Checks, Watches: c.Watches, NodeMeta: c.NodeMeta}
 	if level, err := parseLevel(c.LogLevel); err == nil {
 		f.LogLevel = &level
 	}
@@ -244,7 +338,7 @@ func greet(cfg *config.Config, l *logs) {
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "reason", w)
 	}
-	for _, l := range cfg.HTTP() {
+	for _, l := range slices.Concat(cfg.HTTP(), openHTTPS(cfg)) {
 		if l.Network == "tcp" && !loopbackAddr(l.Addr) {
 			log.Warn("the HTTP API can be reached from other hosts, and ACLs are off: anyone there can change everything",
 				"addr", l.Addr, "hint", "set client_addr to 127.0.0.1")
@@ -252,11 +346,23 @@ func greet(cfg *config.Config, l *logs) {
 	}
 }
 
+// openHTTPS is where the API listens with TLS for clients that show no certificate.
+func openHTTPS(cfg *config.Config) []config.Listener {
+	if cfg.HTTPSFiles().VerifyIncoming {
+		return nil
+	}
+	return cfg.HTTPSAddrs()
+}
+
 // banner says where the host listens.
 func (h *host) banner() {
 	h.log.Info("listening", "service", "gossip", "addr", h.gossip.Addr())
-	for _, a := range h.agent.HTTPAddrs() {
+	plain, secure := h.agent.HTTPAddrs()
+	for _, a := range plain {
 		h.log.Info("listening", "service", "http", "addr", a.String())
+	}
+	for _, a := range secure {
+		h.log.Info("listening", "service", "https", "addr", a.String())
 	}
 	for _, a := range h.agent.DNSAddrs() {
 		h.log.Info("listening", "service", "dns", "addr", a.String())

@@ -71,7 +71,7 @@ func docsPage(w io.Writer, app *cli.App, page string) error {
 
 func cliReference(w io.Writer, app *cli.App) error {
 	return eachCommand(app.Commands, "weft", func(path string, cmd *cli.Command) error {
-		if cmd.Hidden || len(cmd.Subcommands) > 0 {
+		if cmd.Hidden || cmd.CustomHelpTemplate == groupHelp {
 			return nil
 		}
 		_, err := fmt.Fprintf(w, "## %s\n\n```text\n%s```\n\n", path, helpText(path, cmd))

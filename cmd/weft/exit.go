@@ -9,7 +9,8 @@ import (
 )
 
 // Exit codes. Those above 64 follow sysexits.h, so that a supervisor can tell
-// what a restart would mend: only exitFailure, exitPortInUse and exitStorage.
+// what a restart would mend: only exitFailure, exitPortInUse, exitHung and
+// exitStorage.
 const (
 	exitOK      = 0
 	exitFailure = 1 // it did not work
@@ -18,6 +19,9 @@ const (
 	exitPortInUse = 69
 	// exitDataDir: the data directory cannot be used.
 	exitDataDir = 73
+	// exitHung: the disk did not finish a write for half a minute. The process must
+	// not go on; a restart helps once the disk answers.
+	exitHung = 74
 	// exitStorage: writing to disk failed while running; what is on disk is as of
 	// the last success, and the process must not go on.
 	exitStorage = 75

@@ -40,7 +40,10 @@ const commandHelp = `{{.HelpName}}: {{.Usage}}
 Usage: {{.HelpName}}{{if .VisibleFlags}} [flags]{{end}}{{if .ArgsUsage}} {{.ArgsUsage}}{{end}}
 {{if .Description}}
 {{.Description}}
-{{end}}{{range .VisibleFlagCategories}}
+{{end}}{{if .VisibleCommands}}
+Commands:
+{{range .VisibleCommands}}  {{printf "%-16s" .Name}} {{.Usage}}
+{{end}}{{end}}{{range .VisibleFlagCategories}}
 {{if .Name}}{{.Name}}{{else}}Flags{{end}}:
 {{range .Flags}}{{.}}
 {{end}}{{else}}{{if .VisibleFlags}}

@@ -18,6 +18,7 @@ import (
 
 func operatorCommand(s streams) *cli.Command {
 	return group("operator", "Look after the servers: Raft, autopilot, usage", "",
+		operatorRecover(s),
 		group("autopilot", "How the servers look after themselves", "", autopilotGet(s), autopilotSet(s), autopilotState(s)),
 		group("raft", "The servers that take part in Raft", "", raftList(s), raftRemove(s), raftTransfer(s)),
 		group("usage", "What the catalog holds", "", usageInstances(s)),
@@ -103,6 +104,48 @@ func raftTransfer(s streams) *cli.Command {
 			return nil
 		}),
 	}.build()
+}
+
+func operatorRecover(s streams) *cli.Command {
+	return spec{
+		name: "recover", usage: "Go on without servers that are lost for ever", flags: clientFlags(
+			&cli.StringSliceFlag{Name: "i-have-lost", Usage: "The ID of a server that will never come back. Give it once for each."},
+		),
+		about: "For the day on which so many servers are lost, with their disks, that those left are no majority\n" +
+			"and no leader can be. Ask an agent on a server that lives, the one whose log is longest: another\n" +
+			"refuses. Writes that only the lost servers had are gone. Never start a lost server again with\n" +
+			"its old data: empty its data directory first. `weft operator raft list-peers -stale` shows the IDs.",
+		examples: []string{"weft operator recover -i-have-lost=2a5b… -i-have-lost=77f0…"},
+		action: withClient(s, func(c *cli.Context, cl *client) error {
+			lost := c.StringSlice("i-have-lost")
+			if len(lost) == 0 {
+				return usagef(c, "name the servers that are lost: -i-have-lost=<ID>")
+			}
+			var r struct {
+				Server                string
+				Removed, Servers      []string
+				LastIndex, KnownIndex uint64
+				LastContact           string
+			}
+			if _, err := cl.call(c.Context, http.MethodPut, "/v1/internal/raft/recover", url.Values{"lost": lost}, nil, &r); err != nil {
+				return err
+			}
+			w := c.App.Writer
+			fmt.Fprintf(w, "The cluster serves again, with %s: %s\n", countOf(len(r.Servers), "server"), strings.Join(r.Servers, ", "))
+			fmt.Fprintf(w, "Removed: %s\n", strings.Join(r.Removed, ", "))
+			fmt.Fprintf(w, "Kept: all writes up to index %d. Of those above %d it was not known here whether they were acknowledged.\n", r.LastIndex, r.KnownIndex)
+			fmt.Fprintf(w, "Lost: whatever was acknowledged and had not reached server %s, which last heard from a leader %s before.\n", r.Server, r.LastContact)
+			fmt.Fprintln(w, "Next: empty the data directories of the lost servers before they are started again, and add servers until there are three.")
+			return nil
+		}),
+	}.build()
+}
+
+func countOf(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 func autopilotGet(s streams) *cli.Command {

@@ -65,13 +65,18 @@ func (h *host) run(ctx context.Context, sigs <-chan os.Signal) error {
 	defer stopAgent()
 
 	served := make(chan error, 1)
-	go func() {
-		served <- h.server.Run(serverCtx)
-		stopAgent() // there is nothing to be an agent of
-	}()
+	if h.server == nil {
+		served <- nil
+	} else {
+		go func() {
+			served <- h.server.Run(serverCtx)
+			stopAgent() // there is nothing to be an agent of
+		}()
+	}
 	ended := make(chan struct{})
 	go h.signals(agentCtx, sigs, ended, stopAgent)
 	go h.announce(agentCtx)
+	go h.tend(ended)
 
 	err := h.agent.Run(agentCtx)
 	notify(h.log, daemon.SdNotifyStopping)
@@ -83,6 +88,9 @@ func (h *host) run(ctx context.Context, sigs <-chan os.Signal) error {
 		code := exitFailure
 		if errors.Is(serverErr, server.ErrStorage) {
 			code = exitStorage
+		}
+		if errors.Is(serverErr, server.ErrHung) {
+			code = exitHung
 		}
 		return withCode(code, fmt.Errorf("the server cannot go on: %w", serverErr))
 	}
@@ -140,14 +148,25 @@ func (h *host) announce(ctx context.Context) {
 	if err := h.writeEntries(ctx); err != nil && ctx.Err() == nil {
 		h.log.Error("the cluster lacks what the configuration gives it", "err", err)
 	}
-	if addrs := h.agent.HTTPAddrs(); len(addrs) > 0 {
-		if err := awaitService(ctx, addrs[0]); err != nil {
+	if addrs, _ := h.agent.HTTPAddrs(); len(addrs) > 0 {
+		// systemd is not kept waiting for servers that may be gone for long: this host
+		// serves what it knows, and another start would change nothing.
+		early := time.AfterFunc(readyGrace, func() {
+			h.log.Warn("no leader is known yet; what is on this host's disk is served meanwhile", "node", h.cfg.NodeName)
+			notify(h.log, daemon.SdNotifyReady)
+		})
+		err := awaitService(ctx, addrs[0])
+		early.Stop()
+		if err != nil {
 			return // the agent ends
 		}
 	}
 	h.log.Info("ready", "node", h.cfg.NodeName, "dur", time.Since(h.begin))
 	notify(h.log, daemon.SdNotifyReady)
 }
+
+// readyGrace is how long systemd waits at most for a leader to be known.
+const readyGrace = 10 * time.Second
 
 // leaderPoll is the time between questions while the answer is no.
 const leaderPoll = 25 * time.Millisecond

@@ -16,7 +16,7 @@ import (
 )
 
 func servicesCommand(s streams) *cli.Command {
-	return group("services", "Register and deregister services of this host", "", servicesRegister(s), servicesDeregister(s))
+	return group("services", "Register, deregister and export services", "", servicesRegister(s), servicesDeregister(s), servicesExport(s), servicesExported(s))
 }
 
 // serviceFlags describe one service without a file.

@@ -20,7 +20,7 @@ const (
 	partition = "/ap/default"
 )
 
-// ID is one of ServiceID, AgentID, ServerID, GatewayID and SigningID. Values are
+// ID is one of ServiceID, AgentID, ServerID, ServerNodeID, GatewayID and SigningID. Values are
 // comparable: two IDs are the same identity exactly when they are equal.
 type ID interface {
 	// Domain is the trust domain, "<uuid>.consul".
@@ -42,6 +42,9 @@ type AgentID struct{ TrustDomain, Datacenter, Node string }
 // ServerID names the servers of a datacenter: spiffe://<td>/agent/server/dc/<dc>.
 type ServerID struct{ TrustDomain, Datacenter string }
 
+// ServerNodeID names one server: spiffe://<td>/agent/server/dc/<dc>/id/<node>.
+type ServerNodeID struct{ TrustDomain, Datacenter, Node string }
+
 // GatewayID names the mesh gateways of a datacenter: spiffe://<td>/gateway/mesh/dc/<dc>.
 type GatewayID struct{ TrustDomain, Datacenter string }
 
@@ -56,6 +59,9 @@ func (id AgentID) Domain() string { return id.TrustDomain }
 
 // Domain implements ID.
 func (id ServerID) Domain() string { return id.TrustDomain }
+
+// Domain implements ID.
+func (id ServerNodeID) Domain() string { return id.TrustDomain }
 
 // Domain implements ID.
 func (id GatewayID) Domain() string { return id.TrustDomain }
@@ -77,6 +83,11 @@ func (id AgentID) URI() *url.URL {
 func (id ServerID) URI() *url.URL { return uri(id.TrustDomain, "/agent/server/dc/"+id.Datacenter) }
 
 // URI implements ID.
+func (id ServerNodeID) URI() *url.URL {
+	return uri(id.TrustDomain, "/agent/server/dc/"+id.Datacenter+"/id/"+id.Node)
+}
+
+// URI implements ID.
 func (id GatewayID) URI() *url.URL { return uri(id.TrustDomain, "/gateway/mesh/dc/"+id.Datacenter) }
 
 // URI implements ID.
@@ -90,6 +101,9 @@ func (id AgentID) String() string { return id.URI().String() }
 
 // String implements ID.
 func (id ServerID) String() string { return id.URI().String() }
+
+// String implements ID.
+func (id ServerNodeID) String() string { return id.URI().String() }
 
 // String implements ID.
 func (id GatewayID) String() string { return id.URI().String() }
@@ -110,6 +124,11 @@ func (id AgentID) Validate() error {
 
 // Validate implements ID.
 func (id ServerID) Validate() error { return validate(id, field{"datacenter", id.Datacenter}) }
+
+// Validate implements ID.
+func (id ServerNodeID) Validate() error {
+	return validate(id, field{"datacenter", id.Datacenter}, field{"node", id.Node})
+}
 
 // Validate implements ID.
 func (id GatewayID) Validate() error { return validate(id, field{"datacenter", id.Datacenter}) }
@@ -206,6 +225,8 @@ func parsePath(domain, path string) (ID, error) {
 		return AgentID{domain, seg[3], seg[5]}, nil
 	case len(seg) == 4 && seg[0] == "agent" && seg[1] == "server" && seg[2] == "dc":
 		return ServerID{domain, seg[3]}, nil
+	case len(seg) == 6 && seg[0] == "agent" && seg[1] == "server" && seg[2] == "dc" && seg[4] == "id":
+		return ServerNodeID{domain, seg[3], seg[5]}, nil
 	case len(seg) == 4 && seg[0] == "gateway" && seg[1] == "mesh" && seg[2] == "dc":
 		return GatewayID{domain, seg[3]}, nil
 	}

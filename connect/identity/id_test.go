@@ -21,6 +21,7 @@ func TestParse(t *testing.T) {
 		"spiffe://" + td + "/agent/client/dc/dc1/id/node-1":        AgentID{td, "dc1", "node-1"},
 		"spiffe://" + td + "/ap/default/agent/client/dc/dc1/id/n":  AgentID{td, "dc1", "n"},
 		"spiffe://" + td + "/agent/server/dc/dc1":                  ServerID{td, "dc1"},
+		"spiffe://" + td + "/agent/server/dc/dc1/id/n":             ServerNodeID{td, "dc1", "n"},
 		"spiffe://" + td + "/gateway/mesh/dc/dc1":                  GatewayID{td, "dc1"},
 	} {
 		got, err := Parse(in)

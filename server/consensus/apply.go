@@ -16,6 +16,28 @@ import (
 // enqueueTimeout bounds the wait for a place in Raft's queue where ctx has no deadline.
 const enqueueTimeout = 10 * time.Second
 
+// errHangsNow ends the wait for what was asked of Raft before the disk hung.
+var errHangsNow = errors.New("this server's disk hangs")
+
+// refuseWrite says why this server writes nothing new now, nil when it does.
+func (n *Node) refuseWrite() error {
+	if n.raft.State() != raft.Leader {
+		return nil // Raft says so
+	}
+	if n.gate.lost.running() {
+		return errNoLeader
+	}
+	return n.disk.dog.refuseWrite()
+}
+
+// refuseRead says why this server proves nothing to readers now.
+func (n *Node) refuseRead() error {
+	if n.gate.lost.running() {
+		return errNoLeader
+	}
+	return n.disk.dog.refuseLead()
+}
+
 var errNoLeader = fmt.Errorf("consensus: %w", catalog.ErrNoLeader)
 
 // Apply puts cmd into the log and returns the index of its entry and the result
@@ -30,6 +52,9 @@ func (n *Node) Apply(ctx context.Context, cmd catalog.Command) (index uint64, re
 	if err := ctx.Err(); err != nil {
 		return 0, nil, context.Cause(ctx)
 	}
+	if err := n.refuseWrite(); err != nil {
+		return 0, nil, err
+	}
 	wait := enqueueTimeout
 	if at, ok := ctx.Deadline(); ok {
 		wait = max(time.Until(at), time.Millisecond)
@@ -37,7 +62,7 @@ func (n *Node) Apply(ctx context.Context, cmd catalog.Command) (index uint64, re
 	start := time.Now()
 	// Filled by the time that await returns nil, and not looked at otherwise.
 	var f raft.ApplyFuture
-	if err := n.await(ctx, func() raft.Future { f = n.raft.Apply(entry, wait); return f }); err != nil {
+	if err := n.awaitDisk(ctx, func() raft.Future { f = n.raft.Apply(entry, wait); return f }); err != nil {
 		return 0, nil, outcome("write", err)
 	}
 	n.metrics.applied(time.Since(start))
@@ -51,7 +76,7 @@ func (n *Node) Apply(ctx context.Context, cmd catalog.Command) (index uint64, re
 // Barrier returns when everything that was committed before is in the store. It
 // costs a log entry: for reads there is ReadIndex.
 func (n *Node) Barrier(ctx context.Context) error {
-	if err := n.await(ctx, func() raft.Future { return n.raft.Barrier(enqueueTimeout) }); err != nil {
+	if err := n.awaitDisk(ctx, func() raft.Future { return n.raft.Barrier(enqueueTimeout) }); err != nil {
 		return outcome("barrier", err)
 	}
 	return nil
@@ -62,6 +87,15 @@ func (n *Node) Barrier(ctx context.Context) error {
 // answered. Nothing new is asked once the node is closing, and Close gives what is
 // under way a moment, so that a goroutine is left behind only by a disk that hangs.
 func (n *Node) await(ctx context.Context, ask func() raft.Future) error {
+	return n.awaitUnless(ctx, nil, ask)
+}
+
+// awaitDisk does not wait for a disk that hangs either.
+func (n *Node) awaitDisk(ctx context.Context, ask func() raft.Future) error {
+	return n.awaitUnless(ctx, n.disk.dog.hangs(), ask)
+}
+
+func (n *Node) awaitUnless(ctx context.Context, ended <-chan struct{}, ask func() raft.Future) error {
 	if !n.pending.begin() {
 		return raft.ErrRaftShutdown
 	}
@@ -75,6 +109,8 @@ func (n *Node) await(ctx context.Context, ask func() raft.Future) error {
 		return err
 	case <-ctx.Done():
 		return fmt.Errorf("the outcome is not known: %w", context.Cause(ctx))
+	case <-ended:
+		return errHangsNow
 	case <-n.ended:
 		return raft.ErrRaftShutdown
 	}
@@ -126,6 +162,8 @@ func outcome(what string, err error) error {
 	switch {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
 		return errNoLeader
+	case errors.Is(err, errHangsNow):
+		return unavailable("%s: the outcome is not known: %w", what, err)
 	case errors.Is(err, raft.ErrEnqueueTimeout):
 		return unavailable("%s: the leader's queue is full, nothing was written", what)
 	case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrRaftShutdown), errors.Is(err, raft.ErrAbortedByRestore):
@@ -135,56 +173,68 @@ func outcome(what string, err error) error {
 	}
 }
 
-// readRounds lets all readers that wait share one question to the followers.
-type readRounds struct {
+// Rounds let all who wait for an index share one question for it. The zero value
+// with Ask is ready.
+type Rounds struct {
+	// Ask finds an index such that a store which has applied it shows every write that
+	// was acknowledged before Ask was called.
+	Ask func() (uint64, error)
+
 	mu      sync.Mutex
 	running bool
-	next    *readRound
+	next    *round
+	wg      sync.WaitGroup
 }
 
-// readRound answers those who asked before it began.
-type readRound struct {
+// round answers those who asked before it began.
+type round struct {
 	done  chan struct{}
 	index uint64
 	err   error
 }
 
-// ReadIndex returns an index such that a store which has applied it shows every
-// write that was acknowledged, by whatever server, before ReadIndex was called. It
-// proves that this node leads while it runs; the error wraps ErrNoLeader when not.
-func (n *Node) ReadIndex(ctx context.Context) (uint64, error) {
-	n.reads.mu.Lock()
-	if n.reads.next == nil {
-		n.reads.next = &readRound{done: make(chan struct{})}
+// Index is Ask, called once for all who wait, and after each of them came.
+func (r *Rounds) Index(ctx context.Context) (uint64, error) {
+	r.mu.Lock()
+	if r.next == nil {
+		r.next = &round{done: make(chan struct{})}
 	}
-	r := n.reads.next
-	if !n.reads.running {
-		n.reads.running = true
-		n.wg.Go(n.runReadRounds)
+	mine := r.next
+	if !r.running {
+		r.running = true
+		r.wg.Go(r.run)
 	}
-	n.reads.mu.Unlock()
+	r.mu.Unlock()
 	select {
-	case <-r.done:
-		return r.index, r.err
+	case <-mine.done:
+		return mine.index, mine.err
 	case <-ctx.Done():
 		return 0, context.Cause(ctx)
 	}
 }
 
-func (n *Node) runReadRounds() {
+// Wait returns when nobody is being answered. No more may ask then.
+func (r *Rounds) Wait() { r.wg.Wait() }
+
+func (r *Rounds) run() {
 	for {
-		n.reads.mu.Lock()
-		r := n.reads.next
-		n.reads.next = nil
-		n.reads.running = r != nil
-		n.reads.mu.Unlock()
-		if r == nil {
+		r.mu.Lock()
+		now := r.next
+		r.next = nil
+		r.running = now != nil
+		r.mu.Unlock()
+		if now == nil {
 			return
 		}
-		r.index, r.err = n.readIndex()
-		close(r.done)
+		now.index, now.err = r.Ask()
+		close(now.done)
 	}
 }
+
+// ReadIndex returns an index such that a store which has applied it shows every
+// write that was acknowledged, by whatever server, before ReadIndex was called. It
+// proves that this node leads while it runs; the error wraps ErrNoLeader when not.
+func (n *Node) ReadIndex(ctx context.Context) (uint64, error) { return n.reads.Index(ctx) }
 
 // readIndex: every write of this term is acknowledged by this node, after its
 // store has applied it; those of earlier terms were applied before readyTerm was
@@ -198,7 +248,10 @@ func (n *Node) readIndex() (uint64, error) {
 	index, asked := n.cfg.Store.Index(), time.Now()
 	for {
 		// Has the followers asked at once, and fails when leadership is lost.
-		if err := n.await(context.Background(), n.raft.VerifyLeader); err != nil {
+		if err := n.refuseRead(); err != nil {
+			return 0, err
+		}
+		if err := n.awaitDisk(context.Background(), n.raft.VerifyLeader); err != nil {
 			return 0, errNoLeader
 		}
 		if n.raft.CurrentTerm() != term {

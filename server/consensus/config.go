@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weftmesh/weft/catalog"
@@ -32,6 +33,22 @@ func (t Timers) withDefaults() Timers {
 	return t
 }
 
+// LogSettings say how long the log gets. Zero fields take their defaults.
+type LogSettings struct {
+	Threshold uint64 // 16384: so many entries after the last backup there is another
+	Trailing  uint64 // 10240: so many stay after it, for servers that lag; more where that is too few
+}
+
+func (l LogSettings) withDefaults() LogSettings {
+	if l.Threshold == 0 {
+		l.Threshold = 16384
+	}
+	if l.Trailing == 0 {
+		l.Trailing = 10240
+	}
+	return l
+}
+
 // Config configures a Node.
 type Config struct {
 	// NodeID is the identity of the server in the cluster: a UUID that it keeps.
@@ -49,9 +66,12 @@ type Config struct {
 	Bootstrap bool
 	// Store is fed with the committed commands.
 	Store *store.Store
+	// Network connects the servers. Nil: Transport is used.
+	Network *Network
 	// Transport carries Raft between servers. Nil: to this one only, in memory.
 	Transport Transport
 	Timers    Timers
+	Log       LogSettings
 	// OnFatal is called, once, when the log cannot be written any more. The
 	// process should end. Run returns the same error.
 	OnFatal func(error)
@@ -59,7 +79,22 @@ type Config struct {
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
 
-	wrapStore func(boltStore) boltStore // tests put a disk that fails here
+	hooks hooks
+}
+
+// hooks are where tests put disks of their own, and see what happens.
+type hooks struct {
+	wrapStore func(boltStore) boltStore          // a log file that fails
+	memory    *memory                            // in place of a data directory
+	observe   func(index uint64, command []byte) // told of every entry as it is applied
+}
+
+// memory is a log, a term and vote, and backups that are no files.
+type memory struct {
+	log       boltStore
+	snapshots raft.SnapshotStore
+	probe     func() error                           // nil: it never hangs
+	space     func() (free, total uint64, err error) // nil: there is always enough
 }
 
 func (c *Config) validate() error {
@@ -77,6 +112,6 @@ func (c *Config) validate() error {
 	if c.OnFatal == nil {
 		c.OnFatal = func(error) {}
 	}
-	c.Timers = c.Timers.withDefaults()
+	c.Timers, c.Log = c.Timers.withDefaults(), c.Log.withDefaults()
 	return nil
 }

@@ -17,6 +17,9 @@ import (
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/weftmesh/weft/catalog/store"
+	"github.com/weftmesh/weft/catalog/wire"
 )
 
 const (
@@ -39,52 +42,87 @@ type disk struct {
 	log     *slog.Logger
 	onFatal func(error)
 	running atomic.Bool // Raft has goroutines of its own
+	base    atomic.Pointer[base]
+	dog     *watchdog
+	closing chan struct{} // writes that wait for space wait no longer
 	failed  chan struct{}
 	once    sync.Once
 	err     error // set before failed is closed
 }
 
 func openDisk(cfg Config) (*disk, error) {
-	d := &disk{dir: cfg.DataDir, log: cfg.Logger, onFatal: cfg.OnFatal, failed: make(chan struct{})}
-	if d.dir == "" {
-		mem := raft.NewInmemStore()
-		d.logs, d.stable, d.snapshots = mem, mem, raft.NewInmemSnapshotStore()
-		return d, nil
+	d := &disk{
+		dir: cfg.DataDir, log: cfg.Logger, onFatal: cfg.OnFatal, failed: make(chan struct{}), closing: make(chan struct{}),
+		dog: newWatchdog(cfg.DataDir, cfg.Logger),
 	}
+	d.dog.fail = func(err error) { d.fail("sync", err) }
+	var to boltStore
+	if d.dir == "" {
+		m := cfg.hooks.memory
+		if m == nil {
+			m = &memory{raft.NewInmemStore(), raft.NewInmemSnapshotStore(), nil, nil}
+		}
+		to, d.snapshots, d.dog.probe, d.dog.space = m.log, m.snapshots, m.probe, m.space
+	} else {
+		if err := d.openFiles(cfg); err != nil {
+			return nil, err
+		}
+		if to = d.bolt; cfg.hooks.wrapStore != nil {
+			to = cfg.hooks.wrapStore(d.bolt)
+		}
+	}
+	// In the order of a write: Raft, the cache, the wrapper that stops, the file.
+	cache, err := raft.NewLogCache(logCacheEntries, &failStopStore{d: d, to: to})
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	d.logs, d.stable = cache, &failStopStore{d: d, to: to}
+	d.snapshots = &guardedSnapshots{d.snapshots, d}
+	if d.bolt != nil {
+		if err := d.verify(); err != nil {
+			return nil, errors.Join(d.explain("read", err), d.Close())
+		}
+		if err := d.checkBackup(store.Verify); err != nil {
+			return nil, errors.Join(d.explain("read", err), d.Close())
+		}
+	}
+	if err := d.reconcileLast(); err != nil {
+		return nil, errors.Join(d.explain("write", err), d.Close())
+	}
+	return d, nil
+}
+
+// file is the log file.
+func (d *disk) file() string { return filepath.Join(d.dir, logFile) }
+
+// openFiles opens what is in the directory, after a look at all of it.
+func (d *disk) openFiles(cfg Config) error {
 	d.mark = cfg.MarkFile
 	if err := os.MkdirAll(d.dir, 0o700); err != nil {
-		return nil, d.explain("create", err)
+		return d.explain("create", err)
 	}
 	snapshots, err := raft.NewFileSnapshotStoreWithLogger(d.dir, snapshotsKept, newHclog(cfg.Logger))
 	if err != nil {
-		return nil, d.explain("keep backups in", err)
+		return d.explain("keep backups in", err)
 	}
-	file := filepath.Join(d.dir, logFile)
-	if err := inspect(file); err != nil {
-		return nil, d.explain("open", err)
+	d.snapshots = snapshots
+	used, err := inspect(d.file())
+	if err != nil {
+		return d.explain("open", err)
+	}
+	d.dog.space, d.dog.probe, d.dog.reserve.file = spaceOf(d.dir), canary(d.dir), filepath.Join(d.dir, reserveFile)
+	if err := compact(d.file(), compactAbove, used, d.dog.space, d.log); err != nil {
+		return d.explain("compact", err)
 	}
 	d.bolt, err = raftboltdb.New(raftboltdb.Options{
-		Path:                    file,
+		Path:                    d.file(),
 		BoltOptions:             &bbolt.Options{Timeout: lockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType},
 		MsgpackUseNewTimeFormat: true, // for ever: it is the format of the log
 	})
 	if err != nil {
-		return nil, d.explain("open", err)
+		return d.explain("open", err)
 	}
-	// In the order of a write: Raft, the cache, the wrapper that stops, the file.
-	failStop := &failStopStore{d: d, to: d.bolt}
-	if cfg.wrapStore != nil {
-		failStop.to = cfg.wrapStore(d.bolt)
-	}
-	cache, err := raft.NewLogCache(logCacheEntries, failStop)
-	if err != nil {
-		return nil, errors.Join(err, d.bolt.Close())
-	}
-	d.logs, d.stable, d.snapshots = cache, failStop, snapshots
-	if err := d.verify(); err != nil {
-		return nil, errors.Join(d.explain("read", err), d.bolt.Close())
-	}
-	return d, nil
+	return nil
 }
 
 // Close closes the files.
@@ -101,10 +139,19 @@ var ErrStorage = errors.New("the disk failed")
 
 // fail ends the use of the disk.
 func (d *disk) fail(what string, err error) error {
+	hint := "check the disk and its free space, then start it again"
+	if errors.Is(err, errCorrupt) {
+		hint = "the file is damaged: restore it from a copy, or, if other servers have the data, move the directory away and let this server join them anew"
+	}
+	return d.stop(fmt.Errorf("consensus: %s %s: %w: %w; this server stops, as it cannot know what is on the disk now; %s",
+		what, d.file(), ErrStorage, err, hint))
+}
+
+// stop ends the use of the disk with a reason of its own.
+func (d *disk) stop(err error) error {
 	d.once.Do(func() {
-		d.err = fmt.Errorf("consensus: %s %s: %w: %w; this server stops, as it cannot know what is on the disk now; "+
-			"check the disk and its free space, then start it again", what, filepath.Join(d.dir, logFile), ErrStorage, err)
-		d.log.Error("the Raft log could not be written, the server stops", "err", err, "file", filepath.Join(d.dir, logFile))
+		d.err = err
+		d.log.Error("the Raft log cannot be used any more, the server stops", "err", err, "file", d.file())
 		close(d.failed)
 		d.onFatal(d.err)
 	})
@@ -152,16 +199,18 @@ var errCorrupt = errors.New("corrupt")
 // inspect walks all of the log file once, read-only. bbolt checks pages when it
 // first meets them, and then panics, in goroutines of its own too, or is hit by a
 // signal where a cut file is mapped; here that becomes an error.
-func inspect(file string) (err error) {
+//
+// It gives the number of bytes that are used.
+func inspect(file string) (used int64, err error) {
 	info, err := os.Stat(file)
 	if errors.Is(err, fs.ErrNotExist) || (err == nil && info.Size() == 0) {
-		return nil
+		return 0, nil
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s: %w: not a file", file, errCorrupt)
+		return 0, fmt.Errorf("%s: %w: not a file", file, errCorrupt)
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -172,16 +221,17 @@ func inspect(file string) (err error) {
 	db, err := bbolt.Open(file, 0o600, &bbolt.Options{ReadOnly: true, Timeout: lockTimeout})
 	if err != nil {
 		if errors.Is(err, bolterrors.ErrTimeout) || errors.Is(err, fs.ErrPermission) {
-			return fmt.Errorf("%s: %w", file, err)
+			return 0, fmt.Errorf("%s: %w", file, err)
 		}
-		return fmt.Errorf("%s: %w: %w", file, errCorrupt, err)
+		return 0, fmt.Errorf("%s: %w: %w", file, errCorrupt, err)
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	return db.View(func(tx *bbolt.Tx) error {
+	return used, db.View(func(tx *bbolt.Tx) error {
 		if size := tx.Size(); size > info.Size() {
 			return fmt.Errorf("%s: %w: it is cut off, %d of %d bytes are there", file, errCorrupt, info.Size(), size)
 		}
-		if err := inspectPages(file, tx); err != nil {
+		var err error
+		if used, err = inspectPages(file, tx); err != nil {
 			return fmt.Errorf("%s: %w: %w", file, errCorrupt, err)
 		}
 		return tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
@@ -212,10 +262,65 @@ func (f *failStopStore) write(what string, do func() error) error {
 	if err := f.d.failure(); err != nil {
 		return err
 	}
-	if err := do(); err != nil {
+	start := time.Now()
+	err := f.once(do)
+	f.d.dog.metrics.write.Observe(time.Since(start).Seconds())
+	for outOfRoom(err) {
+		if !f.d.dog.release() && !f.d.awaitRoom() {
+			return err // it is the end of the node
+		}
+		err = f.once(do)
+	}
+	if err != nil {
 		return f.d.fail(what, err)
 	}
 	return nil
+}
+
+// once does a write while the watchdog looks at it.
+func (f *failStopStore) once(do func() error) (err error) {
+	defer f.d.dog.begin()()
+	defer faults(&err)()
+	return do()
+}
+
+// faults makes an error of a page of the mapped file that the disk does not give.
+func faults(err *error) func() {
+	old := debug.SetPanicOnFault(true)
+	return func() {
+		debug.SetPanicOnFault(old)
+		if r := recover(); r != nil {
+			*err = fmt.Errorf("the disk does not give a page of the file: %v", r)
+		}
+	}
+}
+
+// awaitRoom waits a moment for space on the disk; false: the node ends.
+func (d *disk) awaitRoom() bool {
+	d.dog.waitForRoom(1)
+	defer d.dog.waitForRoom(-1)
+	select {
+	case <-time.After(lookEvery):
+		return true
+	case <-d.closing:
+	case <-d.failed:
+	}
+	return false
+}
+
+// read is what a damaged or failing disk cannot do; it stops the node then.
+func (f *failStopStore) read(do func() error) error {
+	err := func() (err error) {
+		defer faults(&err)()
+		return do()
+	}()
+	if err == nil || errors.Is(err, raft.ErrLogNotFound) || errors.Is(err, raftboltdb.ErrKeyNotFound) || err.Error() == "not found" {
+		return err
+	}
+	if !f.d.running.Load() {
+		return err
+	}
+	return f.d.fail("read", err)
 }
 
 // keep writes the term or the vote. Raft panics when that fails; as the process
@@ -230,11 +335,49 @@ func (f *failStopStore) keep(what string, do func() error) error {
 	return err
 }
 
-func (f *failStopStore) FirstIndex() (uint64, error)            { return f.to.FirstIndex() }
-func (f *failStopStore) LastIndex() (uint64, error)             { return f.to.LastIndex() }
-func (f *failStopStore) GetLog(index uint64, l *raft.Log) error { return f.to.GetLog(index, l) }
-func (f *failStopStore) Get(key []byte) ([]byte, error)         { return f.to.Get(key) }
-func (f *failStopStore) GetUint64(key []byte) (uint64, error)   { return f.to.GetUint64(key) }
+// FirstIndex implements raft.LogStore.
+func (f *failStopStore) FirstIndex() (i uint64, err error) {
+	err = f.read(func() error { i, err = f.to.FirstIndex(); return err })
+	return i, err
+}
+
+// LastIndex implements raft.LogStore.
+func (f *failStopStore) LastIndex() (i uint64, err error) {
+	err = f.read(func() error { i, err = f.to.LastIndex(); return err })
+	return i, err
+}
+
+// GetLog implements raft.LogStore. What it gives was compared with its checksum:
+// a damaged entry reaches neither the store nor another server. The entry at which
+// a backup ends is known even where the log begins after it.
+func (f *failStopStore) GetLog(index uint64, l *raft.Log) error {
+	err := f.read(func() error {
+		err := f.to.GetLog(index, l)
+		if err == nil && l.Type == raft.LogCommand {
+			if err := wire.VerifyEntry(l.Data); err != nil {
+				return fmt.Errorf("entry %d: %w: %w", index, errCorrupt, err)
+			}
+		}
+		return err
+	})
+	if b := f.d.base.Load(); errors.Is(err, raft.ErrLogNotFound) && b != nil && b.index == index && index > 1 {
+		*l = raft.Log{Index: b.index, Term: b.term, Type: raft.LogNoop}
+		return nil
+	}
+	return err
+}
+
+// Get implements raft.StableStore.
+func (f *failStopStore) Get(key []byte) (b []byte, err error) {
+	err = f.read(func() error { b, err = f.to.Get(key); return err })
+	return b, err
+}
+
+// GetUint64 implements raft.StableStore.
+func (f *failStopStore) GetUint64(key []byte) (n uint64, err error) {
+	err = f.read(func() error { n, err = f.to.GetUint64(key); return err })
+	return n, err
+}
 
 func (f *failStopStore) StoreLog(l *raft.Log) error { return f.StoreLogs([]*raft.Log{l}) }
 
@@ -243,6 +386,9 @@ func (f *failStopStore) StoreLogs(ls []*raft.Log) error {
 }
 
 func (f *failStopStore) DeleteRange(low, high uint64) error {
+	if first, err := f.FirstIndex(); err != nil || first == 0 {
+		return err // it is empty
+	}
 	return f.write("truncate", func() error { return f.to.DeleteRange(low, high) })
 }
 

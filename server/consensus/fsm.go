@@ -21,9 +21,18 @@ type answer struct {
 
 // fsm feeds the store with the log. Raft calls it from one goroutine.
 type fsm struct {
-	store *store.Store
-	log   *slog.Logger
+	store   *store.Store
+	log     *slog.Logger
+	observe func(index uint64, command []byte) // nil but in tests
+	// stop ends this node. It is called once, and does not return.
+	stop func(error)
+	// applied is told the last index of what was applied together.
+	applied func(index uint64)
 }
+
+// ErrNewer is why a node stops that was sent a log entry which it cannot read: it is
+// older than the others. Going on without the entry would make its state another one.
+var ErrNewer = errors.New("the log has an entry that this version of weft does not know")
 
 var _ raft.BatchingFSM = (*fsm)(nil)
 
@@ -36,8 +45,11 @@ func (f *fsm) Apply(l *raft.Log) any {
 		f.log.Warn("a log entry of a newer version was skipped, as it allows", "index", l.Index, "err", err)
 		cmd = nil
 	case err != nil:
-		// Going on would make this replica differ from the others, silently.
-		panic(fmt.Sprintf("log entry %d (term %d) cannot be read; this server must not go on: %v", l.Index, l.Term, err))
+		f.stop(fmt.Errorf("consensus: log entry %d (term %d): %w: %w; this server stops before it differs from the others: "+
+			"install the version of weft that they run, and start it again", l.Index, l.Term, ErrNewer, err))
+	}
+	if f.observe != nil {
+		f.observe(l.Index, l.Data)
 	}
 	result, err := f.store.Apply(l.Index, cmd)
 	if cmd == nil {
@@ -53,6 +65,9 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 		if l.Type == raft.LogCommand {
 			out[i] = f.Apply(l)
 		}
+	}
+	if n := len(logs); n > 0 {
+		f.applied(logs[n-1].Index)
 	}
 	return out
 }

@@ -2,25 +2,91 @@ package consensus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"log/slog"
+	"net"
 	"strings"
+	"sync"
+	"syscall"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
 )
 
 // hcLogger lets Raft, which logs through hclog, write to slog. What Raft calls
 // INFO is of interest to who debugs Raft, so it becomes DEBUG: the one line an
 // operator needs, who leads, is written by Node.
 type hcLogger struct {
-	to   *slog.Logger
-	name string
-	args []any
+	to      *slog.Logger
+	name    string
+	args    []any
+	repeats *repeats
 }
 
-func newHclog(to *slog.Logger) hclog.Logger { return &hcLogger{to: to, name: "raft"} }
+func newHclog(to *slog.Logger) hclog.Logger {
+	return &hcLogger{to: to, name: "raft", repeats: &repeats{seen: map[string]repeat{}}}
+}
+
+const (
+	// repeatEvery is how often Raft may say the same of the same server: of one that is
+	// gone it says it several times a second.
+	repeatEvery = 10 * time.Second
+	maxRepeats  = 256
+)
+
+// repeats holds back lines that were logged a moment ago.
+type repeats struct {
+	mu   sync.Mutex
+	seen map[string]repeat
+}
+
+type repeat struct {
+	at   time.Time
+	held int
+}
+
+// again tells whether a line is to be held back, and otherwise how many were.
+func (r *repeats) again(line string, now time.Time) (hold bool, held int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	was, ok := r.seen[line]
+	if ok && now.Sub(was.at) < repeatEvery {
+		was.held++
+		r.seen[line] = was
+		return true, 0
+	}
+	if len(r.seen) >= maxRepeats {
+		clear(r.seen)
+	}
+	r.seen[line] = repeat{at: now}
+	return false, was.held
+}
+
+// lineKey is what makes a line of Raft the same as another: what it says of whom.
+func lineKey(msg string, args []any) string {
+	for i := 0; i+1 < len(args); i += 2 {
+		switch args[i] {
+		case "peer", "server-id", "id":
+			return fmt.Sprint(msg, args[i+1])
+		}
+	}
+	return ""
+}
+
+// ordinary tells whether an error is what happens when a server ends or another does.
+func ordinary(args []any) bool {
+	for i := 1; i < len(args); i += 2 {
+		if err, ok := args[i].(error); ok && (errors.Is(err, net.ErrClosed) || errors.Is(err, raft.ErrTransportShutdown) ||
+			errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
+			return true
+		}
+	}
+	return false
+}
 
 func slogLevel(l hclog.Level) slog.Level {
 	switch l {
@@ -35,8 +101,18 @@ func slogLevel(l hclog.Level) slog.Level {
 
 // Log implements hclog.Logger.
 func (h *hcLogger) Log(level hclog.Level, msg string, args ...any) {
+	if level > hclog.Debug && ordinary(args) {
+		level = hclog.Debug
+	}
 	if level == hclog.Off || level == hclog.Trace || !h.enabled(slogLevel(level)) {
 		return
+	}
+	held := 0
+	if key := lineKey(msg, args); key != "" {
+		var hold bool
+		if hold, held = h.repeats.again(key, time.Now()); hold {
+			return
+		}
 	}
 	kv := make([]any, len(args))
 	for i, a := range args {
@@ -53,6 +129,9 @@ func (h *hcLogger) Log(level hclog.Level, msg string, args ...any) {
 		default:
 			kv[i] = a
 		}
+	}
+	if held > 0 {
+		kv = append(kv, "repeated", held)
 	}
 	h.to.Log(context.Background(), slogLevel(level), h.name+": "+msg, kv...) //nolint:sloglint // Raft's words, passed on
 }
@@ -97,7 +176,7 @@ func (h *hcLogger) Name() string       { return h.name }
 
 // With implements hclog.Logger.
 func (h *hcLogger) With(args ...any) hclog.Logger {
-	return &hcLogger{to: h.to.With(args...), name: h.name, args: append(append([]any(nil), h.args...), args...)}
+	return &hcLogger{to: h.to.With(args...), name: h.name, args: append(append([]any(nil), h.args...), args...), repeats: h.repeats}
 }
 
 // Named implements hclog.Logger.
@@ -105,7 +184,7 @@ func (h *hcLogger) Named(name string) hclog.Logger { return h.ResetNamed(h.name 
 
 // ResetNamed implements hclog.Logger.
 func (h *hcLogger) ResetNamed(name string) hclog.Logger {
-	return &hcLogger{to: h.to, name: name, args: h.args}
+	return &hcLogger{to: h.to, name: name, args: h.args, repeats: h.repeats}
 }
 
 // SetLevel implements hclog.Logger; the level is that of the slog handler.

@@ -13,7 +13,7 @@ type metrics struct {
 	leading prometheus.Gauge
 }
 
-func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+func newMetrics(reg prometheus.Registerer, more ...prometheus.Collector) (*metrics, error) {
 	m := &metrics{
 		applies: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "consul_raft_apply", Help: "Commands that this server put through the Raft log.",
@@ -29,7 +29,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.applies, m.commit, m.leading} {
+	for _, c := range append(more, m.applies, m.commit, m.leading) {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,12 +18,10 @@ import (
 
 // Settings of Raft that are not configuration.
 const (
-	maxAppendEntries  = 256
-	trailingLogs      = 10240
-	snapshotThreshold = 16384
-	snapshotsKept     = 2
-	logCacheEntries   = 512
-	notifyBuffer      = 16
+	maxAppendEntries = 256
+	snapshotsKept    = 2
+	logCacheEntries  = 512
+	notifyBuffer     = 16
 	// closeGrace is how long Close waits for writes that are under way.
 	closeGrace = time.Second
 )
@@ -32,7 +31,10 @@ type Node struct {
 	cfg     Config
 	log     *slog.Logger
 	raft    *raft.Raft
-	witness *witness // the transport
+	witness *witness // the transport, over gate
+	gate    *gate
+	network *network // what is under it; nil for another transport
+	tuner   *tuner
 	disk    *disk
 	metrics *metrics
 
@@ -41,8 +43,12 @@ type Node struct {
 	// readyTerm is the term in which this node leads and has applied all that was
 	// committed in earlier ones; 0 when it does not lead.
 	readyTerm atomic.Uint64
-	reads     readRounds
+	started   atomic.Bool // raft is set
+	reads     Rounds
 	past      uint64 // index of the last entry that the log had at the start
+
+	halted  chan struct{} // the log cannot be followed any more
+	haltErr error         // set before halted is closed
 
 	pending  pending
 	closing  chan struct{} // no more work is begun
@@ -64,26 +70,39 @@ func New(cfg Config) (*Node, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	m, err := newMetrics(cfg.Registerer)
-	if err != nil {
-		return nil, fmt.Errorf("consensus: %w", err)
-	}
 	n := &Node{
-		cfg: cfg, log: cfg.Logger, metrics: m,
-		notify: make(chan bool, notifyBuffer), closing: make(chan struct{}), ended: make(chan struct{}),
+		cfg: cfg, log: cfg.Logger,
+		notify: make(chan bool, notifyBuffer), closing: make(chan struct{}), ended: make(chan struct{}), halted: make(chan struct{}),
 	}
+	var err error
+	n.reads.Ask = n.readIndex
 	if n.disk, err = openDisk(cfg); err != nil {
 		return nil, err
 	}
-	if cfg.Transport == nil {
+	if n.metrics, err = newMetrics(cfg.Registerer, n.disk.dog.metrics.collectors(n.disk)...); err != nil {
+		return nil, errors.Join(fmt.Errorf("consensus: %w", err), n.disk.Close())
+	}
+	switch {
+	case cfg.Network != nil:
+		n.network = newNetwork(cfg, n.leads)
+		cfg.Transport = n.network
+		n.network.layer.configuration = n.servers
+	case cfg.Transport == nil:
 		cfg.Transport = loneTransport(raft.ServerAddress(cfg.Addr))
 	}
-	n.witness = newWitness(cfg.Transport)
+	n.gate = newGate(cfg.Transport, n.disk.dog.refuseLead)
+	n.witness = newWitness(n.gate)
 	if err := n.start(); err != nil {
 		return nil, errors.Join(err, n.disk.Close(), n.witness.Close())
 	}
+	n.started.Store(true)
 	n.past = n.raft.LastIndex()
+	n.watch()
 	n.wg.Go(n.followLeadership)
+	if n.network != nil {
+		n.network.layer.serve()
+		n.wg.Go(n.attend)
+	}
 	if err := n.checkPast(); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
@@ -104,8 +123,8 @@ func (n *Node) raftConfig() *raft.Config {
 	c.ElectionTimeout = n.cfg.Timers.Election
 	c.LeaderLeaseTimeout = n.cfg.Timers.Lease
 	c.SnapshotInterval = n.cfg.Timers.Snapshot
-	c.SnapshotThreshold = snapshotThreshold
-	c.TrailingLogs = trailingLogs
+	c.SnapshotThreshold = n.cfg.Log.Threshold
+	c.TrailingLogs = n.cfg.Log.Trailing
 	c.MaxAppendEntries = maxAppendEntries
 	c.BatchApplyCh = true
 	c.ShutdownOnRemove = false
@@ -140,11 +159,15 @@ func (n *Node) start() (err error) {
 		past = true
 	}
 	if past {
+		if err := n.recoverFromFile(conf); err != nil {
+			return n.disk.explain("recover", err)
+		}
 		if err := n.disk.remember(); err != nil {
 			return n.disk.explain("mark", err)
 		}
 	}
-	n.raft, err = raft.NewRaft(conf, &fsm{store: n.cfg.Store, log: n.log}, n.disk.logs, n.disk.stable, n.disk.snapshots, n.witness)
+	fsm := &fsm{store: n.cfg.Store, log: n.log, observe: n.cfg.hooks.observe, stop: n.halt, applied: n.applied}
+	n.raft, err = raft.NewRaft(conf, fsm, n.disk.logs, n.disk.stable, n.disk.snapshots, n.witness)
 	if err != nil {
 		return n.disk.explain("restore from", err)
 	}
@@ -188,6 +211,8 @@ func (n *Node) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case <-n.disk.failed:
 		return errors.Join(n.disk.failure(), n.Close())
+	case <-n.halted:
+		return errors.Join(n.haltErr, n.Close())
 	}
 	if servers, err := n.servers(); err == nil && len(servers) > 1 && n.raft.State() == raft.Leader {
 		if err := n.await(context.Background(), n.raft.LeadershipTransfer); err != nil {
@@ -195,6 +220,22 @@ func (n *Node) Run(ctx context.Context) error {
 		}
 	}
 	return n.Close()
+}
+
+// applied is called when a batch is in the store.
+func (n *Node) applied(index uint64) {
+	if n.network != nil {
+		n.network.layer.prompter.commit(index)
+	}
+}
+
+// halt ends the following of the log, once.
+func (n *Node) halt(err error) {
+	n.haltErr = err
+	n.log.Error("this server cannot follow the log any more and stops", "err", err)
+	close(n.halted)
+	n.cfg.OnFatal(err)
+	runtime.Goexit() // raft's goroutine for the state: nothing is applied any more
 }
 
 // Close stops Raft and closes the log. It is safe to call more than once.
@@ -205,13 +246,19 @@ func (n *Node) Close() error {
 		select {
 		case <-idle:
 		case <-n.disk.failed:
+		case <-n.halted:
 		case <-time.After(closeGrace):
 		}
-		err := n.raft.Shutdown().Error()
+		close(n.disk.closing)
+		err := n.endRaft()
 		close(n.ended)
 		n.wg.Wait()
+		n.reads.Wait()
 		n.leadership.Close(errStopped)
-		n.closeErr = errors.Join(err, n.disk.Close()) // Raft has closed the transport
+		if !errors.Is(err, errLeftBehind) {
+			err = errors.Join(err, n.disk.Close()) // Raft has closed the transport
+		}
+		n.closeErr = err
 	})
 	return n.closeErr
 }
@@ -302,6 +349,11 @@ func (n *Node) servers() ([]raft.Server, error) {
 		return nil, err
 	}
 	return f.Configuration().Servers, nil
+}
+
+// leads tells whether this node leads in a term.
+func (n *Node) leads(term uint64) bool {
+	return n.started.Load() && n.raft.State() == raft.Leader && n.raft.CurrentTerm() == term
 }
 
 // Leader returns the address of the leader and whether that is this node. The

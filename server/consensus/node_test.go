@@ -17,6 +17,7 @@ import (
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/store"
+	"github.com/weftmesh/weft/catalog/wire"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -449,7 +450,7 @@ func TestFailStop(t *testing.T) {
 	cfg := config(t, dir)
 	cfg.OnFatal = func(err error) { fatal <- err }
 	broken := &brokenStore{}
-	cfg.wrapStore = broken.wrap
+	cfg.hooks.wrapStore = broken.wrap
 	n := open(t, cfg)
 	done := make(chan error, 1)
 	go func() { done <- n.Run(t.Context()) }()
@@ -479,14 +480,14 @@ func TestFailStopAtElection(t *testing.T) {
 	broken := &brokenStore{}
 	broken.broken.Store("now", true)
 	cfg = config(t, cfg.DataDir)
-	cfg.wrapStore = broken.wrap
+	cfg.hooks.wrapStore = broken.wrap
 	if _, err := New(cfg); !errors.Is(err, errDisk) {
 		t.Error("at start:", err)
 	}
 	broken.broken.Delete("now")
 	cfg = config(t, cfg.DataDir)
 	broken.broken.Store("after", 1) // the term that is read back at start may be written
-	cfg.wrapStore = broken.wrap
+	cfg.hooks.wrapStore = broken.wrap
 	n, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -560,4 +561,37 @@ func BenchmarkReadIndex(b *testing.B) {
 			}
 		}
 	})
+}
+
+// laterCommand is a command of a version to come.
+type laterCommand struct{ catalog.DeleteKey }
+
+func (*laterCommand) CommandType() catalog.CommandType { return 999 }
+
+// TestNewerEntryStops: a node that is sent an entry which it does not know stops with
+// an error that says what to do, and does not go on without it.
+func TestNewerEntryStops(t *testing.T) {
+	n, err := New(config(t, t.TempDir()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitLeader(t, n)
+	index := apply(t, n, register(1))
+	done := make(chan error, 1)
+	go func() { done <- n.Run(t.Context()) }()
+	entry, err := wire.EncodeEntry(&laterCommand{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.raft.Apply(entry, 0) // never answered
+	err = <-done
+	if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "install the version") {
+		t.Error(err)
+	}
+	if got := n.cfg.Store.Index(); got > index {
+		t.Errorf("the store went on to %d", got)
+	}
+	if _, _, err := n.Apply(t.Context(), register(2)); err == nil {
+		t.Error("it takes writes still")
+	}
 }

@@ -34,19 +34,19 @@ type pageTree struct {
 	seen  map[uint64]bool
 }
 
-// inspectPages checks all pages that tx can reach.
-func inspectPages(file string, tx *bbolt.Tx) (err error) {
+// inspectPages checks all pages that tx can reach, and says how many bytes they are.
+func inspectPages(file string, tx *bbolt.Tx) (used int64, err error) {
 	f, err := os.Open(file) //nolint:gosec // the log of our own data directory
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	size := uint64(tx.DB().Info().PageSize)
 	t := pageTree{file: f, size: size, pages: uint64(tx.Size()) / size, seen: map[uint64]bool{}}
 	if _, err := t.walk(uint64(tx.Cursor().Bucket().RootPage()), nil, nil, 0); err != nil {
-		return err
+		return 0, err
 	}
-	return tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
+	err = tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
 		if b == nil {
 			return fmt.Errorf("%q is not a bucket", name)
 		}
@@ -56,6 +56,7 @@ func inspectPages(file string, tx *bbolt.Tx) (err error) {
 		_, err := t.walk(uint64(b.RootPage()), nil, nil, 0)
 		return err
 	})
+	return int64(uint64(len(t.seen)) * size), err
 }
 
 // walk checks the tree below page id, whose keys are at least low and below high,

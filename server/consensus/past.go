@@ -105,11 +105,7 @@ func writeDurably(file, text string) (err error) {
 	if err := os.Rename(f.Name(), file); err != nil {
 		return err
 	}
-	parent, err := os.Open(dir) //nolint:gosec // our own data directory
-	if err != nil {
-		return err
-	}
-	return errors.Join(parent.Sync(), parent.Close())
+	return syncDir(dir)
 }
 
 // verify reads the whole log: what was changed on the disk since it was written
@@ -129,7 +125,8 @@ func (d *disk) verify() error {
 		return err
 	}
 	if first > backed+1 {
-		return fmt.Errorf("%s: %w: it begins at entry %d, and the newest backup ends at %d", file, errCorrupt, first, backed)
+		return fmt.Errorf("%s: %w: it begins at entry %d, and the newest backup in %s ends at %d",
+			file, errCorrupt, first, filepath.Join(d.dir, "snapshots"), backed)
 	}
 	var term uint64
 	for i := first; i <= last; i++ {

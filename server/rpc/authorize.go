@@ -79,7 +79,7 @@ func (h *Handler) needsOf(cmd catalog.Command) ([]need, error) {
 			out = append(out, need{acl.Write, acl.Node, u.Node})
 		}
 		return out, nil
-	case *catalog.SetAutopilot, *catalog.SetCertRevocation, *catalog.DeleteCertRevocation:
+	case *catalog.SetAutopilot, *catalog.Revoke, *catalog.Allow, *catalog.SetCertRevocation, *catalog.DeleteCertRevocation:
 		return []need{{acl.Write, acl.Operator, ""}}, nil
 	case *catalog.SetCAConfig, *catalog.SetRoots, *catalog.SetEntryStatus, *catalog.EndKeyDelays, *catalog.PruneCertRevocations:
 		return nil, fmt.Errorf("%w: command %T is for the leader alone", catalog.ErrDenied, cmd)

@@ -75,10 +75,13 @@ type Config struct {
 	Sessions Sessions
 	// Authorizer finds out what the bearer of a token may do. Nil: everything.
 	Authorizer func(token string) (acl.Authorizer, error)
-	// Forward reaches the leader at addr. What answers there must have no Forward
-	// of its own, so that a request crosses once. Nil: requests that only the leader
-	// can answer fail with ErrNoLeader elsewhere.
+	// Forward reaches the leader at addr. There the request's Caller is Forwarded, so
+	// that it crosses once. Nil: requests that only the leader can answer fail with
+	// ErrNoLeader elsewhere.
 	Forward func(addr string) (wire.Servers, error)
+	// LeaderIndex asks the leader, where that is another server, for its ReadIndex, so
+	// that reads are answered here. Nil: they are forwarded.
+	LeaderIndex func(ctx context.Context) (uint64, error)
 	// Introduce is called, where this server leads, before the first statement of a
 	// host that the store does not know. May be nil.
 	Introduce func(ctx context.Context, node string) error
@@ -138,14 +141,14 @@ func New(cfg Config) (*Handler, error) {
 
 // leader gives the leader when that is another server, and nil when this one is
 // to answer. The proof that it leads comes with ReadIndex or Apply.
-func (h *Handler) leader() (wire.Servers, error) {
+func (h *Handler) leader(ctx context.Context) (wire.Servers, error) {
 	addr, self, err := h.cfg.Log.Leader()
 	switch {
 	case err != nil:
 		return nil, err
 	case self:
 		return nil, nil
-	case h.cfg.Forward == nil:
+	case h.cfg.Forward == nil, CallerOf(ctx).Forwarded:
 		return nil, fmt.Errorf("%w here, %s leads", catalog.ErrNoLeader, addr)
 	}
 	return h.cfg.Forward(addr)

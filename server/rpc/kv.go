@@ -31,7 +31,7 @@ func (h *Handler) Txn(ctx context.Context, req *wire.TxnRequest) (_ *wire.TxnRep
 	}
 	readOnly := cmd.ReadOnly()
 	if !readOnly || req.Consistency != wire.Stale {
-		if at, err := h.leader(); err != nil {
+		if at, err := h.leader(ctx); err != nil {
 			return nil, err
 		} else if at != nil {
 			return at.Txn(ctx, req)
@@ -75,7 +75,7 @@ func (h *Handler) RenewSession(ctx context.Context, req *wire.RenewSessionReques
 	if err := h.authorize(req.Token, h.needsOfSessions([]string{req.ID})...); err != nil {
 		return nil, err
 	}
-	if at, err := h.leader(); err != nil {
+	if at, err := h.leader(ctx); err != nil {
 		return nil, err
 	} else if at != nil {
 		return at.RenewSession(ctx, req)

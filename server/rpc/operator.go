@@ -31,7 +31,9 @@ type OperatorConfig struct {
 	// Names gives the node name of a server; "" where it is not known.
 	Names func(id string) string
 	// Autopilot gives the state of the servers, as the leader sees it.
-	Autopilot func() (*wire.AutopilotReply, error)
+	Autopilot func(ctx context.Context) (*wire.AutopilotReply, error)
+	// Recover goes on, on this server, without those that are lost. May be nil.
+	Recover func(ctx context.Context, lost []string) (*wire.RaftRecovery, error)
 	// Restored is called after the state was replaced.
 	Restored func()
 	// Forward reaches the leader, as that of Config. May be nil.
@@ -65,14 +67,14 @@ func NewOperator(cfg OperatorConfig) (*Operator, error) {
 }
 
 // leader gives the leader when that is another server: see Handler.leader.
-func (o *Operator) leader() (wire.Operators, error) {
+func (o *Operator) leader(ctx context.Context) (wire.Operators, error) {
 	addr, self, err := o.h.cfg.Log.Leader()
 	switch {
 	case err != nil:
 		return nil, err
 	case self:
 		return nil, nil
-	case o.cfg.Forward == nil:
+	case o.cfg.Forward == nil, CallerOf(ctx).Forwarded:
 		return nil, fmt.Errorf("%w here, %s leads", catalog.ErrNoLeader, addr)
 	}
 	return o.cfg.Forward(addr)
@@ -85,7 +87,7 @@ func (o *Operator) RaftPeers(ctx context.Context, req *wire.RaftPeersRequest) (_
 		return nil, err
 	}
 	if !req.Stale {
-		if at, err := o.leader(); err != nil {
+		if at, err := o.leader(ctx); err != nil {
 			return nil, err
 		} else if at != nil {
 			return at.RaftPeers(ctx, req)
@@ -106,10 +108,16 @@ func (o *Operator) RaftPeers(ctx context.Context, req *wire.RaftPeersRequest) (_
 // ChangeRaft implements wire.Operators.
 func (o *Operator) ChangeRaft(ctx context.Context, req *wire.ChangeRaftRequest) (_ *wire.ChangeRaftReply, err error) {
 	defer o.h.metrics.count("ChangeRaft", &err)
+	if err := CallerOf(ctx).operate("to change Raft"); err != nil {
+		return nil, err
+	}
 	if err := o.h.authorize(req.Token, need{acl.Write, acl.Operator, ""}); err != nil {
 		return nil, err
 	}
-	if at, err := o.leader(); err != nil {
+	if len(req.Lost) > 0 {
+		return o.recover(ctx, req)
+	}
+	if at, err := o.leader(ctx); err != nil {
 		return nil, err
 	} else if at != nil {
 		return at.ChangeRaft(ctx, req)
@@ -128,29 +136,52 @@ func (o *Operator) ChangeRaft(ctx context.Context, req *wire.ChangeRaftRequest) 
 	return &wire.ChangeRaftReply{}, nil
 }
 
+// recover is for a cluster without a leader, so nobody else is asked.
+func (o *Operator) recover(ctx context.Context, req *wire.ChangeRaftRequest) (*wire.ChangeRaftReply, error) {
+	switch {
+	case req.TransferLeader || req.ID != "" || req.Address != "":
+		return nil, catalog.Invalidf("recover: name the servers that are lost, and nothing else")
+	case len(req.Lost) > maxLost:
+		return nil, catalog.Invalidf("recover: %d lost servers are named, at most %d can be", len(req.Lost), maxLost)
+	case o.cfg.Recover == nil:
+		return nil, catalog.Invalidf("recover: this server has no part in Raft")
+	}
+	r, err := o.cfg.Recover(ctx, req.Lost)
+	if err != nil {
+		return nil, err
+	}
+	return &wire.ChangeRaftReply{Recovery: r}, nil
+}
+
+// maxLost bounds how many servers can be named as lost.
+const maxLost = 64
+
 // Autopilot implements wire.Operators.
 func (o *Operator) Autopilot(ctx context.Context, req *wire.AutopilotRequest) (_ *wire.AutopilotReply, err error) {
 	defer o.h.metrics.count("Autopilot", &err)
 	if err := o.h.authorize(req.Token, need{acl.Read, acl.Operator, ""}); err != nil {
 		return nil, err
 	}
-	if at, err := o.leader(); err != nil {
+	if at, err := o.leader(ctx); err != nil {
 		return nil, err
 	} else if at != nil {
 		return at.Autopilot(ctx, req)
 	}
-	return o.cfg.Autopilot()
+	return o.cfg.Autopilot(ctx)
 }
 
 // SaveSnapshot implements wire.Operators. An archive holds everything, secrets of
 // others included, so it takes the right to write everything.
 func (o *Operator) SaveSnapshot(ctx context.Context, req *wire.SaveSnapshotRequest, send func(*wire.SnapshotPiece) error) (err error) {
 	defer o.h.metrics.count("SaveSnapshot", &err)
+	if err := CallerOf(ctx).operate("a snapshot"); err != nil {
+		return err
+	}
 	if err := o.h.authorize(req.Token, need{acl.Write, acl.Operator, ""}); err != nil {
 		return err
 	}
 	if !req.Stale {
-		if at, err := o.leader(); err != nil {
+		if at, err := o.leader(ctx); err != nil {
 			return err
 		} else if at != nil {
 			return at.SaveSnapshot(ctx, req, send)
@@ -212,10 +243,13 @@ func (w *pieceWriter) flush() error {
 // archive arrived, its checksums are right and all of it can be read.
 func (o *Operator) RestoreSnapshot(ctx context.Context, req *wire.RestoreSnapshotRequest, next func() ([]byte, error)) (_ *wire.RestoreSnapshotReply, err error) {
 	defer o.h.metrics.count("RestoreSnapshot", &err)
+	if err := CallerOf(ctx).operate("to restore a snapshot"); err != nil {
+		return nil, err
+	}
 	if err := o.h.authorize(req.Token, need{acl.Write, acl.Operator, ""}); err != nil {
 		return nil, err
 	}
-	if at, err := o.leader(); err != nil {
+	if at, err := o.leader(ctx); err != nil {
 		return nil, err
 	} else if at != nil {
 		return at.RestoreSnapshot(ctx, req, next)

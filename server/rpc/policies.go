@@ -63,10 +63,13 @@ func NewPolicies(cfg PoliciesConfig) (*Policies, error) {
 }
 
 // Report implements wire.Policies.
-func (p *Policies) Report(_ context.Context, req *wire.ReportRequest) (_ *wire.ReportReply, err error) {
+func (p *Policies) Report(ctx context.Context, req *wire.ReportRequest) (_ *wire.ReportReply, err error) {
 	defer p.h.metrics.count("Report", &err)
 	if err := p.h.authorize(req.Token, need{acl.Write, acl.Node, req.Node}); err != nil {
 		return nil, err
+	}
+	if c := CallerOf(ctx); c.own(req.Node, c.NodeID) != nil {
+		return nil, c.own(req.Node, c.NodeID)
 	}
 	if err := p.reports.put(req); err != nil {
 		return nil, err
@@ -93,7 +96,7 @@ func (p *Policies) Enforced(ctx context.Context, req *wire.EnforcedRequest) (_ *
 		list, _ := p.reports.list()
 		return &wire.EnforcedReply{Reports: list}, nil
 	}
-	if at, err := p.leader(); err != nil {
+	if at, err := p.leader(ctx); err != nil {
 		return nil, err
 	} else if at != nil {
 		return at.Enforced(ctx, req)
@@ -109,14 +112,14 @@ func (p *Policies) Enforced(ctx context.Context, req *wire.EnforcedRequest) (_ *
 	return p.wait(ctx, req, index)
 }
 
-func (p *Policies) leader() (wire.Policies, error) {
+func (p *Policies) leader(ctx context.Context) (wire.Policies, error) {
 	addr, self, err := p.h.cfg.Log.Leader()
 	switch {
 	case err != nil:
 		return nil, err
 	case self:
 		return nil, nil
-	case p.cfg.Forward == nil:
+	case p.cfg.Forward == nil, CallerOf(ctx).Forwarded:
 		return nil, fmt.Errorf("%w here, %s leads", catalog.ErrNoLeader, addr)
 	}
 	return p.cfg.Forward(addr)

@@ -23,12 +23,18 @@ func (h *Handler) Read(ctx context.Context, req *wire.ReadRequest) (_ *wire.Read
 	switch req.Consistency {
 	case wire.Stale:
 	case wire.Default, wire.Consistent:
-		if at, err := h.leader(); err != nil {
+		at, err := h.leader(ctx)
+		switch {
+		case err != nil:
 			return nil, err
-		} else if at != nil {
+		case at == nil:
+			_, err = h.readable(ctx)
+		case h.cfg.LeaderIndex == nil:
 			return at.Read(ctx, req)
+		default:
+			err = h.follow(ctx)
 		}
-		if _, err := h.readable(ctx); err != nil {
+		if err != nil {
 			return nil, err
 		}
 	default:
@@ -39,6 +45,16 @@ func (h *Handler) Read(ctx context.Context, req *wire.ReadRequest) (_ *wire.Read
 		return nil, err
 	}
 	return &wire.ReadReply{View: v, Meta: h.meta()}, nil
+}
+
+// follow returns once the store of this server, which does not lead, shows every
+// write that was acknowledged before.
+func (h *Handler) follow(ctx context.Context) error {
+	index, err := h.cfg.LeaderIndex(ctx)
+	if err != nil {
+		return err
+	}
+	return h.cfg.Store.WaitIndex(ctx, index)
 }
 
 // newer waits for a view newer than the request's, and gives the one there is when

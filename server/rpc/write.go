@@ -20,7 +20,10 @@ func (h *Handler) Sync(ctx context.Context, req *wire.SyncRequest) (_ *wire.Sync
 	if err := h.authorize(req.Token, needsOfHost(req.State.Node.Node, req.State.Services, req.State.Checks)...); err != nil {
 		return nil, err
 	}
-	if at, err := h.leader(); err != nil {
+	if err := CallerOf(ctx).own(req.State.Node.Node, req.State.Node.ID); err != nil {
+		return nil, err
+	}
+	if at, err := h.leader(ctx); err != nil {
 		return nil, err
 	} else if at != nil {
 		return at.Sync(ctx, req)
@@ -87,6 +90,9 @@ func (h *Handler) Apply(ctx context.Context, req *wire.ApplyRequest) (_ *wire.Ap
 			return nil, err
 		}
 	}
+	if err := CallerOf(ctx).mayApply(cmd); err != nil {
+		return nil, err
+	}
 	needs, err := h.needsOf(cmd)
 	if err == nil {
 		err = h.authorize(req.Token, needs...)
@@ -94,7 +100,7 @@ func (h *Handler) Apply(ctx context.Context, req *wire.ApplyRequest) (_ *wire.Ap
 	if err != nil {
 		return nil, err
 	}
-	if at, err := h.leader(); err != nil {
+	if at, err := h.leader(ctx); err != nil {
 		return nil, err
 	} else if at != nil {
 		return at.Apply(ctx, req)
@@ -149,7 +155,7 @@ func (h *Handler) Sign(ctx context.Context, req *wire.SignRequest) (_ *wire.Sign
 	if err := h.authorize(req.Token, want); err != nil {
 		return nil, err
 	}
-	if at, err := h.leader(); err != nil {
+	if at, err := h.leader(ctx); err != nil {
 		return nil, err
 	} else if at != nil {
 		return at.Sign(ctx, req)
@@ -167,10 +173,13 @@ func (h *Handler) Sign(ctx context.Context, req *wire.SignRequest) (_ *wire.Sign
 // SetCAConfig implements wire.Servers.
 func (h *Handler) SetCAConfig(ctx context.Context, req *wire.SetCAConfigRequest) (_ *wire.SetCAConfigReply, err error) {
 	defer h.metrics.count("SetCAConfig", &err)
+	if err := CallerOf(ctx).operate("to configure the certificate authority"); err != nil {
+		return nil, err
+	}
 	if err := h.authorize(req.Token, need{acl.Write, acl.Operator, ""}); err != nil {
 		return nil, err
 	}
-	if at, err := h.leader(); err != nil {
+	if at, err := h.leader(ctx); err != nil {
 		return nil, err
 	} else if at != nil {
 		return at.SetCAConfig(ctx, req)

@@ -469,6 +469,56 @@ func TestWatchPlans(t *testing.T) {
 			func() error { _, _, err := c.Event().Fire(&api.UserEvent{Name: "go"}, nil); return err },
 			func(v any) bool { e, ok := v.([]*api.UserEvent); return ok && len(e) == 1 },
 		},
+		{
+			map[string]any{"type": "services"},
+			func() error {
+				return c.Agent().ServiceRegister(&api.AgentServiceRegistration{ID: "w1", Name: "web", Tags: []string{"t"}, Check: &api.AgentServiceCheck{CheckID: "w", TTL: "1h"}})
+			},
+			func(v any) bool { s, ok := v.(map[string][]string); return ok && len(s["web"]) == 1 },
+		},
+		{
+			map[string]any{"type": "service", "service": "web", "tag": "t", "passingonly": true},
+			func() error { return c.Agent().PassTTL("w", "") },
+			func(v any) bool { e, ok := v.([]*api.ServiceEntry); return ok && len(e) == 1 },
+		},
+		{
+			map[string]any{"type": "checks", "service": "web"},
+			func() error { return c.Agent().FailTTL("w", "") },
+			func(v any) bool {
+				h, ok := v.([]*api.HealthCheck)
+				return ok && len(h) == 1 && h[0].Status == api.HealthCritical
+			},
+		},
+		{
+			map[string]any{"type": "checks", "state": "warning"},
+			func() error { return c.Agent().WarnTTL("w", "") },
+			func(v any) bool { h, ok := v.([]*api.HealthCheck); return ok && len(h) == 1 },
+		},
+		{
+			map[string]any{"type": "agent_service", "service_id": "w1"},
+			func() error {
+				return c.Agent().ServiceRegister(&api.AgentServiceRegistration{ID: "w1", Name: "web", Port: 9})
+			},
+			func(v any) bool { s, ok := v.(*api.AgentService); return ok && s.Port == 9 },
+		},
+		{
+			map[string]any{"type": "nodes"},
+			func() error {
+				_, err := c.Catalog().Register(&api.CatalogRegistration{Node: "far", Address: "10.0.0.1"}, nil)
+				return err
+			},
+			func(v any) bool { n, ok := v.([]*api.Node); return ok && len(n) == 2 },
+		},
+		{
+			map[string]any{"type": "connect_leaf", "service": "web"},
+			func() error { return rotate(c, 384) },
+			func(v any) bool { l, ok := v.(*api.LeafCert); return ok && l.ServiceURI != "" },
+		},
+		{
+			map[string]any{"type": "connect_roots"},
+			func() error { return rotate(c, 521) },
+			func(v any) bool { r, ok := v.(*api.CARootList); return ok && len(r.Roots) > 1 },
+		},
 	} {
 		plan, err := watch.Parse(w.params)
 		if err != nil {
@@ -504,6 +554,17 @@ func TestWatchPlans(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// rotate makes the certificate authority go on with a new key.
+func rotate(c *api.Client, bits int) error {
+	conf, _, err := c.Connect().CAGetConfig(nil)
+	if err != nil {
+		return err
+	}
+	conf.Config["PrivateKeyType"], conf.Config["PrivateKeyBits"] = "ec", bits
+	_, err = c.Connect().CASetConfig(conf, nil)
+	return err
 }
 
 // TestKeysSurviveARestart: keys, locks and sessions are kept, and what ends by time

@@ -21,7 +21,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -262,68 +261,6 @@ func TestP16DenyEndsLiveConnections(t *testing.T) {
 		}
 	}
 	t.Logf("%d connections, half denied; the last closed %s after the API answered; 0 wrong closes", len(all), worst.Round(time.Millisecond))
-}
-
-// TestP08FullDisk fills the disk under the agent: it says so, keeps proxying, and
-// is well again after space came back.
-func TestP08FullDisk(t *testing.T) {
-	proc.NeedRoot(t, "to mount a small file system")
-	mkfs, mount := proc.Need(t, "mkfs.ext4", "/sbin", "/usr/sbin"), proc.Need(t, "mount")
-	dir := t.TempDir()
-	image, mnt := filepath.Join(dir, "disk"), filepath.Join(dir, "mnt")
-	must(t, os.WriteFile(image, nil, 0o600))
-	must(t, os.Truncate(image, 96<<20))
-	must(t, os.Mkdir(mnt, 0o700))
-	command(t, mkfs, "-q", "-m0", image)
-	command(t, mount, "-o", "loop", image, mnt)
-	t.Cleanup(func() { _ = exec.Command("umount", "-l", mnt).Run() })
-
-	a := proc.Start(t, "-server", "-bootstrap-expect=1", "-bind", "127.0.0.1", "-data-dir", filepath.Join(mnt, "data"))
-	e := startEcho(t)
-	up := proc.FreePorts(t, 1)[0]
-	register(t, a, sidecar("db", e.port()))
-	register(t, a, sidecar("web", 1, api.Upstream{DestinationName: "db", LocalBindPort: up}))
-	intend(t, a, "web", "db", api.IntentionActionAllow)
-	conn := through(t, net.JoinHostPort("127.0.0.1", strconv.Itoa(up)))
-
-	fill := filepath.Join(mnt, "fill")
-	f, err := os.Create(fill)
-	must(t, err)
-	_, err = io.Copy(f, zeros{})
-	f.Close()
-	if !errors.Is(err, syscall.ENOSPC) {
-		t.Fatalf("filling the disk ended with %v", err)
-	}
-	// Writes now fail or the process stops by itself; what must not happen is an
-	// acknowledged write that is lost, or a cut connection while the process lives.
-	acked := map[string]bool{}
-	for i := range 50 {
-		name := "full" + strconv.Itoa(i)
-		if _, err := a.Client.Connect().IntentionUpsert(&api.Intention{SourceName: name, DestinationName: "db", Action: api.IntentionActionAllow}, nil); err == nil {
-			acked[name] = true
-		}
-	}
-	if a.Running() {
-		if err := ping(conn); err != nil {
-			t.Errorf("the full disk cut a running connection: %v", err)
-		}
-	} else if !strings.Contains(a.Log(), "no space left") {
-		t.Errorf("the process ended without saying that the disk is full")
-	}
-	must(t, os.Remove(fill))
-	if a.Running() {
-		a.Kill()
-	}
-	a.Exec()
-	got, _, err := a.Client.Connect().Intentions(nil)
-	must(t, err)
-	for _, i := range got {
-		delete(acked, i.SourceName)
-	}
-	if len(acked) > 0 {
-		t.Errorf("%d writes that were acknowledged on the full disk are lost", len(acked))
-	}
-	through(t, net.JoinHostPort("127.0.0.1", strconv.Itoa(up)))
 }
 
 type zeros struct{}

@@ -59,6 +59,8 @@ type Agent struct {
 	t    testing.TB
 	bin  string
 	args []string
+	env  []string // beside that of the test
+	host *Host    // nil: where the test runs
 
 	HTTP   string // host:port
 	Client *api.Client
@@ -79,13 +81,19 @@ func StartAgent(t testing.TB, args ...string) *Agent {
 // Start runs `weft agent` with the arguments on free ports and waits until it serves.
 func Start(t testing.TB, args ...string) *Agent {
 	t.Helper()
+	return StartEnv(t, nil, args...)
+}
+
+// StartEnv is Start with environment variables beside those of the test.
+func StartEnv(t testing.TB, env []string, args ...string) *Agent {
+	t.Helper()
 	p := FreePorts(t, 3)
 	low := sidecarRange()
 	hcl := fmt.Sprintf("ports { http = %d, serf_lan = %d, server = %d, dns = -1, sidecar_min_port = %d, sidecar_max_port = %d }",
 		p[0], p[1], p[2], low, low+sidecarsEach-1)
 	a := &Agent{
 		t: t, bin: Binary(t), HTTP: net.JoinHostPort("127.0.0.1", strconv.Itoa(p[0])),
-		args: append([]string{"agent", "-hcl", hcl}, args...),
+		args: append([]string{"agent", "-hcl", hcl}, args...), env: env,
 	}
 	c, err := api.NewClient(&api.Config{Address: a.HTTP, Scheme: "http", Transport: &http.Transport{DisableKeepAlives: true}})
 	if err != nil {
@@ -115,7 +123,19 @@ func sidecarRange() int {
 // Exec starts the process (again) and waits until it serves.
 func (a *Agent) Exec() {
 	a.t.Helper()
-	cmd := exec.Command(a.bin, a.args...)
+	a.Launch()
+	a.WaitServing(20 * time.Second)
+}
+
+// Launch starts the process (again), without waiting for anything.
+func (a *Agent) Launch() {
+	a.t.Helper()
+	program, args := a.bin, a.args
+	if a.host != nil {
+		program, args = a.host.command(program, args...)
+	}
+	cmd := exec.Command(program, args...)
+	cmd.Env = append(os.Environ(), a.env...)
 	cmd.Stdout, cmd.Stderr = &a.log, &a.log
 	if err := cmd.Start(); err != nil {
 		a.t.Fatal(err)
@@ -128,7 +148,15 @@ func (a *Agent) Exec() {
 		_ = cmd.Wait()
 		close(end)
 	}()
-	Eventually(a.t, 20*time.Second, "the agent serves", func() error {
+}
+
+// WaitServing waits until the agent knows a leader and its own node stands in the catalog.
+func (a *Agent) WaitServing(within time.Duration) {
+	a.t.Helper()
+	a.mu.Lock()
+	cmd, end := a.cmd, a.end
+	a.mu.Unlock()
+	Eventually(a.t, within, "the agent at "+a.HTTP+" serves", func() error {
 		select {
 		case <-end:
 			a.t.Fatalf("the agent ended: %s\n%s", cmd.ProcessState, a.log.String())
@@ -141,9 +169,12 @@ func (a *Agent) Exec() {
 		if err != nil {
 			return err
 		}
-		// Ready means the agent's own node stands in the catalog.
-		nodes, _, err := a.Client.Catalog().Nodes(nil)
-		if err == nil && len(nodes) == 0 {
+		self, err := a.Client.Agent().NodeName()
+		if err != nil {
+			return err
+		}
+		node, _, err := a.Client.Catalog().Node(self, nil)
+		if err == nil && node == nil {
 			err = errors.New("the node is not in the catalog yet")
 		}
 		return err
@@ -154,6 +185,9 @@ func (a *Agent) Exec() {
 func (a *Agent) Signal(s os.Signal) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.cmd == nil {
+		return // never started
+	}
 	_ = a.cmd.Process.Signal(s)
 }
 
@@ -167,18 +201,26 @@ func (a *Agent) PID() int {
 // Kill ends the process with SIGKILL and waits for it.
 func (a *Agent) Kill() {
 	a.Signal(syscall.SIGKILL)
-	<-a.end
+	if a.end != nil {
+		<-a.end
+	}
 }
 
 // Stop ends the process with SIGTERM and returns its exit code; -1 after 20 seconds.
 func (a *Agent) Stop() int {
 	a.Signal(syscall.SIGTERM)
+	return a.Wait(20 * time.Second)
+}
+
+// Wait waits until the process ends by itself and returns its exit code; -1 after
+// the time.
+func (a *Agent) Wait(within time.Duration) int {
 	select {
 	case <-a.end:
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		return a.cmd.ProcessState.ExitCode()
-	case <-time.After(20 * time.Second):
+	case <-time.After(within):
 		return -1
 	}
 }
@@ -280,8 +322,18 @@ func (b *buffer) String() string {
 	return b.b.String()
 }
 
+// Started tells whether the process was ever started.
+func (a *Agent) Started() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.cmd != nil
+}
+
 // Running tells whether the process still lives.
 func (a *Agent) Running() bool {
+	if !a.Started() {
+		return false
+	}
 	select {
 	case <-a.end:
 		return false

@@ -70,6 +70,7 @@ func (c *Config) resolveAddresses() error {
 		{"client_addr", &c.ClientAddr},
 		{"addresses.http", &c.Addresses.HTTP},
 		{"addresses.dns", &c.Addresses.DNS},
+		{"addresses.https", &c.HTTPS.Addresses},
 	} {
 		s, err := evaluate(*a.val)
 		if err != nil {

@@ -3,6 +3,7 @@ package config
 import (
 	"time"
 
+	"github.com/weftmesh/weft/agent/watches"
 	"github.com/weftmesh/weft/catalog"
 )
 
@@ -40,10 +41,13 @@ type Config struct {
 	CentralServiceConfig bool `key:"enable_central_service_config"`
 
 	CheckUpdateInterval time.Duration `key:"check_update_interval"`
+	CheckSettings       CheckSettings
+	Watches             []watches.Definition
 
 	LogLevel string `key:"log_level"`
 	LogJSON  bool   `key:"log_json"`
 	LogFile  string `key:"log_file"`
+	Log      LogSettings
 
 	DefaultQueryTime   time.Duration     `key:"default_query_time"`
 	MaxQueryTime       time.Duration     `key:"max_query_time"`
@@ -57,8 +61,10 @@ type Config struct {
 	BlockEndpoints     []string          `key:"http_config.block_endpoints"`
 	AllowWriteFrom     []string          `key:"http_config.allow_write_http_from"`
 	AllowedHosts       []string          `key:"http_config.allowed_hosts"`
-	SocketMode         string            `key:"unix_sockets.mode"`
-	PIDFile            string            `key:"pid_file"`
+	EnableDebug        bool              `key:"enable_debug"`
+	HTTPS              HTTPS
+	SocketMode         string `key:"unix_sockets.mode"`
+	PIDFile            string `key:"pid_file"`
 	// LeaveOnTerminate and SkipLeaveOnInterrupt are nil until Load resolves their
 	// defaults, which depend on Server.
 	LeaveOnTerminate     *bool         `key:"leave_on_terminate"`
@@ -70,7 +76,11 @@ type Config struct {
 	DisableCoordinates        bool          `key:"disable_coordinates"`
 	SyncCoordinateIntervalMin time.Duration `key:"sync_coordinate_interval_min"`
 	SyncCoordinateRateTarget  float64       `key:"sync_coordinate_rate_target"`
+	RaftSnapshotThreshold     int           `key:"raft_snapshot_threshold"`
+	RaftSnapshotInterval      time.Duration `key:"raft_snapshot_interval"`
+	RaftTrailingLogs          int           `key:"raft_trailing_logs"`
 	Autopilot                 Autopilot
+	Cluster                   Cluster
 
 	// Warnings are said once, when the agent starts or is validated.
 	Warnings []string
@@ -143,6 +153,9 @@ func Default() *Config {
 		DNS:                    defaultDNS(),
 		CentralServiceConfig:   true,
 		CheckUpdateInterval:    5 * time.Minute,
+		CheckSettings:          CheckSettings{OutputMaxSize: 4096},
+		Log:                    LogSettings{RotateDuration: 24 * time.Hour, SyslogFacility: "LOCAL0"},
+		HTTPS:                  HTTPS{Port: -1, HandshakeTimeout: 5 * time.Second},
 		LogLevel:               "info",
 		DefaultQueryTime:       5 * time.Minute,
 		MaxQueryTime:           10 * time.Minute,
@@ -154,13 +167,15 @@ func Default() *Config {
 		SocketMode:             "0600",
 		LeaveDrainTime:         5 * time.Second,
 
+		RaftSnapshotThreshold: 16384, RaftSnapshotInterval: 30 * time.Second, RaftTrailingLogs: 10240,
 		SyncCoordinateIntervalMin: 15 * time.Second,
 		SyncCoordinateRateTarget:  64,
 		Autopilot: Autopilot{
 			CleanupDeadServers: true, LastContactThreshold: 200 * time.Millisecond, MaxTrailingLogs: 250,
 			ServerStabilizationTime: 10 * time.Second,
 		},
-		where: map[string]Pos{},
+		Cluster: defaultCluster(),
+		where:   map[string]Pos{},
 	}
 }
 

@@ -6,7 +6,8 @@ import "slices"
 func Keys() []Key {
 	return slices.Concat(
 		generalKeys(), addressKeys(), meshKeys(), definitionKeys(), logKeys(), httpKeys(), lifecycleKeys(), operatorKeys(),
-		clusterKeys(), aclKeys(), tlsKeys(), dnsKeys(), telemetryKeys(), laterKeys(), ignoredKeys(), refusedKeys(),
+		checkKeys(), logFileKeys(), httpsKeys(), watchKeys(),
+		joinKeys(), clusterKeys(), aclKeys(), tlsKeys(), dnsKeys(), telemetryKeys(), laterKeys(), ignoredKeys(), refusedKeys(),
 	)
 }
 
@@ -25,7 +26,7 @@ func generalKeys() []Key {
 	return with(Effective, "",
 		Key{Name: "server", Type: Bool, Default: "false", Flag: "server", Doc: "Run a server of the control plane in this process, beside the agent."},
 		Key{Name: "bootstrap", Type: Bool, Default: "false", Flag: "bootstrap", Doc: "Let this server elect itself. With one server it is the same as bootstrap_expect = 1."},
-		Key{Name: "bootstrap_expect", Type: Int, Default: "0", Flag: "bootstrap-expect", Doc: "How many servers the cluster starts with. This version runs one server: 1 is the only number that it takes."},
+		Key{Name: "bootstrap_expect", Type: Int, Default: "0", Flag: "bootstrap-expect", Doc: "How many servers begin a new cluster together: 1, 3 or 5, the same on each of them. A server that has been in a cluster ignores it."},
 		Key{Name: "datacenter", Type: String, Default: "dc1", Flag: "datacenter", Doc: "The name of the datacenter: letters, digits, - and _."},
 		Key{Name: "node_name", Type: String, Flag: "node", Doc: "The name of this host in the catalog. The host name when it is not set."},
 		Key{Name: "node_id", Type: String, Flag: "node-id", Doc: "The UUID of this host. Made at the first start and kept in the data directory when it is not set."},
@@ -95,6 +96,7 @@ func httpKeys() []Key {
 		Key{Name: "http_config.block_endpoints", Type: StringList, Doc: "Prefixes of paths that are refused to everybody, with status 403."},
 		Key{Name: "http_config.allow_write_http_from", Type: StringList, Flag: "allow-write-http-from", Doc: "Networks (CIDR) that may change things over the HTTP API. Everybody who reaches it, when empty."},
 		Key{Name: "http_config.allowed_hosts", Type: StringList, Doc: "Names by which clients may call the HTTP API, beside addresses, localhost, the node's name and names in the domain. Others are refused, against DNS rebinding."},
+		Key{Name: "enable_debug", Type: Bool, Default: "false", Doc: "Serve profiles of the agent under /debug/pprof on the HTTP API."},
 		Key{Name: "unix_sockets.mode", Type: String, Default: "0600", Doc: "The octal permissions of Unix sockets that the agent makes."},
 	)
 }

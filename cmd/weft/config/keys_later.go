@@ -4,13 +4,7 @@ package config
 // later versions, or for Consul, load.
 
 func clusterKeys() []Key {
-	return with(Accepted, "this version runs one server and its agent on one host",
-		Key{Name: "retry_join", Type: StringList, Flag: "retry-join", Doc: "Addresses of hosts to join, tried until one answers."},
-		Key{Name: "start_join", Type: StringList, Flag: "join", Doc: "Addresses of hosts to join, tried once."},
-		Key{Name: "retry_interval", Type: Duration, Default: "30s", Flag: "retry-interval", Doc: "The time between attempts to join."},
-		Key{Name: "retry_max", Type: Int, Default: "0", Flag: "retry-max", Doc: "How many attempts to join are made. 0 is no end."},
-		Key{Name: "rejoin_after_leave", Type: Bool, Default: "false", Flag: "rejoin", Doc: "Join again after a start even where the host had left."},
-		Key{Name: "reconnect_timeout", Type: Duration, Default: "72h", Doc: "After how long a failed host is forgotten."},
+	return with(Accepted, "",
 		Key{Name: "encrypt_verify_incoming", Type: Bool, Default: "true", Doc: "Refuse gossip that is not encrypted."},
 		Key{Name: "encrypt_verify_outgoing", Type: Bool, Default: "true", Doc: "Encrypt gossip that is sent."},
 		Key{Name: "advertise_addr_ipv4", Type: String, Doc: "The IPv4 address that other hosts use for this one."},
@@ -18,7 +12,6 @@ func clusterKeys() []Key {
 		Key{Name: "tagged_addresses", Type: StringMap, Doc: "Further addresses of this host by name."},
 		Key{Name: "translate_wan_addrs", Type: Bool, Default: "false", Doc: "Answer with WAN addresses for other datacenters."},
 		Key{Name: "serf_lan", Type: String, Flag: "serf-lan-bind", Doc: "The address of gossip, where it differs from bind_addr."},
-		Key{Name: "serf_lan_allowed_cidrs", Type: StringList, Doc: "Networks whose hosts may join."},
 		Key{Name: "gossip_lan.gossip_interval", Type: Duration, Default: "200ms", Doc: "The time between rounds of gossip."},
 		Key{Name: "gossip_lan.gossip_nodes", Type: Int, Default: "3", Doc: "To how many hosts a round goes."},
 		Key{Name: "gossip_lan.probe_interval", Type: Duration, Default: "1s", Doc: "The time between probes of a random host."},
@@ -26,14 +19,10 @@ func clusterKeys() []Key {
 		Key{Name: "gossip_lan.retransmit_mult", Type: Int, Default: "4", Doc: "How often a message is repeated."},
 		Key{Name: "gossip_lan.suspicion_mult", Type: Int, Default: "4", Doc: "How long a silent host is only suspected."},
 		Key{Name: "performance.raft_multiplier", Type: Int, Default: "1", Doc: "Scales the timers of Raft."},
-		Key{Name: "performance.rpc_hold_timeout", Type: Duration, Default: "7s", Doc: "How long a request waits for a leader."},
 		Key{Name: "performance.grpc_keepalive_interval", Type: Duration, Default: "30s", Doc: "The time between keep-alives to servers."},
 		Key{Name: "performance.grpc_keepalive_timeout", Type: Duration, Default: "20s", Doc: "How long a keep-alive waits."},
 		Key{Name: "raft_protocol", Type: Int, Default: "3", Flag: "raft-protocol", Doc: "The version of the Raft protocol. Only 3 exists here."},
 		Key{Name: "protocol", Type: Int, Default: "2", Flag: "protocol", Doc: "The version of the gossip protocol. Only 2 exists here."},
-		Key{Name: "raft_snapshot_threshold", Type: Int, Default: "16384", Doc: "How many log entries are kept before a snapshot."},
-		Key{Name: "raft_snapshot_interval", Type: Duration, Default: "30s", Doc: "How often it is looked whether a snapshot is due."},
-		Key{Name: "raft_trailing_logs", Type: Int, Default: "10240", Doc: "How many log entries stay after a snapshot."},
 		Key{Name: "raft_logstore", Type: AnyMap, Doc: "Settings of the Raft log store."},
 		Key{Name: "server_rejoin_age_max", Type: Duration, Default: "168h", Doc: "After how long an absent server may not come back by itself."},
 		Key{Name: "primary_datacenter", Type: String, Flag: "primary-datacenter", Doc: "The datacenter that leads the others."},
@@ -87,10 +76,10 @@ func aclKeys() []Key {
 }
 
 func tlsKeys() []Key {
-	const note = "the HTTP API of this version speaks plain HTTP on loopback, and the server stays in process"
+	const note = "the server of this version stays in process"
 	keys := make([]Key, 0, 64)
 	for _, group := range []struct{ name, doc string }{
-		{"defaults", "of all listeners"}, {"internal_rpc", "of the server port"}, {"https", "of the HTTPS API"}, {"grpc", "of gRPC"},
+		{"internal_rpc", "of the server port"}, {"grpc", "of gRPC"},
 	} {
 		p := "tls." + group.name + "."
 		keys = append(keys,
@@ -106,17 +95,16 @@ func tlsKeys() []Key {
 			Key{Name: p + "use_auto_cert", Type: Bool, Default: "false", Doc: "Use the certificate from enrolment " + group.doc + "."},
 		)
 	}
+	for _, p := range []string{"tls.defaults.", "tls.https."} {
+		keys = append(keys,
+			Key{Name: p + "verify_outgoing", Type: Bool, Default: "false", Doc: "Check the certificate of servers."},
+			Key{Name: p + "verify_server_hostname", Type: Bool, Default: "false", Doc: "Check the name in the certificate of servers."},
+			Key{Name: p + "use_auto_cert", Type: Bool, Default: "false", Doc: "Use the certificate from enrolment."},
+		)
+	}
 	keys = append(keys,
 		Key{Name: "tls.enable_agent_tls_for_checks", Type: Bool, Default: "false", Doc: "Use the agent's certificate in checks."},
-		Key{Name: "ca_file", Type: String, Doc: "Former name of tls.defaults.ca_file."},
-		Key{Name: "ca_path", Type: String, Doc: "Former name of tls.defaults.ca_path."},
-		Key{Name: "cert_file", Type: String, Doc: "Former name of tls.defaults.cert_file."},
-		Key{Name: "key_file", Type: String, Doc: "Former name of tls.defaults.key_file."},
-		Key{Name: "tls_min_version", Type: String, Doc: "Former name of tls.defaults.tls_min_version."},
-		Key{Name: "tls_cipher_suites", Type: String, Doc: "Former name of tls.defaults.tls_cipher_suites."},
-		Key{Name: "verify_incoming", Type: Bool, Doc: "Former name of tls.defaults.verify_incoming."},
 		Key{Name: "verify_incoming_rpc", Type: Bool, Doc: "Former name of tls.internal_rpc.verify_incoming."},
-		Key{Name: "verify_incoming_https", Type: Bool, Doc: "Former name of tls.https.verify_incoming."},
 		Key{Name: "verify_outgoing", Type: Bool, Doc: "Former name of tls.defaults.verify_outgoing."},
 		Key{Name: "verify_server_hostname", Type: Bool, Doc: "Former name of tls.internal_rpc.verify_server_hostname."},
 		Key{Name: "server_name", Type: String, Doc: "The name that this host's certificate carries."},
@@ -125,9 +113,6 @@ func tlsKeys() []Key {
 		Key{Name: "auto_encrypt.dns_san", Type: StringList, Doc: "DNS names in that certificate."},
 		Key{Name: "auto_encrypt.ip_san", Type: StringList, Doc: "Addresses in that certificate."},
 		Key{Name: "auto_config", Type: AnyMap, Doc: "Enrolment by a token of another system."},
-		Key{Name: "ports.https", Type: Int, Default: "-1", Flag: "https-port", Doc: "The port of the HTTPS API."},
-		Key{Name: "addresses.https", Type: String, Doc: "The addresses of the HTTPS API."},
-		Key{Name: "limits.https_handshake_timeout", Type: Duration, Default: "5s", Doc: "How long a TLS handshake of the HTTPS API may take."},
 	)
 	return with(Accepted, note, keys...)
 }

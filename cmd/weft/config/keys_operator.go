@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"path/filepath"
 	"slices"
+	"time"
 )
 
 // Keys of those who look after the servers.
@@ -21,6 +22,9 @@ func operatorKeys() []Key {
 		Key{Name: "autopilot.disable_upgrade_migration", Type: Bool, Default: "false", Doc: "Do not hold back newer servers during an upgrade."},
 		Key{Name: "autopilot.redundancy_zone_tag", Type: String, Doc: "The node metadata that names a zone."},
 		Key{Name: "autopilot.upgrade_version_tag", Type: String, Doc: "The node metadata that names a version."},
+		Key{Name: "raft_snapshot_threshold", Type: Int, Default: "16384", Doc: "After how many log entries a server writes a snapshot of its state."},
+		Key{Name: "raft_snapshot_interval", Type: Duration, Default: "30s", Doc: "How often it looks whether one is due, at the least."},
+		Key{Name: "raft_trailing_logs", Type: Int, Default: "10240", Doc: "How many log entries stay after a snapshot, for servers that lag; it keeps more by itself where sending a snapshot takes long."},
 		Key{Name: "disable_coordinates", Type: Bool, Default: "false", Doc: "Keep no network coordinates."},
 		Key{Name: "sync_coordinate_interval_min", Type: Duration, Default: "15s", Doc: "How often coordinates are sent at most."},
 		Key{Name: "sync_coordinate_rate_target", Type: Float, Default: "64", Doc: "How many updates of coordinates a second the cluster makes."},
@@ -57,6 +61,9 @@ func (c *Config) KeyringFile() string {
 	return filepath.Join(c.DataDir, "serf", "local.keyring")
 }
 
+// minSnapshotInterval keeps a server from doing nothing but looking.
+const minSnapshotInterval = 100 * time.Millisecond
+
 func (c *Config) validateOperator() error {
 	if _, err := c.gossipKey(); err != nil {
 		return err
@@ -66,6 +73,14 @@ func (c *Config) validateOperator() error {
 		if n < 0 {
 			return c.problem(key, "must not be below 0")
 		}
+	}
+	for key, n := range map[string]int{"raft_snapshot_threshold": c.RaftSnapshotThreshold, "raft_trailing_logs": c.RaftTrailingLogs} {
+		if n < 1 {
+			return c.problem(key, "must be above 0")
+		}
+	}
+	if c.RaftSnapshotInterval < minSnapshotInterval {
+		return c.problem("raft_snapshot_interval", "must be at least %s", minSnapshotInterval)
 	}
 	if c.SyncCoordinateRateTarget <= 0 || c.SyncCoordinateIntervalMin <= 0 {
 		return c.problem(cmp.Or(c.setOf("sync_coordinate_rate_target", "sync_coordinate_interval_min"), "sync_coordinate_rate_target"), "must be above 0")

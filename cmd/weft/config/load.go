@@ -48,28 +48,68 @@ func Load(o Options) (*Config, error) {
 	}
 	m := &merger{config: c, fields: fieldsOf(c), warned: map[string]bool{}}
 	for _, path := range o.Paths {
-		if err := m.path(path, o.Format); err != nil {
-			return nil, err
-		}
+		m.note(m.path(path, o.Format))
 	}
 	for _, f := range o.Fragments {
-		if err := m.source("-hcl", formatOf(f), []byte(f)); err != nil {
-			return nil, err
-		}
+		m.note(m.source("-hcl", formatOf(f), []byte(f)))
 	}
 	for _, f := range o.Flags {
-		if err := m.flag(f); err != nil {
-			return nil, err
-		}
+		m.note(m.flag(f))
 	}
-	if err := m.definitions(); err != nil {
-		return nil, err
+	m.note(m.definitions())
+	if err := m.mistakes.Err(); err != nil {
+		return nil, err // what follows would only complain of what is missing
 	}
 	if err := c.finish(o.Hostname); err != nil {
 		return nil, err
 	}
 	return c, c.validate()
 }
+
+// maxMistakes bounds how many mistakes are told at once.
+const maxMistakes = 50
+
+// Mistakes is more than one mistake in the sources, in the order in which they stand.
+type Mistakes []error
+
+func (l Mistakes) Error() string {
+	lines := make([]string, len(l))
+	for i, err := range l {
+		lines[i] = err.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap gives each mistake.
+func (l Mistakes) Unwrap() []error { return l }
+
+// Add takes an error, or each of several.
+func (l *Mistakes) Add(err error) {
+	if err == nil || len(*l) >= maxMistakes {
+		return
+	}
+	var many Mistakes
+	if errors.As(err, &many) {
+		*l = append(*l, many[:min(len(many), maxMistakes-len(*l))]...)
+		return
+	}
+	*l = append(*l, err)
+}
+
+// Err is nil for none, and one alone as it is.
+func (l Mistakes) Err() error {
+	switch len(l) {
+	case 0:
+		return nil
+	case 1:
+		return l[0]
+	default:
+		return l
+	}
+}
+
+// note takes a mistake down and lets the search for others go on.
+func (m *merger) note(err error) { m.mistakes.Add(err) }
 
 // Services reads a file that holds nothing but `service` and `services`, for
 // registration over the API.
@@ -85,11 +125,10 @@ func Services(file string, src []byte) ([]*catalog.ServiceRegistration, error) {
 		if !ok || (k.Name != "service" && k.Name != "services") {
 			return nil, errorAt(f.pos, f.name, "does not belong here: only service and services do")
 		}
-		if err := m.value(k, f); err != nil {
-			return nil, err
-		}
+		m.note(m.value(k, f))
 	}
-	if err := m.definitions(); err != nil {
+	m.note(m.definitions())
+	if err := m.mistakes.Err(); err != nil {
 		return nil, err
 	}
 	if len(m.config.Services) == 0 {
@@ -181,9 +220,7 @@ func (m *merger) path(path, format string) error {
 		} else if info.IsDir() {
 			continue
 		}
-		if err := m.file(name, format); err != nil {
-			return err
-		}
+		m.note(m.file(name, format))
 	}
 	return nil
 }
@@ -272,12 +309,12 @@ func (m *merger) definitions() error {
 			err = m.service(d, services)
 		case "check", "checks":
 			err = m.checkDefinition(d, checks)
+		case "watches":
+			err = m.watch(d)
 		default:
 			err = m.configEntry(d)
 		}
-		if err != nil {
-			return err
-		}
+		m.note(err)
 	}
 	return nil
 }

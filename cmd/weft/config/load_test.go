@@ -234,7 +234,11 @@ func TestBadInput(t *testing.T) {
 		{"no port", "a.hcl", "ports {\n http = 70000\n}", "a.hcl:2: ports.http: 70000 is not a port"},
 		{"server port off", "a.hcl", "ports { server = -1 }", "a.hcl:1: ports.server: -1 is not a port"},
 		{"sidecar range", "a.hcl", "ports { sidecar_min_port = 22000 }", "ports.sidecar_min_port: 22000 is above ports.sidecar_max_port"},
-		{"three servers", "a.hcl", "bootstrap_expect = 3", "a.hcl:1: bootstrap_expect: is 3, but this version runs one server: set it to 1"},
+		{"three servers", "a.hcl", "bootstrap_expect = 3", "a.hcl:1: bootstrap_expect: is 3, but -dev is a cluster of one"},
+		{"cloud join", "a.hcl", "retry_join = [\"provider=aws tag_key=x\"]", "a.hcl:1: retry_join: \"provider=aws tag_key=x\" asks a cloud"},
+		{"retry interval", "a.hcl", "retry_interval = \"0s\"", "a.hcl:1: retry_interval: must be above zero"},
+		{"reconnect timeout", "a.hcl", "reconnect_timeout = \"1h\"", "a.hcl:1: reconnect_timeout: 1h0m0s is less than 8h"},
+		{"gossip network", "a.hcl", "serf_lan_allowed_cidrs = [\"10\"]", "a.hcl:1: serf_lan_allowed_cidrs: \"10\" is not a network"},
 		{"datacenter", "a.hcl", `datacenter = "a b"`, `datacenter: "a b" is not a name`},
 		{"node ID", "a.hcl", `node_id = "x"`, `node_id: "x" is not a UUID`},
 		{"reserved meta", "a.hcl", `node_meta { consul-x = "1" }`, `is reserved`},
@@ -281,9 +285,10 @@ func TestUnreadable(t *testing.T) {
 
 func TestWithoutDev(t *testing.T) {
 	for _, tc := range []struct{ src, want string }{
-		{``, "server: must be true: this version runs the agent beside a server in one process (or use -dev)"},
-		{`server = true`, "bootstrap_expect: must be 1"},
+		{``, "data_dir: must be set (or use -dev, which keeps everything in memory)"},
 		{`server = true bootstrap_expect = 1`, "data_dir: must be set"},
+		{`server = true bootstrap_expect = 99`, "bootstrap_expect: is 99"},
+		{`server = true bootstrap = true bootstrap_expect = 3`, "bootstrap: contradicts bootstrap_expect = 3"},
 		{`bootstrap_expect = 1`, "bootstrap_expect: needs server = true"},
 	} {
 		_, err := Load(Options{Fragments: []string{strings.ReplaceAll(tc.src, " b", "\nb") + "\nbind_addr = \"127.0.0.1\""}, Hostname: hostname})
@@ -316,4 +321,39 @@ func FuzzParse(f *testing.F) {
 			n.plain()
 		}
 	})
+}
+
+// Every mistake is told, not the first alone.
+func TestEveryMistakeIsTold(t *testing.T) {
+	dir := t.TempDir()
+	one, two := filepath.Join(dir, "1.hcl"), filepath.Join(dir, "2.json")
+	for name, text := range map[string]string{
+		one: "data_dr = \"/x\"\nlog_level = 7\nservice {\n  port = 1\n}\nports {\n  htp = 1\n}\n",
+		two: `{"check": {"name": "a", "tcpp": "x"}, "encrypt": 5}`,
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := Load(Options{Paths: []string{dir}})
+	var all Mistakes
+	if !errors.As(err, &all) || !errors.Is(err, catalog.ErrInvalid) {
+		t.Fatalf("%v", err)
+	}
+	for _, want := range []string{
+		one + ":1: data_dr: unknown key; did you mean data_dir?", one + ":2: log_level: must be a string", one + ":7: ports.htp: unknown key",
+		two + ":1: encrypt: must be a string", one + ":3: service: the service has no name", "tcpp: unknown key",
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is missing in\n%v", want, err)
+		}
+	}
+	if len(all) != 6 {
+		t.Errorf("%d mistakes:\n%v", len(all), err)
+	}
+	// What several keys say together is all told too.
+	_, err = Load(Options{Dev: true, Fragments: []string{`datacenter = "a b" connect { ca_provider = "x" } check_output_max_size = 0 syslog_facility = "X" ports { https = 8501 }`}})
+	if !errors.As(err, &all) || len(all) != 5 {
+		t.Errorf("%v", err)
+	}
 }

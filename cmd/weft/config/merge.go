@@ -15,6 +15,8 @@ type merger struct {
 	fields map[string]reflect.Value // by key
 	warned map[string]bool
 	blocks []definition
+	// mistakes are those found so far.
+	mistakes Mistakes
 }
 
 // definition is a service, check or config entry that awaits decoding.
@@ -42,34 +44,33 @@ func fieldsOf(c *Config) map[string]reflect.Value {
 	return out
 }
 
-// object goes through the keys of the object at path.
+// object goes through the keys of the object at path. A mistake in one does not hide
+// those in others.
 func (m *merger) object(path string, n *node) error {
 	for i := range n.fields {
-		f := &n.fields[i]
-		full := strings.TrimPrefix(path+"."+f.name, ".")
-		norm := normalize(full)
-		if k, ok := table.keys[norm]; ok {
-			if err := m.value(k, f); err != nil {
-				return err
-			}
-			continue
-		}
-		if !table.objects[norm] {
-			msg := "unknown key"
-			if s := table.suggest(path, f.name); s != "" {
-				msg += fmt.Sprintf("; did you mean %s?", s)
-			}
-			return errorAt(f.pos, full, "%s", msg)
-		}
-		inner, err := asObject(full, f)
-		if err != nil {
-			return err
-		}
-		if err := m.object(full, inner); err != nil {
-			return err
-		}
+		m.note(m.key(path, &n.fields[i]))
 	}
 	return nil
+}
+
+func (m *merger) key(path string, f *field) error {
+	full := strings.TrimPrefix(path+"."+f.name, ".")
+	norm := normalize(full)
+	if k, ok := table.keys[norm]; ok {
+		return m.value(k, f)
+	}
+	if !table.objects[norm] {
+		msg := "unknown key"
+		if s := table.suggest(path, f.name); s != "" {
+			msg += fmt.Sprintf("; did you mean %s?", s)
+		}
+		return errorAt(f.pos, full, "%s", msg)
+	}
+	inner, err := asObject(full, f)
+	if err != nil {
+		return err
+	}
+	return m.object(full, inner)
 }
 
 func asObject(key string, f *field) (*node, error) {

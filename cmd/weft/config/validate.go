@@ -50,6 +50,9 @@ func (c *Config) finish(hostname func() (string, error)) error {
 	if c.BootstrapExpect == 1 {
 		c.Bootstrap = true
 	}
+	if c.Bootstrap && c.BootstrapExpect == 0 {
+		c.BootstrapExpect = 1
+	}
 	if c.DataDir != "" {
 		abs, err := filepath.Abs(c.DataDir)
 		if err != nil {
@@ -67,14 +70,14 @@ func (c *Config) finish(hostname func() (string, error)) error {
 // validate refuses what no component could run with. Each component checks its
 // own part again.
 func (c *Config) validate() error {
+	var found Mistakes
 	for _, check := range []func() error{
 		c.validateNode, c.validateServer, c.validatePorts, c.validateMesh, c.validateDNS, c.validateOperator, c.validateRest,
+		c.validateChecks, c.validateLogs, c.validateHTTPS,
 	} {
-		if err := check(); err != nil {
-			return err
-		}
+		found.Add(check())
 	}
-	return nil
+	return found.Err()
 }
 
 var (
@@ -118,28 +121,6 @@ func (c *Config) validateNode() error {
 		case len(v) > maxMetaValue:
 			return c.problem("node_meta", "the value of %q has %d bytes, at most %d are allowed", k, len(v), maxMetaValue)
 		}
-	}
-	return nil
-}
-
-func (c *Config) validateServer() error {
-	if c.BootstrapExpect < 0 {
-		return c.problem("bootstrap_expect", "must not be below 0")
-	}
-	if c.BootstrapExpect > 1 {
-		return c.problem("bootstrap_expect", "is %d, but this version runs one server: set it to 1", c.BootstrapExpect)
-	}
-	if !c.Server {
-		if c.BootstrapExpect > 0 || (c.Bootstrap && !c.Dev) {
-			return c.problem(cmp.Or(c.setOf("bootstrap_expect", "bootstrap"), "bootstrap"), "needs server = true")
-		}
-		return c.problem("server", "must be true: this version runs the agent beside a server in one process (or use -dev)")
-	}
-	if !c.Bootstrap {
-		return c.problem("bootstrap_expect", "must be 1: this version runs one server")
-	}
-	if c.DataDir == "" && !c.Dev {
-		return c.problem("data_dir", "must be set (or use -dev, which keeps everything in memory)")
 	}
 	return nil
 }

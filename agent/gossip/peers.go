@@ -1,0 +1,143 @@
+package gossip
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+const (
+	// maxPeers bounds the members that are kept for the next start: all servers, and
+	// some of the others.
+	maxPeers     = 128
+	maxPeersFile = 256 << 10
+)
+
+// peer is a member as it is kept on disk.
+type peer struct {
+	Name   string
+	Addr   string // host:port of gossip
+	Server bool   `json:",omitempty"`
+}
+
+// peers keeps where members were last, for a start that has nobody to ask.
+type peers struct {
+	file string
+
+	mu   sync.Mutex
+	last []peer
+}
+
+func openPeers(file string) (*peers, error) {
+	p := &peers{file: file}
+	if file == "" {
+		return p, nil
+	}
+	info, err := os.Stat(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return p, nil
+	}
+	if err != nil {
+		return p, err
+	}
+	if info.Size() > maxPeersFile {
+		return p, fmt.Errorf("it has %d bytes, at most %d are read", info.Size(), maxPeersFile)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return p, err
+	}
+	var doc struct{ Members []peer }
+	if err := json.Unmarshal(b, &doc); err != nil {
+		return p, err
+	}
+	for _, m := range doc.Members {
+		if _, _, err := net.SplitHostPort(m.Addr); err == nil && len(p.last) < maxPeers {
+			p.last = append(p.last, m)
+		}
+	}
+	return p, nil
+}
+
+// addrs are where members were, servers first, each part in random order.
+func (p *peers) addrs() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list := slices.Clone(p.last)
+	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	slices.SortStableFunc(list, func(a, b peer) int { return after(a.Server) - after(b.Server) })
+	out := make([]string, 0, len(list))
+	for _, m := range list {
+		out = append(out, m.Addr)
+	}
+	return out
+}
+
+func after(server bool) int {
+	if server {
+		return 0
+	}
+	return 1
+}
+
+// keep writes those of the members that are alive. When nobody else is, the list
+// stays: it is what the way back begins with.
+func (p *peers) keep(members []catalog.Member, self string) error {
+	var now []peer
+	for _, m := range members {
+		if m.Status == catalog.MemberAlive && m.Name != self {
+			now = append(now, peer{Name: m.Name, Addr: addrOf(m), Server: m.Tags["role"] == "consul"})
+		}
+	}
+	if len(now) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(now, func(a, b peer) int { return after(a.Server) - after(b.Server) })
+	now = now[:min(len(now), maxPeers)]
+	p.mu.Lock()
+	same := slices.Equal(now, p.last)
+	p.last = now
+	p.mu.Unlock()
+	if same || p.file == "" {
+		return nil
+	}
+	return p.write(now)
+}
+
+func (p *peers) write(list []peer) error {
+	b, err := json.MarshalIndent(struct{ Members []peer }{list}, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(p.file), 0o700); err != nil {
+		return err
+	}
+	tmp := p.file + ".tmp"
+	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, p.file)
+}
+
+// forget removes what is kept, for a host that leaves for good.
+func (p *peers) forget() error {
+	p.mu.Lock()
+	p.last = nil
+	p.mu.Unlock()
+	if p.file == "" {
+		return nil
+	}
+	if err := os.Remove(p.file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

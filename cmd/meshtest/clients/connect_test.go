@@ -1,0 +1,217 @@
+package clients_test
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/weftmesh/weft/cmd/meshtest"
+)
+
+func TestConfigEntries(t *testing.T) {
+	_, c := mesh(t)
+	ce := c.ConfigEntries()
+	timeout := 3 * time.Second
+	entries := []api.ConfigEntry{
+		&api.ProxyConfigEntry{Kind: api.ProxyDefaults, Name: api.ProxyConfigGlobal, Config: map[string]any{"protocol": "http"}, Meta: map[string]string{"a": "b"}},
+		&api.ServiceConfigEntry{Kind: api.ServiceDefaults, Name: "web", Protocol: "http", MaxInboundConnections: 7},
+		&api.ServiceConfigEntry{Kind: api.ServiceDefaults, Name: "api", Protocol: "http"},
+		&api.ServiceResolverConfigEntry{Kind: api.ServiceResolver, Name: "web", DefaultSubset: "v1", Subsets: map[string]api.ServiceResolverSubset{"v1": {Filter: "Service.Meta.v == 1"}, "v2": {OnlyPassing: true}}, ConnectTimeout: timeout},
+		&api.ServiceSplitterConfigEntry{Kind: api.ServiceSplitter, Name: "web", Splits: []api.ServiceSplit{{Weight: 90, ServiceSubset: "v1"}, {Weight: 10, ServiceSubset: "v2"}}},
+		&api.ServiceRouterConfigEntry{Kind: api.ServiceRouter, Name: "web", Routes: []api.ServiceRoute{{Match: &api.ServiceRouteMatch{HTTP: &api.ServiceRouteHTTPMatch{PathPrefix: "/api"}}, Destination: &api.ServiceRouteDestination{Service: "api"}}}},
+		&api.ServiceIntentionsConfigEntry{Kind: api.ServiceIntentions, Name: "web", Sources: []*api.SourceIntention{{Name: "api", Action: api.IntentionActionAllow}}},
+		&api.IngressGatewayConfigEntry{Kind: api.IngressGateway, Name: "edge", Listeners: []api.IngressListener{{Port: 8080, Protocol: "http", Services: []api.IngressService{{Name: "web"}}}}},
+		&api.TerminatingGatewayConfigEntry{Kind: api.TerminatingGateway, Name: "exit", Services: []api.LinkedService{{Name: "billing"}}},
+		&api.MeshConfigEntry{TransparentProxy: api.TransparentProxyMeshConfig{MeshDestinationsOnly: true}},
+		&api.ExportedServicesConfigEntry{Name: "default", Services: []api.ExportedService{{Name: "web", Consumers: []api.ServiceConsumer{{Peer: "east"}}}}},
+		&api.JWTProviderConfigEntry{Kind: api.JWTProvider, Name: "okta", Issuer: "x", JSONWebKeySet: &api.JSONWebKeySet{Local: &api.LocalJWKS{JWKS: "eyJrZXlzIjpbXX0="}}},
+	}
+	for _, e := range entries {
+		if ok, _, err := ce.Set(e, nil); err != nil || !ok {
+			t.Fatalf("%s %s: %t, %v", e.GetKind(), e.GetName(), ok, err)
+		}
+		got, meta, err := ce.Get(e.GetKind(), e.GetName(), nil)
+		if err != nil || got.GetName() != e.GetName() || got.GetModifyIndex() == 0 || meta.LastIndex < got.GetModifyIndex() {
+			t.Fatalf("%s: %+v, %v", e.GetKind(), got, err)
+		}
+		if list, _, err := ce.List(e.GetKind(), nil); err != nil || len(list) == 0 {
+			t.Fatalf("%s: %v %v", e.GetKind(), list, err)
+		}
+	}
+	r, _, err := ce.Get(api.ServiceResolver, "web", nil)
+	must1(t, err)
+	if got := r.(*api.ServiceResolverConfigEntry); got.ConnectTimeout != timeout || got.Subsets["v1"].Filter == "" {
+		t.Fatalf("%+v", got)
+	}
+	chain, _, err := c.DiscoveryChain().Get("web", nil, nil)
+	must1(t, err)
+	if chain.Chain.Protocol != "http" || !strings.HasPrefix(chain.Chain.StartNode, "router:web") || len(chain.Chain.Targets) != 3 {
+		t.Fatalf("%+v", chain.Chain)
+	}
+	chain, _, err = c.DiscoveryChain().Get("api", &api.DiscoveryChainOptions{OverrideConnectTimeout: timeout, OverrideProtocol: "tcp"}, nil)
+	if err != nil || chain.Chain.CustomizationHash == "" {
+		t.Fatalf("%+v, %v", chain, err)
+	}
+	e := entries[1].(*api.ServiceConfigEntry)
+	e.MaxInboundConnections = 8
+	if ok, _, err := ce.CAS(e, 1, nil); err != nil || ok {
+		t.Fatalf("a wrong index was taken: %v", err)
+	}
+	now, _, err := ce.Get(e.Kind, e.Name, nil)
+	must1(t, err)
+	if ok, _, err := ce.CAS(e, now.GetModifyIndex(), nil); err != nil || !ok {
+		t.Fatalf("the right index was refused: %v", err)
+	}
+	// What others rest on is not taken from under them.
+	if _, err := ce.Delete(api.ServiceResolver, "web", nil); err == nil {
+		t.Fatal("the resolver went although a splitter uses its subsets")
+	}
+	if ok, _, err := ce.DeleteCAS(api.JWTProvider, "okta", 1, nil); err != nil || ok {
+		t.Fatalf("deleted at a wrong index: %v", err)
+	}
+	for _, e := range slices.Backward(entries) {
+		if _, err := ce.Delete(e.GetKind(), e.GetName(), nil); err != nil {
+			t.Fatalf("%s %s: %v", e.GetKind(), e.GetName(), err)
+		}
+		if _, _, err := ce.Get(e.GetKind(), e.GetName(), nil); err == nil || !strings.Contains(err.Error(), "404") {
+			t.Fatalf("%s %s: %v", e.GetKind(), e.GetName(), err)
+		}
+	}
+}
+
+func TestIntentions(t *testing.T) {
+	_, c := mesh(t)
+	con := c.Connect()
+	_, err := con.IntentionUpsert(&api.Intention{SourceName: "web", DestinationName: "db", Action: api.IntentionActionAllow, Description: "d"}, nil)
+	must1(t, err)
+	id, _, err := con.IntentionCreate(&api.Intention{SourceName: "*", DestinationName: "db", Action: api.IntentionActionDeny}, nil)
+	must1(t, err)
+	check := func(source string, want bool) {
+		t.Helper()
+		if ok, _, err := con.IntentionCheck(&api.IntentionCheck{Source: source, Destination: "db", SourceType: api.IntentionSourceConsul}, nil); err != nil || ok != want {
+			t.Fatalf("%s: %t, %v", source, ok, err)
+		}
+	}
+	check("web", true)
+	check("api", false)
+	i, _, err := con.IntentionGet(id, nil)
+	if err != nil || i.SourceName != "*" || i.Precedence != 8 {
+		t.Fatalf("%+v %v", i, err)
+	}
+	i.Action = api.IntentionActionAllow
+	_, err = con.IntentionUpdate(i, nil)
+	must1(t, err)
+	check("api", true)
+	match, _, err := con.IntentionMatch(&api.IntentionMatch{By: api.IntentionMatchDestination, Names: []string{"db"}}, nil)
+	if err != nil || len(match["db"]) != 2 || match["db"][0].SourceName != "web" {
+		t.Fatalf("%+v %v", match, err)
+	}
+	if one, _, err := con.IntentionGetExact("web", "db", nil); err != nil || one.Description != "d" {
+		t.Fatalf("%+v %v", one, err)
+	}
+	if none, _, err := con.IntentionGetExact("nobody", "db", nil); err != nil || none != nil {
+		t.Fatalf("%+v %v", none, err)
+	}
+	_, err = con.IntentionDelete(id, nil)
+	must1(t, err)
+	_, err = con.IntentionDeleteExact("web", "db", nil)
+	must1(t, err)
+	if all, _, err := con.Intentions(nil); err != nil || len(all) != 0 {
+		t.Fatalf("%+v %v", all, err)
+	}
+	check("web", false)
+}
+
+func TestCertificateAuthority(t *testing.T) {
+	m, c := mesh(t)
+	roots, _, err := c.Agent().ConnectCARoots(nil)
+	must1(t, err)
+	leaf, meta, err := c.Agent().ConnectCALeaf("web", nil)
+	must1(t, err)
+	pair, err := tls.X509KeyPair([]byte(leaf.CertPEM), []byte(leaf.PrivateKeyPEM))
+	must1(t, err)
+	verify := func(pemRoots string, cert []byte) error {
+		pool := x509.NewCertPool()
+		pool.AppendCertsFromPEM([]byte(pemRoots))
+		parsed, err := x509.ParseCertificate(cert)
+		must1(t, err)
+		_, err = parsed.Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+		return err
+	}
+	must1(t, verify(roots.Roots[0].RootCertPEM, pair.Certificate[0]))
+	if want := fmt.Sprintf("spiffe://%s/ns/default/dc/dc1/svc/web", roots.TrustDomain); leaf.ServiceURI != want {
+		t.Fatalf("%s, want %s", leaf.ServiceURI, want)
+	}
+	for client, want := range map[string]bool{"web": false} {
+		auth, err := c.Agent().ConnectAuthorize(&api.AgentAuthorizeParams{Target: "db", ClientCertURI: strings.Replace(leaf.ServiceURI, "web", client, 1), ClientCertSerial: leaf.SerialNumber})
+		if err != nil || auth.Authorized != want || auth.Reason == "" {
+			t.Fatalf("%+v %v", auth, err)
+		}
+	}
+	// Another key type makes a new root; a leaf that was waited for is renewed under it.
+	renewed := make(chan *api.LeafCert, 1)
+	go func() {
+		next, _, err := client(t, m).Agent().ConnectCALeaf("web", &api.QueryOptions{WaitIndex: meta.LastIndex, WaitTime: meshtest.Patience})
+		if err != nil {
+			t.Error(err)
+		}
+		renewed <- next
+	}()
+	conf, _, err := c.Connect().CAGetConfig(nil)
+	must1(t, err)
+	conf.Config["PrivateKeyType"], conf.Config["PrivateKeyBits"] = "ec", 384
+	_, err = c.Connect().CASetConfig(conf, nil)
+	must1(t, err)
+	after, _, err := c.Connect().CARoots(nil)
+	if err != nil || len(after.Roots) != 2 || after.ActiveRootID == roots.ActiveRootID {
+		t.Fatalf("%+v %v", after, err)
+	}
+	next := <-renewed
+	if next == nil || next.SerialNumber == leaf.SerialNumber {
+		t.Fatalf("%+v", next)
+	}
+}
+
+func TestPreparedQueries(t *testing.T) {
+	_, c := mesh(t)
+	for i, status := range []string{"passing", "critical"} {
+		_, err := c.Catalog().Register(&api.CatalogRegistration{
+			Node: fmt.Sprint("far", i), Address: "10.0.0.1", Service: &api.AgentService{ID: "db", Service: "db", Port: 1},
+			Checks: api.HealthChecks{{Node: fmt.Sprint("far", i), CheckID: "up", Name: "up", Status: status, ServiceID: "db"}},
+		}, nil)
+		must1(t, err)
+	}
+	pq := c.PreparedQuery()
+	id, _, err := pq.Create(&api.PreparedQueryDefinition{Name: "find", Service: api.ServiceQuery{Service: "db", OnlyPassing: true}, DNS: api.QueryDNSOptions{TTL: "7s"}}, nil)
+	must1(t, err)
+	for _, by := range []string{id, "find"} {
+		res, _, err := pq.Execute(by, nil)
+		if err != nil || len(res.Nodes) != 1 || res.DNS.TTL != "7s" || res.Service != "db" {
+			t.Fatalf("%s: %+v %v", by, res, err)
+		}
+	}
+	defs, _, err := pq.Get(id, nil)
+	if err != nil || len(defs) != 1 || defs[0].Name != "find" {
+		t.Fatalf("%+v %v", defs, err)
+	}
+	defs[0].Service.IgnoreCheckIDs = []string{"up"}
+	_, err = pq.Update(defs[0], nil)
+	must1(t, err)
+	if res, _, err := pq.Execute("find", nil); err != nil || len(res.Nodes) != 2 {
+		t.Fatalf("%+v %v", res, err)
+	}
+	if list, _, err := pq.List(nil); err != nil || len(list) != 1 {
+		t.Fatalf("%+v %v", list, err)
+	}
+	_, err = pq.Delete(id, nil)
+	must1(t, err)
+	if _, _, err := pq.Execute("find", nil); err == nil {
+		t.Fatal("a query that is gone was executed")
+	}
+}

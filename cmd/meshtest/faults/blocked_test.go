@@ -1,0 +1,292 @@
+//go:build faults
+
+package faults_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/weftmesh/weft/cmd/meshtest/proc"
+)
+
+// TestP18BlockedQueries lets thousands of clients, in two processes of their own,
+// wait for one service of fifty instances, changes one instance, and times how the
+// last of them wakes; then the same clients wait for a thousand services. It records
+// the memory of one who waits, how often the answer was computed, and what a write
+// costs beside them.
+func TestP18BlockedQueries(t *testing.T) {
+	waiters := proc.Count(2_000, 10_000)
+	rounds := proc.Count(3, 10)
+	a := proc.Start(t, "-server", "-bootstrap-expect=1", "-bind", "127.0.0.1", "-data-dir", t.TempDir(),
+		"-hcl", "limits { http_max_conns_per_client = 20000 }")
+	const instances, services = 50, 1000
+	for i := range instances {
+		change(t, a, "node"+strconv.Itoa(i), "many", 0)
+	}
+	for i := range services {
+		change(t, a, "node0", "one-"+strconv.Itoa(i), 0)
+	}
+	_, body, err := a.Get("/v1/health/service/many")
+	must(t, err)
+	alone := writes(t, a)
+
+	before := residentKiB(t, a.PID())
+	p := startWaiters(t, a.HTTP, waiters, "/v1/health/service/many", 1)
+	each := float64(residentKiB(t, a.PID())-before) / float64(waiters)
+	beside := writes(t, a)
+	made := answersMade(t, a)
+	var worst []time.Duration
+	for r := range rounds {
+		begin := time.Now()
+		change(t, a, "node1", "many", r+1)
+		worst = append(worst, p.wait(t).Sub(begin))
+	}
+	made = answersMade(t, a) - made
+	p.stop()
+	slices.Sort(worst)
+	t.Logf("%d clients wait for %d instances (%d bytes): the last wakes %s after the write (worst of %d; median %s)",
+		waiters, instances, len(body), worst[rounds-1].Round(time.Millisecond), rounds, worst[rounds/2].Round(time.Millisecond))
+	t.Logf("resident memory: %.1f KiB each; answers encoded: %.0f for %d changes", each, made, rounds)
+	t.Logf("a write, p50 and p99: %s and %s alone, %s and %s beside them: p99 × %.2f", half(alone), p99(alone), half(beside), p99(beside), float64(p99(beside))/float64(p99(alone)))
+	if worst[rounds-1] > 10*time.Second {
+		t.Errorf("the last client woke after %s", worst[rounds-1])
+	}
+	if made > float64(rounds) {
+		t.Errorf("%d changes were encoded %.0f times", rounds, made)
+	}
+
+	spread := startWaiters(t, a.HTTP, waiters, "/v1/health/service/one-", services)
+	defer spread.stop()
+	beside = writes(t, a)
+	begin := time.Now()
+	for i := range services {
+		change(t, a, "node0", "one-"+strconv.Itoa(i), 1)
+	}
+	took := time.Since(begin)
+	t.Logf("%d clients wait for %d services: %d changes take %s, the last client wakes %s after the last; p99 of a write × %.2f",
+		waiters, services, services, took.Round(time.Millisecond), time.Until(spread.wait(t)).Abs().Round(time.Millisecond), float64(p99(beside))/float64(p99(alone)))
+}
+
+// change registers an instance on a node of its own, with a port that makes it new.
+func change(t *testing.T, a *proc.Agent, node, service string, version int) {
+	t.Helper()
+	_, err := a.Client.Catalog().Register(&api.CatalogRegistration{
+		Node: node, Address: "10.0.0.1", SkipNodeUpdate: version > 0,
+		Service: &api.AgentService{ID: service, Service: service, Port: 1000 + version, Tags: []string{"v1", "production"}, Meta: map[string]string{"team": "shop", "version": "1.2.3"}, Weights: api.AgentWeights{Passing: 1, Warning: 1}},
+		Checks:  api.HealthChecks{{Node: node, CheckID: service, Name: "Service check", Status: api.HealthPassing, ServiceID: service, Output: "HTTP GET http://10.0.0.1/health: 200 OK"}},
+	}, nil)
+	must(t, err)
+}
+
+// writes times keys that are written one after the other.
+func writes(t *testing.T, a *proc.Agent) []time.Duration {
+	t.Helper()
+	times := make([]time.Duration, 300)
+	for i := range times {
+		begin := time.Now()
+		_, err := a.Client.KV().Put(&api.KVPair{Key: "k", Value: []byte("v")}, nil)
+		must(t, err)
+		times[i] = time.Since(begin)
+	}
+	slices.Sort(times)
+	return times
+}
+
+func p99(sorted []time.Duration) time.Duration {
+	return sorted[len(sorted)*99/100].Round(10 * time.Microsecond)
+}
+
+func half(sorted []time.Duration) time.Duration {
+	return sorted[len(sorted)/2].Round(10 * time.Microsecond)
+}
+
+// residentKiB is the resident memory of a process.
+func residentKiB(t *testing.T, pid int) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	must(t, err)
+	_, rest, _ := strings.Cut(string(b), "VmRSS:")
+	n, err := strconv.Atoi(strings.Fields(rest)[0])
+	must(t, err)
+	return n
+}
+
+// answersMade counts the answers that were encoded for those who wait.
+func answersMade(t *testing.T, a *proc.Agent) float64 {
+	t.Helper()
+	_, text, err := a.Get("/v1/agent/metrics?format=prometheus")
+	must(t, err)
+	_, rest, ok := strings.Cut(text, "\nweft_http_shared_answers_total ")
+	if !ok {
+		t.Fatal("no metric weft_http_shared_answers_total")
+	}
+	n, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+	must(t, err)
+	return n
+}
+
+// waiters are clients in two processes, who ask again as soon as they are answered.
+type waiters struct {
+	procs []*exec.Cmd
+	in    []io.Closer
+	out   []*bufio.Reader
+}
+
+// startWaiters returns when all of them wait.
+func startWaiters(t *testing.T, addr string, n int, path string, distinct int) *waiters {
+	t.Helper()
+	w := &waiters{}
+	for range 2 {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestWaitersOfP18$") //nolint:gosec // ourselves
+		cmd.Env = append(os.Environ(), fmt.Sprintf("P18_WAITERS=%s %d %s %d", addr, n/2, path, distinct))
+		cmd.Stderr = os.Stderr
+		in, err := cmd.StdinPipe()
+		must(t, err)
+		out, err := cmd.StdoutPipe()
+		must(t, err)
+		must(t, cmd.Start())
+		w.procs, w.in, w.out = append(w.procs, cmd), append(w.in, in), append(w.out, bufio.NewReader(out))
+	}
+	t.Cleanup(w.stop)
+	w.wait(t)
+	pause(1000) // the last requests are on their way, and garbage of the first is collected
+	return w
+}
+
+func (w *waiters) stop() {
+	for i, p := range w.procs {
+		_ = w.in[i].Close()
+		_ = p.Wait()
+	}
+	w.procs = nil
+}
+
+// wait returns when every one of them was answered once more, and says when the last was.
+func (w *waiters) wait(t *testing.T) (last time.Time) {
+	t.Helper()
+	for _, out := range w.out {
+		line, err := out.ReadString('\n')
+		if err != nil {
+			t.Fatalf("the clients ended: %v", err)
+		}
+		ns, err := strconv.ParseInt(strings.TrimSpace(line), 10, 64)
+		must(t, err)
+		if at := time.Unix(0, ns); at.After(last) {
+			last = at
+		}
+	}
+	return last
+}
+
+// TestWaitersOfP18 is the process of the clients of TestP18BlockedQueries, and
+// nothing when it runs by itself.
+func TestWaitersOfP18(t *testing.T) {
+	env := os.Getenv("P18_WAITERS")
+	if env == "" {
+		return
+	}
+	var addr, path string
+	var n, distinct int
+	_, err := fmt.Sscanf(env, "%s %d %s %d", &addr, &n, &path, &distinct)
+	must(t, err)
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin) // the parent is gone: so are we
+		os.Exit(0)
+	}()
+	answered := make(chan struct{}, n)
+	go func() {
+		for {
+			for range n {
+				<-answered
+			}
+			fmt.Println(time.Now().UnixNano())
+		}
+	}()
+	var wg sync.WaitGroup
+	begin := make(chan struct{}, 64) // so many ask for the first time at once
+	for i := range n {
+		p := path
+		if distinct > 1 {
+			p += strconv.Itoa(i % distinct)
+		}
+		wg.Go(func() {
+			if err := waitForEver(addr, p, begin, answered); err != nil {
+				fmt.Fprintln(os.Stderr, "a client of P18:", err)
+				os.Exit(1)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// waitForEver reads, then waits for each change, by hand: an http.Client of each
+// would cost more than what is measured.
+func waitForEver(addr, path string, begin, answered chan struct{}) error {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	index := ""
+	for {
+		if index == "" {
+			begin <- struct{}{}
+		}
+		if _, err := fmt.Fprintf(c, "GET %s?index=%s&wait=10m HTTP/1.1\r\nHost: localhost\r\n\r\n", path, index); err != nil {
+			return err
+		}
+		if index != "" {
+			// Nothing is held while waiting but the connection.
+			one := make([]byte, 1)
+			if _, err := io.ReadFull(c, one); err != nil {
+				return err
+			}
+			next, err := readAnswer(io.MultiReader(strings.NewReader(string(one)), c))
+			if err != nil {
+				return err
+			}
+			index = next
+		} else {
+			next, err := readAnswer(c)
+			<-begin
+			if err != nil {
+				return err
+			}
+			index = next
+		}
+		answered <- struct{}{}
+	}
+}
+
+var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 16<<10) }}
+
+func readAnswer(r io.Reader) (index string, err error) {
+	br := readers.Get().(*bufio.Reader)
+	defer readers.Put(br)
+	br.Reset(r)
+	resp, err := http.ReadResponse(br, nil)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("status %d", resp.StatusCode)
+	}
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return "", err
+	}
+	return resp.Header.Get("X-Consul-Index"), nil
+}

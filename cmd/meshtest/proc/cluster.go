@@ -1,0 +1,228 @@
+package proc
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/weftmesh/weft/connect/enroll"
+)
+
+// ClusterOptions say which cluster to start.
+type ClusterOptions struct {
+	Servers, Agents int
+	// Namespaces puts each host into a network namespace of its own, where it can be
+	// cut off. It needs root. Otherwise each has its own address of 127.0.0.0/8.
+	Namespaces bool
+	// ServerArgs and AgentArgs are further arguments of `weft agent`.
+	ServerArgs, AgentArgs []string
+	// Unstarted leaves the starting of the hosts to the test.
+	Unstarted bool
+}
+
+// Cluster is real processes on several hosts.
+type Cluster struct {
+	t       testing.TB
+	Network *Network // nil without Namespaces
+	Dir     string
+	Secret  string // file
+	Token   string // file
+	Servers []*Node
+	Agents  []*Node
+}
+
+// Node is a host of a cluster.
+type Node struct {
+	*Agent
+	Name string
+	Addr string // IP
+	Dir  string // its data directory
+}
+
+var loopbacks atomic.Int64
+
+// StartCluster mints a secret and a token, starts servers and agents, and waits until
+// all of them serve. Everything ends with the test.
+func StartCluster(t testing.TB, o ClusterOptions) *Cluster {
+	t.Helper()
+	c := &Cluster{t: t, Dir: t.TempDir()}
+	if o.Namespaces {
+		c.Network = NewNetwork(t)
+	}
+	c.Secret, c.Token = filepath.Join(c.Dir, "secret"), filepath.Join(c.Dir, "token")
+	secret := enroll.NewSecret()
+	if err := enroll.WriteSecret(c.Secret, secret); err != nil {
+		t.Fatal(err)
+	}
+	tok, err := secret.Mint(enroll.MintOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(c.Token, []byte(tok.Text()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	block := [2]byte{byte(20 + os.Getpid()%200), byte(loopbacks.Add(1))}
+	addr := func() (string, *Host) {
+		if c.Network != nil {
+			h := c.Network.AddHost()
+			return h.Addr.String(), h
+		}
+		n := len(c.Servers) + len(c.Agents) + 1
+		return fmt.Sprintf("127.%d.%d.%d", block[0], block[1], n), nil
+	}
+	for i := range o.Servers {
+		a, h := addr()
+		args := slices.Concat([]string{"-server", fmt.Sprintf("-bootstrap-expect=%d", o.Servers), "-cluster-secret-file", c.Secret}, o.ServerArgs)
+		c.Servers = append(c.Servers, c.node(fmt.Sprintf("server-%d", i+1), a, h, args))
+	}
+	for i := range o.Agents {
+		a, h := addr()
+		args := slices.Concat([]string{"-join-token-file", c.Token}, o.AgentArgs)
+		c.Agents = append(c.Agents, c.node(fmt.Sprintf("agent-%d", i+1), a, h, args))
+	}
+	for _, n := range c.Nodes() {
+		for _, s := range c.Servers {
+			n.args = append(n.args, "-retry-join", s.Addr)
+		}
+	}
+	if !o.Unstarted {
+		c.Start()
+	}
+	return c
+}
+
+// node prepares a host.
+func (c *Cluster) node(name, addr string, h *Host, args []string) *Node {
+	c.t.Helper()
+	n := &Node{Name: name, Addr: addr, Dir: filepath.Join(c.Dir, name)}
+	hcl := `ports { dns = -1 } performance { leave_drain_time = "200ms" }`
+	n.Agent = &Agent{
+		t: c.t, bin: Binary(c.t), host: h, HTTP: net.JoinHostPort(addr, "8500"),
+		args: append([]string{"agent", "-node", name, "-bind", addr, "-client", addr, "-data-dir", n.Dir, "-hcl", hcl}, args...),
+	}
+	client, err := api.NewClient(&api.Config{Address: n.HTTP, Scheme: "http", Transport: &http.Transport{DisableKeepAlives: true}})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	n.Client = client
+	c.t.Cleanup(func() {
+		n.Kill()
+		if c.t.Failed() {
+			c.t.Logf("log of %s:\n%s", name, tail(n.log.String(), 12000))
+		}
+	})
+	return n
+}
+
+// tail is the end of a log.
+func tail(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return "…" + s[len(s)-most:]
+}
+
+// weft runs a command that needs no agent.
+func (c *Cluster) weft(args ...string) string {
+	c.t.Helper()
+	out, err := exec.Command(Binary(c.t), args...).CombinedOutput()
+	if err != nil {
+		c.t.Fatalf("weft %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// Nodes are all hosts, the servers first.
+func (c *Cluster) Nodes() []*Node { return slices.Concat(c.Servers, c.Agents) }
+
+// Start starts all hosts and waits until they serve.
+func (c *Cluster) Start() {
+	c.t.Helper()
+	for _, n := range c.Nodes() {
+		n.Launch()
+	}
+	c.WaitServing(60 * time.Second)
+}
+
+// WaitServing waits until all hosts that run serve.
+func (c *Cluster) WaitServing(within time.Duration) {
+	c.t.Helper()
+	end := time.Now().Add(within)
+	for _, n := range c.Nodes() {
+		if n.Started() {
+			n.WaitServing(time.Until(end))
+		}
+	}
+}
+
+// Leader waits for the server that leads.
+func (c *Cluster) Leader() *Node {
+	c.t.Helper()
+	var found *Node
+	Eventually(c.t, 30*time.Second, "there is a leader", func() error {
+		for _, n := range c.Servers {
+			if !n.Running() {
+				continue
+			}
+			addr, err := n.Client.Status().Leader()
+			if err != nil || addr == "" {
+				continue
+			}
+			for _, s := range c.Servers {
+				if s.Running() && strings.HasPrefix(addr, s.Addr+":") {
+					found = s
+					return nil
+				}
+			}
+		}
+		return errors.New("nobody names one that runs")
+	})
+	return found
+}
+
+// Followers are the servers that run and do not lead.
+func (c *Cluster) Followers() []*Node {
+	leader := c.Leader()
+	return slices.DeleteFunc(slices.Clone(c.Servers), func(n *Node) bool { return n == leader || !n.Running() })
+}
+
+// HostOf is where a node runs, for cuts.
+func HostOf(nodes ...*Node) []*Host {
+	out := make([]*Host, 0, len(nodes))
+	for _, n := range nodes {
+		out = append(out, n.host)
+	}
+	return out
+}
+
+// Isolate cuts nodes off from all others; the test still reaches them.
+func (c *Cluster) Isolate(nodes ...*Node) {
+	c.t.Helper()
+	others := slices.DeleteFunc(c.Nodes(), func(n *Node) bool { return slices.Contains(nodes, n) })
+	c.Network.Part(HostOf(nodes...), HostOf(others...))
+}
+
+// Freeze stops the process as it is, SIGSTOP; Thaw lets it go on.
+func (n *Node) Freeze() { n.Signal(syscall.SIGSTOP) }
+
+// Thaw undoes Freeze.
+func (n *Node) Thaw() { n.Signal(syscall.SIGCONT) }
+
+// Restart ends the process with SIGKILL and starts it again.
+func (n *Node) Restart() {
+	n.t.Helper()
+	n.Kill()
+	n.Launch()
+}

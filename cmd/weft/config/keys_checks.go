@@ -1,0 +1,52 @@
+package config
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/weftmesh/weft/agent/checks"
+)
+
+// CheckSettings configures the checks of this host.
+type CheckSettings struct {
+	Scripts       bool `key:"enable_script_checks"`
+	LocalScripts  bool `key:"enable_local_script_checks"`
+	OutputMaxSize int  `key:"check_output_max_size"`
+	DiscardOutput bool `key:"discard_check_output"`
+	// SidecarDeregisterAfter is for checks that the agent gives to sidecars.
+	SidecarDeregisterAfter time.Duration `key:"connect.default_deregister_critical_service_after"`
+}
+
+func checkKeys() []Key {
+	return with(Effective, "",
+		Key{Name: "enable_script_checks", Type: Bool, Default: "false", Flag: "enable-script-checks", Doc: "Let checks run commands, from files and from the API. Whoever reaches the API can then run anything as the agent's user: prefer enable_local_script_checks."},
+		Key{Name: "enable_local_script_checks", Type: Bool, Default: "false", Flag: "enable-local-script-checks", Doc: "Let checks of configuration files run commands."},
+		Key{Name: "check_output_max_size", Type: Int, Default: "4096", Doc: "How many bytes of a check's output are kept, where its definition does not say."},
+		Key{Name: "discard_check_output", Type: Bool, Default: "false", Doc: "Keep the status of checks and drop what they said."},
+		Key{Name: "connect.default_deregister_critical_service_after", Type: Duration, Default: "0s", Doc: "After how long a sidecar is deregistered whose checks, those that the agent gave it, stay critical. 0s: never."},
+	)
+}
+
+// ScriptGate says whose checks may run commands.
+func (c *Config) ScriptGate() checks.Scripts {
+	switch {
+	case c.CheckSettings.Scripts:
+		return checks.AllScripts
+	case c.CheckSettings.LocalScripts:
+		return checks.LocalScripts
+	default:
+		return checks.NoScripts
+	}
+}
+
+func (c *Config) validateChecks() error {
+	s := c.CheckSettings
+	if s.OutputMaxSize < 1 || s.OutputMaxSize > maxLogValue/2 {
+		return c.problem("check_output_max_size", "%d is not between 1 and %d", s.OutputMaxSize, maxLogValue/2)
+	}
+	if s.Scripts && len(c.AllowWriteFrom) == 0 {
+		c.Warnings = append(c.Warnings, fmt.Sprintf("%s: enable_script_checks lets everybody who reaches the HTTP API run commands as the agent's user:"+
+			" set enable_local_script_checks instead, or http_config.allow_write_http_from", c.where["enable_script_checks"]))
+	}
+	return nil
+}

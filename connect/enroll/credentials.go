@@ -1,0 +1,183 @@
+package enroll
+
+import (
+	"context"
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/weftmesh/weft/connect/identity"
+)
+
+// Credentials hold what a node proves itself with, and renew it. They are safe for
+// concurrent use.
+type Credentials struct {
+	self   Peer // its ClusterID may be unknown until an agent has joined
+	held   atomic.Pointer[held]
+	now    func() time.Time
+	logger *slog.Logger
+	source source
+}
+
+// source is where the next certificate comes from.
+type source interface {
+	// next waits until a certificate is due and gets it.
+	next(ctx context.Context, c *Credentials) error
+}
+
+// held is what one certificate comes with. It is immutable.
+type held struct {
+	cert   *tls.Certificate // the leaf alone
+	joined *tls.Certificate // the leaf and the root, for newcomers to check their pin
+	trust  *trust
+}
+
+// ServerConfig is what NewServer needs.
+type ServerConfig struct {
+	Secret                   Secret
+	Node, NodeID, Datacenter string
+	Now                      func() time.Time // time.Now when nil
+	Logger                   *slog.Logger     // nil discards
+}
+
+// NewServer makes the credentials of a server, from the secret.
+func NewServer(cfg ServerConfig) (*Credentials, error) {
+	root, err := cfg.Secret.root()
+	if err != nil {
+		return nil, err
+	}
+	self := Peer{Role: RoleServer, Node: cfg.Node, NodeID: cfg.NodeID, Datacenter: cfg.Datacenter, ClusterID: root.clusterID}
+	if _, err := self.id(); err != nil {
+		return nil, fmt.Errorf("server certificate: %w", err)
+	}
+	c := newCredentials(self, cfg.Now, cfg.Logger)
+	c.source = &selfIssued{root: root}
+	return c, c.selfIssue(root)
+}
+
+func newCredentials(self Peer, now func() time.Time, logger *slog.Logger) *Credentials {
+	if now == nil {
+		now = time.Now
+	}
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	return &Credentials{self: self, now: now, logger: logger}
+}
+
+// selfIssued is the source of a server.
+type selfIssued struct{ root *authority }
+
+func (s *selfIssued) next(ctx context.Context, c *Credentials) error {
+	if err := c.sleepUntil(ctx, c.renewalDue()); err != nil {
+		return err
+	}
+	if err := c.selfIssue(s.root); err != nil {
+		return err
+	}
+	c.logger.Info("the node's certificate was renewed", "node", c.self.Node, "not_after", c.NotAfter())
+	return nil
+}
+
+func (c *Credentials) selfIssue(root *authority) error {
+	key, err := identity.NewKey()
+	if err != nil {
+		return fmt.Errorf("server certificate: %w", err)
+	}
+	leaf, err := root.issue(c.self, key.Public(), c.now())
+	if err != nil {
+		return fmt.Errorf("server certificate: %w", err)
+	}
+	return c.hold(key, leaf, root.cert)
+}
+
+// hold puts a certificate into use.
+func (c *Credentials) hold(key crypto.Signer, leaf, root *x509.Certificate) error {
+	if !identity.SameKey(key.Public(), leaf.PublicKey) {
+		return errors.New("node certificate: it is not for the key at hand")
+	}
+	p, err := peerIn(leaf)
+	if err != nil {
+		return err
+	}
+	t, err := newTrust(p.ClusterID, root)
+	if err != nil {
+		return err
+	}
+	c.held.Store(&held{
+		cert:   &tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf},
+		joined: &tls.Certificate{Certificate: [][]byte{leaf.Raw, root.Raw}, PrivateKey: key, Leaf: leaf},
+		trust:  t,
+	})
+	return nil
+}
+
+// Run renews the certificate until ctx ends.
+func (c *Credentials) Run(ctx context.Context) error {
+	for {
+		err := c.source.next(ctx, c)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// Self is who this node says it is. The cluster is "" as long as that is not known.
+func (c *Credentials) Self() Peer {
+	p := c.self
+	if h := c.held.Load(); h != nil {
+		p.ClusterID = h.trust.clusterID
+	}
+	return p
+}
+
+// Ready tells whether there is a certificate to show, be it expired.
+func (c *Credentials) Ready() bool { return c.held.Load() != nil }
+
+// NotAfter is the end of the certificate, zero when there is none.
+func (c *Credentials) NotAfter() time.Time {
+	if h := c.held.Load(); h != nil {
+		return h.cert.Leaf.NotAfter
+	}
+	return time.Time{}
+}
+
+// renewalDue is at half the certificate's life, give or take, so that nodes that were
+// started together do not renew together.
+func (c *Credentials) renewalDue() time.Time {
+	h := c.held.Load()
+	if h == nil {
+		return c.now()
+	}
+	return identity.RenewAt(h.cert.Leaf.NotBefore, h.cert.Leaf.NotAfter, rand.Float64())
+}
+
+// lookEvery is how often a node that waits looks at the clock on the wall, which
+// passes over a suspend as timers do not.
+const lookEvery = 10 * time.Minute
+
+// sleepUntil waits until the wall clock says so.
+func (c *Credentials) sleepUntil(ctx context.Context, due time.Time) error {
+	for {
+		d := due.Round(0).Sub(c.now().Round(0)) // the wall's time, not the monotonic one
+		if d <= 0 {
+			return ctx.Err()
+		}
+		t := time.NewTimer(min(d, lookEvery))
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		case <-t.C:
+		}
+	}
+}

@@ -1,0 +1,108 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/wire"
+	"github.com/weftmesh/weft/connect/enroll"
+	"github.com/weftmesh/weft/server/rpc"
+)
+
+// forwardedKey marks, in the metadata of a request, that a server passes it on.
+const forwardedKey = "weft-forwarded"
+
+// proved are gRPC's credentials for connections whose handshake is done before gRPC
+// sees them, and for those from inside the process.
+type proved struct{}
+
+var _ credentials.TransportCredentials = proved{}
+
+// callerInfo is who is at the other end of a connection.
+type callerInfo struct {
+	credentials.CommonAuthInfo
+	caller rpc.Caller
+}
+
+// AuthType implements credentials.AuthInfo.
+func (callerInfo) AuthType() string { return "weft" }
+
+// ServerHandshake implements credentials.TransportCredentials.
+func (proved) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	info := callerInfo{CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}}
+	if _, ok := c.(pipeConn); ok {
+		return c, info, nil
+	}
+	tc, ok := c.(*tls.Conn)
+	if !ok {
+		return nil, nil, fmt.Errorf("server: a %T has proved nothing", c)
+	}
+	p, err := enroll.PeerOf(tc.ConnectionState())
+	if err != nil {
+		return nil, nil, fmt.Errorf("server: %w", err)
+	}
+	info.caller = rpc.Caller{Server: p.Role == enroll.RoleServer, Agent: p.Role == enroll.RoleAgent, Node: p.Node, NodeID: p.NodeID}
+	if !info.caller.Server && !info.caller.Agent {
+		return nil, nil, fmt.Errorf("server: %s may not call", p)
+	}
+	return c, info, nil
+}
+
+// ClientHandshake implements credentials.TransportCredentials.
+func (proved) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return nil, nil, fmt.Errorf("server: these credentials are for servers")
+}
+
+// Info implements credentials.TransportCredentials.
+func (proved) Info() credentials.ProtocolInfo {
+	return credentials.ProtocolInfo{SecurityProtocol: "weft"}
+}
+
+// Clone implements credentials.TransportCredentials.
+func (p proved) Clone() credentials.TransportCredentials { return p }
+
+// OverrideServerName implements credentials.TransportCredentials.
+func (proved) OverrideServerName(string) error { return nil }
+
+// identified gives a request's context its Caller, and refuses what is not for it.
+func identified(ctx context.Context, method string) (context.Context, rpc.Caller, error) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return nil, rpc.Caller{}, wire.ToStatus(fmt.Errorf("%w: nobody calls", catalog.ErrDenied))
+	}
+	info, ok := p.AuthInfo.(callerInfo)
+	if !ok {
+		return nil, rpc.Caller{}, wire.ToStatus(fmt.Errorf("%w: the caller has proved nothing", catalog.ErrDenied))
+	}
+	caller := info.caller
+	if strings.HasPrefix(method, wire.PeersPrefix) && !caller.Server {
+		return nil, caller, wire.ToStatus(fmt.Errorf("%w: %s is for servers, this is %s", catalog.ErrDenied, method, caller))
+	}
+	caller.Forwarded = caller.Server && len(metadata.ValueFromIncomingContext(ctx, forwardedKey)) > 0
+	return rpc.WithCaller(ctx, caller), caller, nil
+}
+
+func identifyCalls(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	ctx, _, err := identified(ctx, info.FullMethod)
+	if err != nil {
+		return nil, err
+	}
+	return next(ctx, req)
+}
+
+func identifyStreams(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	ctx, _, err := identified(stream.Context(), info.FullMethod)
+	if err != nil {
+		return err
+	}
+	return next(srv, &streamUntil{stream, ctx})
+}

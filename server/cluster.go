@@ -1,0 +1,453 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/store"
+	"github.com/weftmesh/weft/catalog/wire"
+	"github.com/weftmesh/weft/connect/enroll"
+	"github.com/weftmesh/weft/server/consensus"
+	"github.com/weftmesh/weft/server/mux"
+)
+
+const (
+	// dialTimeout bounds a connection to another server, its handshake included.
+	dialTimeout = 3 * time.Second
+	// askTimeout bounds a question to another server.
+	askTimeout = 2 * time.Second
+	// catchUpWait is how long an agent is kept waiting by a server that has just come.
+	catchUpWait = 5 * time.Second
+	// stepDownWait bounds the handing over of leadership at the end.
+	stepDownWait = 3 * time.Second
+)
+
+// cluster is this server's part among the others: the port they reach it by, the
+// connections to them, and how it comes into Raft.
+type cluster struct {
+	cfg        Cluster
+	self       catalog.Member // as far as it is known before gossip
+	datacenter string
+	tempo      tempo
+	members    func() []catalog.Member
+	log        *slog.Logger
+	mux        *mux.Mux
+	raftIn     net.Listener
+	rpcIn      net.Listener
+	joinIn     net.Listener
+	peers      *peers
+	registrar  *registrar
+
+	// Set by enter.
+	raft      *consensus.Node
+	store     *store.Store
+	founding  *founding
+	dismissed *dismissal
+	reads     consensus.Rounds
+	current   atomic.Bool // the store is as new as that of the leader once was
+}
+
+func newCluster(cfg Config) (*cluster, error) {
+	c := &cluster{
+		cfg: *cfg.Cluster, datacenter: cfg.Datacenter, tempo: cfg.tempo, members: membershipOf(cfg).Members, log: cfg.Logger,
+		self: alone(cfg).self,
+	}
+	c.registrar = &registrar{servers: c.serverAddrs, keys: cfg.Cluster.GossipKeys, members: c.members, log: cfg.Logger, datacenter: cfg.Datacenter}
+	var err error
+	c.mux, err = mux.New(mux.Config{
+		Listener: c.cfg.Listener, Admit: c.admit, Logger: cfg.Logger, Registerer: cfg.Registerer,
+		TLS: func() *tls.Config {
+			return c.cfg.Credentials.Server(enroll.ProtoRPC, enroll.ProtoRaft, enroll.ProtoJoin)
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("server: %w", err)
+	}
+	c.rpcIn, c.raftIn, c.joinIn = c.mux.Listen(enroll.ProtoRPC), c.mux.Listen(enroll.ProtoRaft), c.mux.Listen(enroll.ProtoJoin)
+	c.peers = newPeers(func(ctx context.Context, id, addr string) (net.Conn, error) {
+		return c.dial(ctx, enroll.ProtoRPC, id, addr)
+	})
+	return c, nil
+}
+
+// close releases what is not closed by run.
+func (c *cluster) close() {
+	c.peers.close()
+	_ = c.cfg.Listener.Close()
+}
+
+// admit judges a connection by its certificate alone. A newcomer has none.
+func (c *cluster) admit(cs tls.ConnectionState) error {
+	p, err := enroll.PeerOf(cs)
+	if errors.Is(err, enroll.ErrNoPeer) && cs.NegotiatedProtocol == enroll.ProtoJoin {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if cs.NegotiatedProtocol == enroll.ProtoJoin {
+		return nil // a gate that says why it refuses comes next
+	}
+	return c.registrar.admit(p)
+}
+
+// dial connects to the server with an ID, which must prove that it is it.
+func (c *cluster) dial(ctx context.Context, proto, id, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	want := enroll.Peer{Role: enroll.RoleServer, NodeID: id, Datacenter: c.datacenter}
+	conn := tls.Client(raw, c.cfg.Credentials.Client(proto, want))
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("server %s at %s: %w", id, addr, err), raw.Close())
+	}
+	return conn, nil
+}
+
+// network is what Raft needs of the cluster.
+func (c *cluster) network() *consensus.Network {
+	return &consensus.Network{
+		Listener: c.raftIn,
+		Identify: c.identify,
+		Dial: func(ctx context.Context, id, addr string) (net.Conn, error) {
+			return c.dial(ctx, enroll.ProtoRaft, id, addr)
+		},
+		Address: c.addressOf,
+		Vouch:   c.vouch,
+	}
+}
+
+func (c *cluster) identify(conn net.Conn) (string, error) {
+	tc, ok := conn.(*tls.Conn)
+	if !ok {
+		return "", fmt.Errorf("a %T has proved nothing", conn)
+	}
+	p, err := enroll.PeerOf(tc.ConnectionState())
+	switch {
+	case err != nil:
+		return "", err
+	case p.Role != enroll.RoleServer:
+		return p.NodeID, fmt.Errorf("%s is no server", p)
+	case p.NodeID == c.self.ID:
+		return p.NodeID, fmt.Errorf("%s has the node ID of this server: two servers must not share one; "+
+			"stop one of them, give it another node_id and an empty data directory, and start it again", p)
+	}
+	return p.NodeID, nil
+}
+
+// servers are the living servers of this datacenter that gossip knows, by node ID.
+// Those that share an ID are left out: nobody knows which is meant.
+func (c *cluster) servers() map[string]catalog.Member {
+	out := map[string]catalog.Member{}
+	twice := map[string]bool{}
+	for _, m := range c.members() {
+		if m.Status != catalog.MemberAlive || m.Tags[tagRole] != roleServer || m.ID == "" || m.Tags[tagDC] != c.datacenter {
+			continue
+		}
+		if _, ok := out[m.ID]; ok {
+			twice[m.ID] = true
+		}
+		out[m.ID] = m
+	}
+	for id := range twice {
+		delete(out, id)
+	}
+	return out
+}
+
+// serverAddr is where a server is reached, by its own word; "" when it says none.
+func serverAddr(m catalog.Member) string {
+	port := m.Tags[tagPort]
+	if port == "" || port == "0" {
+		return ""
+	}
+	return net.JoinHostPort(m.Addr, port)
+}
+
+// serverAddrs are the addresses of the servers, this one among them.
+func (c *cluster) serverAddrs() []string {
+	out := []string{serverAddr(c.self)}
+	for id, m := range c.servers() {
+		if a := serverAddr(m); a != "" && id != c.self.ID {
+			out = append(out, a)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// addressOf is where a server is by gossip, "" when that does not know it.
+func (c *cluster) addressOf(id string) string {
+	if m, ok := c.servers()[id]; ok {
+		return serverAddr(m)
+	}
+	return ""
+}
+
+// ask gives a way to ask the server with an ID, at an address where gossip knows none.
+func (c *cluster) ask(id, addr string) (wire.Peers, error) {
+	if now := c.addressOf(id); now != "" {
+		addr = now
+	}
+	if addr == "" {
+		return nil, catalog.NotFoundf("no address of server %s is known", id)
+	}
+	cc, err := c.peers.at(id, addr)
+	if err != nil {
+		return nil, err
+	}
+	return wire.NewPeersClient(cc), nil
+}
+
+// standing asks a server where it is in Raft.
+func (c *cluster) standing(ctx context.Context, id, addr string) (*wire.StandingReply, error) {
+	at, err := c.ask(id, addr)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	rep, err := at.Standing(ctx, &wire.StandingRequest{})
+	if err == nil && rep.NodeID != id {
+		return nil, fmt.Errorf("server %s answers with the node ID %q", id, rep.NodeID)
+	}
+	return rep, err
+}
+
+// standings asks many servers, given by ID and address, at once. Those that do not
+// answer are missing.
+func (c *cluster) standings(ctx context.Context, whom map[string]string) map[string]*wire.StandingReply {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	out := map[string]*wire.StandingReply{}
+	for id, addr := range whom {
+		if id == c.self.ID {
+			continue
+		}
+		wg.Go(func() {
+			rep, err := c.standing(ctx, id, addr)
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			out[id] = rep
+		})
+	}
+	wg.Wait()
+	return out
+}
+
+// vouch asks those that this server knows about one that it does not.
+func (c *cluster) vouch(ctx context.Context, id string, known map[string]string) error {
+	for from, rep := range c.standings(ctx, known) {
+		if from == id {
+			continue
+		}
+		for _, p := range rep.Peers {
+			if p.ID == id {
+				return nil
+			}
+		}
+	}
+	return errors.New("it is not among the servers of this cluster, and none of those says that it is; " +
+		"if all of them were replaced while this one was away, move the raft folder and the raft-id file out of its data directory and start it again")
+}
+
+// Tags by which servers find each other.
+const (
+	tagDC     = "dc"
+	tagExpect = "expect"
+)
+
+// serve runs the port until ctx ends, but for RPC.
+func (c *cluster) serve(ctx context.Context) error {
+	gate, err := enroll.NewGate(enroll.GateConfig{
+		Secret: c.cfg.Secret, Datacenter: c.datacenter, Registrar: c.registrar, Logger: c.log,
+	})
+	if err != nil {
+		return fmt.Errorf("server: %w", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	parts := []func(context.Context) error{
+		c.mux.Run, c.cfg.Credentials.Run,
+		func(ctx context.Context) error { return gate.Serve(ctx, c.joinIn) },
+	}
+	done := make(chan error, len(parts))
+	for _, part := range parts {
+		go func() { done <- part(ctx) }()
+	}
+	var first error
+	for range parts {
+		if err := <-done; err != nil && ctx.Err() == nil {
+			first = fmt.Errorf("server: the server port: %w", err)
+		}
+		cancel()
+	}
+	return first
+}
+
+// enter gives the cluster its part of Raft.
+func (c *cluster) enter(raft *consensus.Node, st *store.Store) {
+	c.raft, c.store = raft, st
+	c.current.Store(!raft.Fresh())
+	c.reads.Ask = c.leaderIndex
+	c.founding = &founding{
+		self: c.self.ID, expect: c.cfg.Expect, cluster: c, fresh: raft.Fresh, begin: raft.Begin, now: time.Now, log: c.log,
+	}
+	c.dismissed = &dismissal{self: c.self.ID, raft: raft, cluster: c, lonely: c.tempo.lonely, log: c.log}
+}
+
+// start runs this server's part among others, of which there are none where c is
+// nil, until stop is called. What ends before is told to ended.
+func (c *cluster) start(rpcs *grpc.Server, ended chan<- error) (stop func() error) {
+	if c == nil {
+		return func() error { return nil }
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { c.founding.run(ctx) })
+	wg.Go(func() { c.dismissed.run(ctx) })
+	wg.Go(func() { c.registrar.follow(ctx, c.store, c.mux.CloseIf) })
+	wg.Go(func() {
+		if err := c.serve(ctx); err != nil {
+			ended <- err
+		}
+	})
+	go func() { ended <- explainServing(rpcs.Serve(c.rpcIn)) }()
+	return func() error {
+		cancel()
+		wg.Wait()
+		c.peers.close()
+		c.reads.Wait()
+		return nil
+	}
+}
+
+// caughtUp waits until the store may be shown. A server that was taken into a
+// cluster with an empty disk has nothing to show until it has what the leader had
+// when it came.
+func (c *cluster) caughtUp(ctx context.Context) error {
+	waiting, cancel := context.WithTimeoutCause(ctx, catchUpWait,
+		fmt.Errorf("%w: this server has not caught up with the leader yet; ask another", catalog.ErrUnavailable))
+	defer cancel()
+	if err := c.raft.CaughtUp(waiting); err != nil {
+		return err
+	}
+	for pause := 10 * time.Millisecond; !c.current.Load(); pause = min(2*pause, time.Second) {
+		if c.catchUp(waiting) == nil {
+			c.current.Store(true)
+			return nil
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-waiting.Done():
+			t.Stop()
+			return context.Cause(waiting)
+		case <-t.C:
+		}
+	}
+	return nil
+}
+
+func (c *cluster) catchUp(ctx context.Context) error {
+	index, err := c.raft.ReadIndex(ctx)
+	if errors.Is(err, catalog.ErrNoLeader) {
+		index, err = c.reads.Index(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	return c.store.WaitIndex(ctx, index)
+}
+
+// leave takes this server out of Raft.
+func (c *cluster) leave(ctx context.Context) error {
+	if c == nil || c.raft.Fresh() {
+		return nil
+	}
+	if peers, err := c.raft.Peers(); err != nil || len(peers) < 2 {
+		return err
+	}
+	if member, _ := c.raft.Member(c.self.ID); !member {
+		return nil
+	}
+	if _, self, err := c.raft.Leader(); err == nil && self {
+		// Another leads when this one goes, so that it is that one which removes it.
+		if err := c.raft.TransferLeadership(ctx, ""); err != nil {
+			return fmt.Errorf("leave: %w", err)
+		}
+	}
+	req := &wire.ChangeRaftRequest{ID: c.self.ID}
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		cc, err := c.leader()
+		if err == nil {
+			_, err = wire.NewOperatorsClient(cc).ChangeRaft(ctx, req)
+		}
+		if err == nil || errors.Is(err, catalog.ErrNotFound) {
+			c.log.Info("this server left Raft")
+			return nil
+		}
+		if !errors.Is(err, catalog.ErrNoLeader) && !errors.Is(err, catalog.ErrUnavailable) {
+			return fmt.Errorf("leave: %w", err)
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return fmt.Errorf("leave: %w: %w", err, context.Cause(ctx))
+		case <-t.C:
+		}
+	}
+}
+
+// stepDown lets another server lead before this one stops.
+func stepDown(raft *consensus.Node, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(context.Background(), stepDownWait)
+	defer cancel()
+	if err := raft.StepDown(ctx); err != nil {
+		log.Warn("leadership was not handed over; the others elect a leader when they miss this one", "err", err)
+	}
+}
+
+// leader gives the connection to the leader.
+func (c *cluster) leader() (*peerConn, error) {
+	id, addr := c.raft.LeaderID()
+	if id == "" {
+		return nil, catalog.ErrNoLeader
+	}
+	if now := c.addressOf(id); now != "" {
+		addr = now
+	}
+	return c.peers.at(id, addr)
+}
+
+// leaderIndex asks the leader for its ReadIndex.
+func (c *cluster) leaderIndex() (uint64, error) {
+	cc, err := c.leader()
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	defer cancel()
+	rep, err := wire.NewPeersClient(cc).ReadIndex(ctx, &wire.ReadIndexRequest{})
+	if err != nil {
+		return 0, err
+	}
+	return rep.Index, nil
+}

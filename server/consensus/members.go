@@ -1,0 +1,154 @@
+package consensus
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// attendEvery is how often a node looks whether it was taken into a cluster, and
+// who is not in it any more.
+const attendEvery = 250 * time.Millisecond
+
+// attend marks that this node has a log once it was taken into a cluster, and ends
+// the connections of servers that were removed from it.
+func (n *Node) attend() {
+	marked := n.past > 0 || n.disk.mark == ""
+	tick := time.NewTicker(attendEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-n.closing:
+			return
+		case <-tick.C:
+		}
+		if !marked && n.raft.LastIndex() > 0 {
+			if err := n.disk.remember(); err != nil {
+				n.log.Error("the log of this server could not be marked; were it lost, nobody would know", "file", n.disk.mark, "err", err)
+			} else {
+				marked = true
+			}
+		}
+		n.severStrangers()
+	}
+}
+
+func (n *Node) severStrangers() {
+	servers, err := n.servers()
+	if err != nil || len(servers) == 0 {
+		return
+	}
+	member := map[string]bool{}
+	for _, s := range servers {
+		member[string(s.ID)] = true
+	}
+	if !member[n.cfg.NodeID] {
+		return // it was removed itself, and its list may be old
+	}
+	n.network.layer.dropStrangers(member)
+}
+
+// Fresh tells whether this node has no log: it is in no cluster yet.
+func (n *Node) Fresh() bool { return n.raft.LastIndex() == 0 }
+
+// Begin makes this node, which must be fresh, and the others given by ID and
+// address the voters of a new cluster. The others need do nothing: they take part
+// as soon as this one speaks to them.
+func (n *Node) Begin(ctx context.Context, voters map[string]string) error {
+	var first raft.Configuration
+	for id, addr := range voters {
+		first.Servers = append(first.Servers, raft.Server{
+			Suffrage: raft.Voter, ID: raft.ServerID(id), Address: raft.ServerAddress(addr),
+		})
+	}
+	if err := n.await(ctx, func() raft.Future { return n.raft.BootstrapCluster(first) }); err != nil {
+		return fmt.Errorf("consensus: begin a cluster of %d: %w", len(voters), err)
+	}
+	if err := n.disk.remember(); err != nil {
+		return n.disk.explain("mark", err)
+	}
+	return nil
+}
+
+// Add takes a server into Raft, or corrects its address. One that does not vote is
+// sent the log, and counts for nothing.
+func (n *Node) Add(ctx context.Context, id, addr string, votes bool) error {
+	return n.change(ctx, "add server", func() raft.Future {
+		if votes {
+			return n.raft.AddVoter(raft.ServerID(id), raft.ServerAddress(addr), 0, 0)
+		}
+		return n.raft.AddNonvoter(raft.ServerID(id), raft.ServerAddress(addr), 0, 0)
+	})
+}
+
+// Demote takes the vote of a server.
+func (n *Node) Demote(ctx context.Context, id string) error {
+	return n.change(ctx, "demote server", func() raft.Future { return n.raft.DemoteVoter(raft.ServerID(id), 0, 0) })
+}
+
+// StepDown hands leadership to another voter, where this node leads and there is one.
+func (n *Node) StepDown(ctx context.Context) error {
+	servers, err := n.servers()
+	if err != nil || voters(servers) < 2 || n.raft.State() != raft.Leader {
+		return err
+	}
+	return n.await(ctx, n.raft.LeadershipTransfer)
+}
+
+// Position is how far the log of this node reaches, and what of it is applied.
+type Position struct {
+	LastTerm, LastIndex, Applied uint64
+	// ConfigIndex is the index of the latest list of servers.
+	ConfigIndex uint64
+}
+
+// Position tells how far this node is.
+func (n *Node) Position() Position {
+	p := Position{Applied: n.raft.AppliedIndex()}
+	p.LastTerm, p.LastIndex = n.Log()
+	if f := n.raft.GetConfiguration(); f.Error() == nil {
+		p.ConfigIndex = f.Index()
+	}
+	return p
+}
+
+// Member tells whether a server is in the list of those that take part, and
+// whether it votes.
+func (n *Node) Member(id string) (member, votes bool) {
+	servers, err := n.servers()
+	if err != nil {
+		return false, false
+	}
+	for _, s := range servers {
+		if string(s.ID) == id {
+			return true, s.Suffrage == raft.Voter
+		}
+	}
+	return false, false
+}
+
+// LeaderID is the node ID of the leader and its address, empty when none is known.
+func (n *Node) LeaderID() (id, addr string) {
+	a, i := n.raft.LeaderWithID()
+	return string(i), string(a)
+}
+
+// AddressOf is the address of a server in the configuration.
+func (n *Node) AddressOf(id string) (string, error) {
+	s, _, err := n.find(id, "")
+	if err != nil {
+		return "", err
+	}
+	return string(s.Address), nil
+}
+
+// IDOf is the node ID of the server with an address in the configuration.
+func (n *Node) IDOf(addr string) (string, error) {
+	s, _, err := n.find("", addr)
+	if err != nil {
+		return "", err
+	}
+	return string(s.ID), nil
+}

@@ -1,0 +1,441 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/wire"
+	"github.com/weftmesh/weft/connect/enroll"
+)
+
+// quick is a tempo for tests.
+func quick(_ int, cfg *Config) {
+	cfg.tempo = tempo{autopilot: 50 * time.Millisecond, dead: 300 * time.Millisecond, lonely: 500 * time.Millisecond}
+	cfg.Autopilot = catalog.DefaultAutopilot()
+	cfg.Autopilot.ServerStabilizationTime = 200 * time.Millisecond
+	cfg.Autopilot.LastContactThreshold = time.Second
+}
+
+func (f *fleet) peers(i int) map[string]wire.RaftPeer {
+	f.t.Helper()
+	list, err := f.nodes[i].server.raft.Servers()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	out := map[string]wire.RaftPeer{}
+	for _, p := range list {
+		out[p.ID] = p
+	}
+	return out
+}
+
+func (f *fleet) votes(i int, by int) bool { return f.peers(by)[idOf(i)].Voter }
+
+// TestFiveServers: two of five may go, one after the other, each time the leader,
+// and nothing that was acknowledged is lost. Those that come back follow.
+func TestFiveServers(t *testing.T) {
+	f := newFleet(t, 5)
+	for i := 1; i <= 5; i++ {
+		f.up(i)
+	}
+	var gone []int
+	for round := range 2 {
+		lead := f.leader()
+		for i := range f.nodes {
+			f.put(i, fmt.Sprintf("r%d-%d", round, i), "x")
+		}
+		f.down(lead)
+		gone = append(gone, lead)
+	}
+	lead := f.leader()
+	f.put(lead, "last", "y")
+	for _, i := range gone {
+		f.up(i)
+	}
+	f.leader()
+	for i := 1; i <= 5; i++ {
+		f.until(fmt.Sprintf("server %d reads", i), func() bool { v, err := f.get(i, "last", wire.Default); return err == nil && v == "y" })
+		for round := range 2 {
+			if v, err := f.get(i, fmt.Sprintf("r%d-%d", round, lead), wire.Default); err != nil || v != "x" {
+				t.Errorf("server %d lost a write of round %d: %q, %v", i, round, v, err)
+			}
+		}
+	}
+}
+
+// TestReadsAreLinearizableOnFollowers: what one server acknowledged, every other
+// shows at once, while leadership moves about.
+func TestReadsAreLinearizableOnFollowers(t *testing.T) {
+	f := newFleet(t, 3)
+	for i := 1; i <= 3; i++ {
+		f.up(i)
+	}
+	f.leader()
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { // leadership moves
+		for ctx.Err() == nil {
+			for _, r := range f.nodes {
+				if _, self, err := r.server.raft.Leader(); err == nil && self {
+					_ = r.server.raft.TransferLeadership(ctx, "")
+					break
+				}
+			}
+			time.Sleep(500 * time.Millisecond)
+		}
+	})
+	write := func(i int, v string) bool {
+		_, err := f.nodes[i].Apply(ctx, &wire.ApplyRequest{Command: wire.Command{Command: &catalog.SetKey{
+			Pair: catalog.KVPair{Key: "k", Value: []byte(v)},
+		}}})
+		return err == nil
+	}
+	const enough = 100
+	reads := 0
+	begin := time.Now()
+	for n := 0; reads < enough && time.Since(begin) < patience; n++ {
+		v := fmt.Sprintf("%09d", n)
+		if !write(1+n%3, v) {
+			time.Sleep(5 * time.Millisecond)
+			continue // the outcome is not known: the next write says
+		}
+		got, err := f.get(1+(n+1)%3, "k", wire.Default)
+		if err != nil {
+			continue
+		}
+		if reads++; got < v {
+			t.Fatalf("read %q after the write of %q was acknowledged", got, v)
+		}
+	}
+	cancel()
+	wg.Wait()
+	if reads < enough {
+		t.Errorf("only %d reads succeeded", reads)
+	}
+}
+
+// TestNewcomer: a server that comes later is taken in without a vote and given one;
+// an agent that asks it meanwhile is not shown an empty catalog.
+func TestNewcomer(t *testing.T) {
+	f := newFleet(t, 1)
+	f.change = quick
+	f.up(1)
+	f.leader()
+	f.put(1, "old", "x")
+	f.change = func(i int, cfg *Config) { quick(i, cfg); cfg.Cluster.Expect = 0 }
+	f.up(2)
+	r := f.nodes[2]
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	found := errors.New("found")
+	err := r.Watch(ctx, &wire.WatchRequest{Query: catalog.Query{Kind: catalog.QueryKey, Name: "old"}}, func(e *wire.WatchEvent) error {
+		if e.View == nil || len(e.View.Pairs) == 0 {
+			return fmt.Errorf("the first event is %+v", e)
+		}
+		return found
+	})
+	if !errors.Is(err, found) {
+		t.Error(err)
+	}
+	f.until("the newcomer votes", func() bool { return f.votes(2, 1) })
+	f.until("the mark", func() bool {
+		m, err := os.ReadFile(filepath.Join(f.dirs[2], markFile))
+		return err == nil && len(m) > 30
+	})
+	f.put(2, "new", "y")
+	if v, err := f.get(1, "new", wire.Default); err != nil || v != "y" {
+		t.Error(v, err)
+	}
+	f.up(3)
+	f.until("the third votes", func() bool { return f.votes(3, 1) })
+}
+
+// TestDeadServerIsRemoved: and one that left at once; the number of voters does not
+// fall under what autopilot keeps.
+func TestDeadServerIsRemoved(t *testing.T) {
+	f := newFleet(t, 5)
+	f.change = quick
+	for i := 1; i <= 5; i++ {
+		f.up(i)
+	}
+	f.leader()
+	dead := 1
+	if f.leader() == dead {
+		dead = 2
+	}
+	f.down(dead)
+	lead := f.leader()
+	f.until("the dead server is removed", func() bool { return len(f.peers(lead)) == 4 })
+	// It comes back with its old log, is told so, and votes again.
+	f.up(dead)
+	f.until("it votes again", func() bool { return f.votes(dead, f.leader()) })
+
+	leaver := 3
+	if f.leader() == leaver {
+		leaver = 4
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := f.nodes[leaver].server.Leave(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := f.peers(f.leader())[idOf(leaver)]; ok {
+		t.Error("the server that left is in Raft")
+	}
+	f.down(leaver)
+	// Leadership goes before the leader does.
+	lead = f.leader()
+	if err := f.nodes[lead].server.Leave(ctx); err != nil {
+		t.Fatal("the leader leaves:", err)
+	}
+	f.down(lead)
+	f.put(f.leader(), "after", "x")
+}
+
+// TestRemovedServerIsTold: a server that an operator removes says so, takes part in
+// nothing, and joins anew when it is started again.
+func TestRemovedServerIsTold(t *testing.T) {
+	f := newFleet(t, 3)
+	f.change = quick
+	for i := 1; i <= 3; i++ {
+		f.up(i)
+	}
+	lead := f.leader()
+	victim := 1 + lead%3
+	f.put(lead, "before", "x")
+	if _, err := f.nodes[lead].operators().ChangeRaft(t.Context(), &wire.ChangeRaftRequest{ID: idOf(victim)}); err != nil {
+		t.Fatal(err)
+	}
+	f.until("it knows", func() bool { return f.nodes[victim].server.cluster.dismissed.is() })
+	if _, ok := f.peers(lead)[idOf(victim)]; ok {
+		t.Error("it was taken in again although nobody restarted it")
+	}
+	if _, err := f.nodes[victim].Apply(t.Context(), &wire.ApplyRequest{Command: wire.Command{Command: &catalog.DeleteKey{Key: "before"}}}); !errors.Is(err, catalog.ErrNoLeader) {
+		t.Error("a write by the removed server:", err)
+	}
+	f.down(victim)
+	f.up(victim)
+	f.until("it votes again", func() bool { return f.votes(victim, f.leader()) })
+}
+
+// TestRaftPort: who may speak Raft.
+func TestRaftPort(t *testing.T) {
+	f := newFleet(t, 3)
+	for i := 1; i <= 3; i++ {
+		f.up(i)
+	}
+	lead := f.leader()
+	addr := f.nodes[lead].server.cfg.Addr
+	dial := func(c *enroll.Credentials) error {
+		conn, err := dialTLS(t.Context(), addr, c, enroll.ProtoRaft)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = conn.Close() }()
+		_ = conn.SetDeadline(time.Now().Add(patience))
+		if _, err := conn.Write([]byte{3}); err != nil { // TimeoutNow, without its body
+			return err
+		}
+		_, err = conn.Read(make([]byte, 1))
+		return err
+	}
+	server := func(secret enroll.Secret, id, dc string) *enroll.Credentials {
+		c, err := enroll.NewServer(enroll.ServerConfig{Secret: secret, Node: "x", NodeID: id, Datacenter: dc})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	for name, c := range map[string]*enroll.Credentials{
+		"a server that takes no part": server(f.secret, idOf(9), "dc1"),
+		"the node ID of the server":   server(f.secret, idOf(lead), "dc1"),
+		"another datacenter":          server(f.secret, idOf(1+lead%3), "dc2"),
+		"another cluster":             server(enroll.NewSecret(), idOf(1+lead%3), "dc1"),
+		"an agent":                    f.agent(lead, "a1", idOf(7)),
+	} {
+		if err := dial(c); err == nil {
+			t.Errorf("%s was let in", name)
+		} else if errors.Is(err, context.DeadlineExceeded) || strings.Contains(err.Error(), "timeout") {
+			t.Errorf("%s was kept waiting", name)
+		}
+	}
+	// Nothing of that has moved the cluster.
+	if now := f.leader(); now != lead {
+		t.Error("another leads")
+	}
+}
+
+// agent enrols an agent with a server and gives its credentials.
+func (f *fleet) agent(i int, node, id string) *enroll.Credentials {
+	f.t.Helper()
+	token, err := f.secret.Mint(enroll.MintOptions{})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	c, err := enroll.NewAgent(enroll.AgentConfig{
+		Dir: f.t.TempDir(), Token: func() (string, error) { return token.Text(), nil },
+		Servers: func() []string { return []string{f.nodes[i].server.cfg.Addr} },
+		Node:    node, NodeID: id, Datacenter: "dc1", Version: "1.2.3",
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if _, err := c.Enroll(ctx); err != nil {
+		f.t.Fatal("enrol:", err)
+	}
+	return c
+}
+
+// TestAgentsSpeakForThemselves: an agent's certificate lets it state its own host,
+// by whatever server, and nothing that is an operator's.
+func TestAgentsSpeakForThemselves(t *testing.T) {
+	f := newFleet(t, 3)
+	for i := 1; i <= 3; i++ {
+		f.up(i)
+	}
+	follower := 1 + f.leader()%3
+	cc := f.client(follower, f.agent(follower, "a1", idOf(7)))
+	at, ops := wire.NewClient(cc), wire.NewOperatorsClient(cc)
+	state := func(node, id string) *wire.SyncRequest {
+		return &wire.SyncRequest{State: catalog.NodeState{Node: &catalog.Node{ID: id, Node: node, Address: "10.0.0.7", Datacenter: "dc1"}}}
+	}
+	if _, err := at.Sync(t.Context(), state("a1", idOf(7))); err != nil {
+		t.Error("its own host:", err)
+	}
+	for name, err := range map[string]error{
+		"another node":       second(at.Sync(t.Context(), state("a2", idOf(7)))),
+		"another ID":         second(at.Sync(t.Context(), state("a1", idOf(8)))),
+		"by Apply":           second(at.Apply(t.Context(), apply(&catalog.SyncNode{State: state("s1", idOf(1)).State}))),
+		"coordinates":        second(at.Apply(t.Context(), apply(&catalog.SetCoordinates{Updates: []*catalog.NodeCoordinate{{Node: "s1", Coord: catalog.Coordinate{Vec: make([]float64, 8)}}}}))),
+		"autopilot":          second(at.Apply(t.Context(), apply(&catalog.SetAutopilot{Config: catalog.DefaultAutopilot()}))),
+		"raft":               second(ops.ChangeRaft(t.Context(), &wire.ChangeRaftRequest{TransferLeader: true})),
+		"snapshot":           ops.SaveSnapshot(t.Context(), &wire.SaveSnapshotRequest{}, func(*wire.SnapshotPiece) error { return nil }),
+		"the servers' calls": second(wire.NewPeersClient(cc).Standing(t.Context(), &wire.StandingRequest{})),
+	} {
+		if !errors.Is(err, catalog.ErrDenied) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	big := &catalog.SetKey{Pair: catalog.KVPair{Key: "k", Value: make([]byte, wire.MaxRequest)}}
+	if _, err := at.Apply(t.Context(), apply(big)); !errors.Is(err, catalog.ErrTooLarge) && !errors.Is(err, catalog.ErrInvalid) {
+		t.Error("an oversized request:", err)
+	}
+	if _, err := at.Status(t.Context(), &wire.StatusRequest{}); err != nil {
+		t.Error("after it:", err)
+	}
+	if _, err := ops.RaftPeers(t.Context(), &wire.RaftPeersRequest{}); err != nil {
+		t.Error("to look is allowed:", err)
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+func apply(cmd catalog.Command) *wire.ApplyRequest {
+	return &wire.ApplyRequest{Command: wire.Command{Command: cmd}}
+}
+
+// TestRevokedNodeIsCutOff: its open connections end, and it comes back by none.
+func TestRevokedNodeIsCutOff(t *testing.T) {
+	f := newFleet(t, 1)
+	f.up(1)
+	f.leader()
+	creds := f.agent(1, "a1", idOf(7))
+	at := wire.NewClient(f.client(1, creds))
+	broken := make(chan error, 1)
+	began := make(chan struct{}, 64)
+	go func() {
+		broken <- at.Watch(context.WithoutCancel(t.Context()), &wire.WatchRequest{Query: catalog.Query{Kind: catalog.QueryNodes}},
+			func(*wire.WatchEvent) error { began <- struct{}{}; return nil })
+	}()
+	<-began
+	f.nodes[1].apply(&catalog.Revoke{Revocation: catalog.Revocation{Kind: catalog.RevokedNode, ID: idOf(7), Node: "a1", At: time.Now()}})
+	select {
+	case err := <-broken:
+		if !errors.Is(err, catalog.ErrUnavailable) {
+			t.Error(err)
+		}
+	case <-time.After(patience):
+		t.Fatal("the connection of the revoked node goes on")
+	}
+	conn, err := dialTLS(t.Context(), f.nodes[1].server.cfg.Addr, creds, enroll.ProtoRPC)
+	if err == nil {
+		_ = conn.SetDeadline(time.Now().Add(patience))
+		_, err = conn.Read(make([]byte, 1))
+		_ = conn.Close()
+	}
+	if err == nil || errors.Is(err, context.DeadlineExceeded) {
+		t.Error("it connects again:", err)
+	}
+}
+
+// TestNoSecondCluster: a server with an empty disk that is told to bootstrap does not
+// begin a cluster beside one that there is.
+func TestNoSecondCluster(t *testing.T) {
+	f := newFleet(t, 3)
+	f.change = quick
+	for i := 1; i <= 3; i++ {
+		f.up(i)
+	}
+	lead := f.leader()
+	f.put(lead, "k", "x")
+	for i := 4; i <= 6; i++ { // three more, with the same bootstrap_expect
+		f.up(i)
+	}
+	for i := 4; i <= 6; i++ {
+		f.until(fmt.Sprintf("server %d joined", i), func() bool { return f.votes(i, f.leader()) })
+		if v, err := f.get(i, "k", wire.Default); err != nil || v != "x" {
+			t.Error(i, v, err)
+		}
+	}
+}
+
+// TestOddExpectations: servers that expect different numbers begin nothing.
+func TestOddExpectations(t *testing.T) {
+	f := newFleet(t, 3)
+	f.change = func(i int, cfg *Config) { quick(i, cfg); cfg.Cluster.Expect = 2 + i%2 }
+	for i := 1; i <= 3; i++ {
+		f.up(i)
+	}
+	time.Sleep(3 * foundingEvery)
+	for i, r := range f.nodes {
+		if !r.server.raft.Fresh() {
+			t.Errorf("server %d began a cluster", i)
+		}
+	}
+	if err := f.nodes[1].server.cluster.founding.promise(&wire.PromiseRequest{Founder: idOf(1), Voters: []string{idOf(1), idOf(2), idOf(3)}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.nodes[1].server.cluster.founding.promise(&wire.PromiseRequest{Founder: idOf(2), Voters: []string{idOf(1), idOf(2), idOf(3)}}); !errors.Is(err, catalog.ErrConflict) {
+		t.Error("it promised itself to two:", err)
+	}
+}
+
+// TestNewAddress: a server that comes back at another address is followed there.
+func TestNewAddress(t *testing.T) {
+	f := newFleet(t, 3)
+	f.change = quick
+	for i := 1; i <= 3; i++ {
+		f.up(i)
+	}
+	lead := f.leader()
+	mover := 1 + lead%3
+	old := f.nodes[mover].server.cfg.Addr
+	f.down(mover)
+	f.up(mover) // every start takes a free port
+	now := f.nodes[mover].server.cfg.Addr
+	if old == now {
+		t.Fatal("the same address")
+	}
+	f.until("the list has the new address", func() bool { return f.peers(f.leader())[idOf(mover)].Address == now })
+	f.put(mover, "k", "x")
+}

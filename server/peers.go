@@ -1,0 +1,139 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+const (
+	// maxPeers bounds the connections to other servers that are kept.
+	maxPeers = 64
+	// peerReady is how long a connection to a server may take to be there.
+	peerReady = 2 * time.Second
+)
+
+// peers are the connections to the other servers, made when first needed. Each is to
+// the one server that proves to have the node ID which is wanted.
+type peers struct {
+	dial func(ctx context.Context, id, addr string) (net.Conn, error)
+
+	mu     sync.Mutex
+	conns  map[string]*peerConn // by node ID
+	closed bool
+}
+
+func newPeers(dial func(ctx context.Context, id, addr string) (net.Conn, error)) *peers {
+	return &peers{dial: dial, conns: map[string]*peerConn{}}
+}
+
+// at gives the connection to a server.
+func (p *peers) at(id, addr string) (*peerConn, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, errStopping
+	}
+	have := p.conns[id]
+	if have != nil && have.addr == addr {
+		return have, nil
+	}
+	cc, err := grpc.NewClient("passthrough:///"+addr,
+		// The handshake is done by dial.
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return p.dial(ctx, id, addr) }),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+			MinConnectTimeout: peerReady,
+		}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 2 * time.Second}),
+		grpc.WithDisableServiceConfig(), grpc.WithNoProxy(),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("server: connection to %s: %w", addr, err)
+	}
+	if have != nil {
+		_ = have.cc.Close()
+	}
+	if len(p.conns) >= maxPeers { // servers come and go: those in use are made again
+		for old, c := range p.conns {
+			_ = c.cc.Close()
+			delete(p.conns, old)
+		}
+	}
+	c := &peerConn{cc: cc, id: id, addr: addr}
+	p.conns[id] = c
+	return c, nil
+}
+
+func (p *peers) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for id, c := range p.conns {
+		_ = c.cc.Close()
+		delete(p.conns, id)
+	}
+}
+
+// peerConn is a connection to another server. What goes over it is marked as passed
+// on. Where there is no connection nothing is sent, and the error wraps ErrNoLeader:
+// the caller may ask again.
+type peerConn struct {
+	cc       *grpc.ClientConn
+	id, addr string
+}
+
+var _ grpc.ClientConnInterface = (*peerConn)(nil)
+
+func (c *peerConn) ready(ctx context.Context) (context.Context, error) {
+	waiting, cancel := context.WithTimeout(ctx, peerReady)
+	defer cancel()
+	for {
+		state := c.cc.GetState()
+		switch state {
+		case connectivity.Ready:
+			return metadata.AppendToOutgoingContext(ctx, forwardedKey, "1"), nil
+		case connectivity.Idle:
+			c.cc.Connect()
+		case connectivity.TransientFailure, connectivity.Shutdown:
+			return nil, fmt.Errorf("%w: server %s at %s cannot be reached; nothing was sent", catalog.ErrNoLeader, c.id, c.addr)
+		case connectivity.Connecting:
+		}
+		if !c.cc.WaitForStateChange(waiting, state) {
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
+			return nil, fmt.Errorf("%w: server %s at %s does not answer; nothing was sent", catalog.ErrNoLeader, c.id, c.addr)
+		}
+	}
+}
+
+// Invoke implements grpc.ClientConnInterface.
+func (c *peerConn) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	ctx, err := c.ready(ctx)
+	if err != nil {
+		return err
+	}
+	return c.cc.Invoke(ctx, method, args, reply, opts...)
+}
+
+// NewStream implements grpc.ClientConnInterface.
+func (c *peerConn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	ctx, err := c.ready(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.cc.NewStream(ctx, desc, method, opts...)
+}

@@ -1,0 +1,151 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/wire"
+	"github.com/weftmesh/weft/server/consensus"
+)
+
+// peerService answers other servers.
+type peerService struct {
+	self      catalog.Member
+	raft      *consensus.Node
+	founding  *founding
+	dismissed *dismissal
+	lost      func(ctx context.Context, node, id string)
+}
+
+var _ wire.Peers = (*peerService)(nil)
+
+// Standing implements wire.Peers.
+func (s *peerService) Standing(context.Context, *wire.StandingRequest) (*wire.StandingReply, error) {
+	at := s.raft.Position()
+	peers, err := s.raft.Servers()
+	if err != nil {
+		return nil, err
+	}
+	leader, _ := s.raft.LeaderID()
+	return &wire.StandingReply{
+		NodeID: s.self.ID, Node: s.self.Name, Version: s.self.Tags[tagBuild],
+		Fresh: s.raft.Fresh(), Dismissed: s.dismissed.is(),
+		LastTerm: at.LastTerm, LastIndex: at.LastIndex, Applied: at.Applied, ConfigIndex: at.ConfigIndex,
+		Peers: peers, LeaderID: leader, LastContact: s.raft.LastContact(),
+	}, nil
+}
+
+// Promise implements wire.Peers.
+func (s *peerService) Promise(_ context.Context, req *wire.PromiseRequest) (*wire.PromiseReply, error) {
+	if err := s.founding.promise(req); err != nil {
+		return nil, err
+	}
+	return &wire.PromiseReply{}, nil
+}
+
+// ReadIndex implements wire.Peers.
+func (s *peerService) ReadIndex(ctx context.Context, _ *wire.ReadIndexRequest) (*wire.ReadIndexReply, error) {
+	index, err := s.raft.ReadIndex(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &wire.ReadIndexReply{Index: index}, nil
+}
+
+// Lost implements wire.Peers.
+func (s *peerService) Lost(ctx context.Context, req *wire.LostRequest) (*wire.LostReply, error) {
+	if s.lost != nil {
+		s.lost(ctx, req.Node, req.NodeID)
+	}
+	return &wire.LostReply{}, nil
+}
+
+const lonely = 3 * time.Second
+
+// dismissal finds out that this server was removed from the cluster: Raft does not
+// tell it. It then says so, and is not taken in again before it is restarted.
+type dismissal struct {
+	self    string
+	raft    *consensus.Node
+	cluster founders
+	lonely  time.Duration
+	log     *slog.Logger
+
+	mu   sync.Mutex
+	yes  bool
+	took bool // part, since this process began
+	said bool
+}
+
+func (d *dismissal) is() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.yes
+}
+
+// run looks until ctx ends.
+func (d *dismissal) run(ctx context.Context) {
+	tick := time.NewTicker(d.lonely / 2)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			d.look(ctx)
+		}
+	}
+}
+
+func (d *dismissal) look(ctx context.Context) {
+	member, _ := d.raft.Member(d.self)
+	heard := d.raft.LastContact()
+	d.mu.Lock()
+	if member && heard >= 0 && heard < d.lonely {
+		d.took, d.yes, d.said = true, false, false
+	}
+	quiet := d.raft.Fresh() || d.yes || (member && heard >= 0 && heard < d.lonely)
+	d.mu.Unlock()
+	if quiet {
+		return
+	}
+	others := map[string]string{}
+	for id, m := range d.cluster.servers() {
+		if id != d.self {
+			others[id] = serverAddr(m)
+		}
+	}
+	own := d.raft.Position().ConfigIndex
+	for _, s := range d.cluster.standings(ctx, others) {
+		if s.Fresh || s.LeaderID == "" || s.ConfigIndex < own {
+			continue
+		}
+		for _, p := range s.Peers {
+			if p.ID == d.self {
+				return
+			}
+		}
+		d.tell(s)
+		return
+	}
+}
+
+func (d *dismissal) tell(s *wire.StandingReply) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.yes = d.took
+	if d.said {
+		return
+	}
+	d.said = true
+	if d.took {
+		d.log.Error("this server was removed from the cluster: it votes and serves no more", "told_by", s.Node, "config_index", s.ConfigIndex,
+			"hint", "restart it to let it join again; to take it away for good, stop it")
+		return
+	}
+	d.log.Warn("this server was removed from the cluster while it was away; the leader takes it in again, at first without a vote",
+		"told_by", s.Node, "config_index", s.ConfigIndex)
+}

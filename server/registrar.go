@@ -1,0 +1,118 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync/atomic"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/store"
+	"github.com/weftmesh/weft/connect/enroll"
+)
+
+// registrar decides which nodes join the cluster, and which connect, by what all
+// servers know.
+type registrar struct {
+	servers    func() []string
+	keys       func() [][]byte // nil: gossip has none
+	members    func() []catalog.Member
+	log        *slog.Logger
+	datacenter string
+
+	revoked atomic.Pointer[catalog.View] // of QueryRevocations
+}
+
+var _ enroll.Registrar = (*registrar)(nil)
+
+// Admit implements enroll.Registrar.
+func (r *registrar) Admit(_ context.Context, a enroll.Admission) (enroll.Grant, error) {
+	revoked := r.revoked.Load()
+	if a.TokenID != "" && revoked.Revoked(catalog.RevokedToken, a.TokenID) {
+		return enroll.Grant{}, enroll.Refuse(enroll.ReasonTokenRevoked,
+			"the join token %s was revoked; make another with weft join-token", a.TokenID)
+	}
+	if revoked.Revoked(catalog.RevokedNode, a.NodeID) {
+		return enroll.Grant{}, enroll.Refuse(enroll.ReasonNodeRevoked,
+			"node %s was revoked; an operator can allow it again, or remove the data directory here and join with a new token as another node", a.NodeID)
+	}
+	for _, m := range r.members() {
+		if err := clash(a, m); err != nil {
+			return enroll.Grant{}, err
+		}
+	}
+	g := enroll.Grant{Servers: r.servers()}
+	if r.keys != nil {
+		g.GossipKeys = r.keys()
+	}
+	return g, nil
+}
+
+// clash refuses a node that would be taken for a living one.
+func clash(a enroll.Admission, m catalog.Member) error {
+	if m.Status != catalog.MemberAlive {
+		return nil
+	}
+	sameName, sameID := strings.EqualFold(m.Name, a.Node), m.ID != "" && m.ID == a.NodeID
+	const cloned = "was this host cloned from it? Remove the data directory here, and node_id from the configuration, to get an ID of its own"
+	switch {
+	case sameName && !sameID:
+		return enroll.Refuse(enroll.ReasonNameTaken,
+			"the name %q is that of a living node with the ID %s at %s, this one has the ID %s; give it another node_name, or stop the other",
+			a.Node, m.ID, m.Addr, a.NodeID)
+	case sameID && !sameName:
+		return enroll.Refuse(enroll.ReasonNodeIDInUse, "the node ID %s is that of the living node %q at %s; "+cloned, a.NodeID, m.Name, m.Addr)
+	case sameID && a.Renewal == nil && elsewhere(a.Remote, m.Addr):
+		return enroll.Refuse(enroll.ReasonNodeIDInUse,
+			"node %q with the ID %s lives at %s, and now one asks from %s; "+cloned+"; if the host has moved, wait until the other members miss it at its old address",
+			m.Name, a.NodeID, m.Addr, a.Remote)
+	}
+	return nil
+}
+
+// elsewhere tells whether remote is another host than addr.
+func elsewhere(remote net.Addr, addr string) bool {
+	t, ok := remote.(*net.TCPAddr)
+	ip := net.ParseIP(addr)
+	return ok && ip != nil && !t.IP.Equal(ip) && !t.IP.IsLoopback()
+}
+
+// admit judges a connection by its certificate alone. A newcomer has none.
+func (r *registrar) admit(p enroll.Peer) error {
+	if p.Datacenter != r.datacenter {
+		return fmt.Errorf("%s: this is datacenter %q; set datacenter in its configuration", p, r.datacenter)
+	}
+	if r.revoked.Load().Revoked(catalog.RevokedNode, p.NodeID) {
+		return fmt.Errorf("%s was revoked", p)
+	}
+	return nil
+}
+
+// follow keeps what is revoked at hand until ctx ends, and has the connections of
+// nodes that are revoked closed.
+func (r *registrar) follow(ctx context.Context, st *store.Store, closeIf func(func(tls.ConnectionState) bool) int) {
+	w := st.Watch(catalog.Query{Kind: catalog.QueryRevocations})
+	for at := uint64(0); ; {
+		v, index, err := w.Next(ctx, at)
+		switch {
+		case errors.Is(err, catalog.ErrStale): // a backup was restored: all is new
+			w, at = st.Watch(catalog.Query{Kind: catalog.QueryRevocations}), 0
+			continue
+		case err != nil:
+			return // ctx or the store ended
+		}
+		at = index
+		r.revoked.Store(v)
+		n := closeIf(func(cs tls.ConnectionState) bool {
+			p, err := enroll.PeerOf(cs)
+			return err == nil && v.Revoked(catalog.RevokedNode, p.NodeID)
+		})
+		if n > 0 {
+			r.log.Warn("connections of revoked nodes were closed", "connections", n)
+		}
+	}
+}

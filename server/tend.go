@@ -1,0 +1,195 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/wire"
+	"github.com/weftmesh/weft/server/consensus"
+)
+
+const deadGrace = 30 * time.Second
+
+// begin starts a term of leadership.
+func (a *autopilot) begin() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.since, a.absent, a.barred = map[string]standing{}, map[string]time.Time{}, map[string]time.Time{}
+}
+
+// tend makes the servers in Raft those that are alive: it takes newcomers in, gives
+// them a vote once they are stable, follows their addresses and removes the dead. It
+// does what it can, and returns what failed.
+func (a *autopilot) tend(ctx context.Context, state *wire.AutopilotReply) error {
+	peers, err := a.raft.Servers()
+	if err != nil {
+		return err
+	}
+	alive := a.cluster.servers()
+	var errs []error
+	known := map[string]bool{}
+	for _, p := range peers {
+		known[p.ID] = true
+		addr := serverAddr(alive[p.ID])
+		if p.ID != a.self && addr != "" && addr != p.Address {
+			a.log.Info("a server has another address", "id", p.ID, "was", p.Address, "is", addr)
+			errs = append(errs, a.raft.Add(ctx, p.ID, addr, p.Voter))
+		}
+	}
+	for id, m := range alive {
+		if !known[id] {
+			errs = append(errs, a.admit(ctx, id, m))
+		}
+	}
+	errs = append(errs, a.promote(ctx, state), a.bury(ctx, peers))
+	return errors.Join(errs...)
+}
+
+// operated is Raft as operators change it.
+type operated struct {
+	*consensus.Node
+	autopilot *autopilot
+}
+
+// Remove implements rpc.Raft. The server that is removed finds out by itself, and is
+// not taken in again before it had the time to: from then on it says that it was
+// removed, until it is restarted.
+func (o operated) Remove(ctx context.Context, id, address string) error {
+	if id == "" {
+		id, _ = o.IDOf(address)
+	}
+	o.autopilot.mu.Lock()
+	o.autopilot.barred[id] = o.autopilot.now().Add(3 * o.autopilot.tempo.lonely)
+	o.autopilot.mu.Unlock()
+	return o.Node.Remove(ctx, id, address)
+}
+
+// bars tells whether a server was removed a moment ago.
+func (a *autopilot) bars(id string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	until, ok := a.barred[id]
+	if ok && a.now().After(until) {
+		delete(a.barred, id)
+		return false
+	}
+	return ok
+}
+
+// admit takes a server in, as one that does not vote.
+func (a *autopilot) admit(ctx context.Context, id string, m catalog.Member) error {
+	addr := serverAddr(m)
+	if addr == "" || a.bars(id) {
+		return nil
+	}
+	at, err := a.cluster.standing(ctx, id, addr)
+	if err != nil {
+		a.log.Warn("a server that gossip knows does not answer and is not taken in yet", "node", m.Name, "addr", addr, "err", err)
+		return nil
+	}
+	if at.Dismissed {
+		return nil // it was removed on purpose: only its restart ends that
+	}
+	a.log.Info("a server is taken into Raft, at first without a vote", "node", m.Name, "id", id, "addr", addr)
+	return a.raft.Add(ctx, id, addr, false)
+}
+
+// promote gives votes to those who do not vote and have been well long enough. While
+// there are fewer voters than the cluster was to begin with, being well is enough.
+func (a *autopilot) promote(ctx context.Context, state *wire.AutopilotReply) error {
+	voters := len(state.Voters)
+	var errs []error
+	for _, s := range state.Servers {
+		if s.Status != "non-voter" || !s.Healthy {
+			continue
+		}
+		stable := a.now().Sub(s.StableSince)
+		if stable < a.settings().ServerStabilizationTime && voters >= a.cluster.cfg.Expect {
+			continue
+		}
+		a.log.Info("a server has been well and is given a vote", "node", s.Name, "id", s.ID, "stable", stable)
+		if err := a.raft.Add(ctx, s.ID, s.Address, true); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		voters++
+	}
+	return errors.Join(errs...)
+}
+
+// bury removes servers that left, and those that have been dead for a while as long
+// as enough voters remain.
+func (a *autopilot) bury(ctx context.Context, peers []wire.RaftPeer) error {
+	cfg := a.settings()
+	status := map[string]catalog.MemberStatus{}
+	for _, m := range a.members() {
+		if status[m.ID] != catalog.MemberAlive {
+			status[m.ID] = m.Status
+		}
+	}
+	voters := 0
+	for _, p := range peers {
+		if p.Voter {
+			voters++
+		}
+	}
+	var errs []error
+	for _, p := range peers {
+		if p.ID == a.self {
+			continue
+		}
+		why := a.gone(p.ID, status[p.ID], cfg)
+		if why == "" {
+			continue
+		}
+		if p.Voter && voters <= a.quorumFloor(cfg, voters) && why != goneLeft {
+			a.log.Debug("a dead server stays in Raft, as too few would remain", "id", p.ID, "voters", voters)
+			continue
+		}
+		a.log.Warn("a server is removed from Raft", "id", p.ID, "addr", p.Address, "reason", why)
+		if err := a.raft.Remove(ctx, p.ID, ""); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if p.Voter {
+			voters--
+		}
+	}
+	return errors.Join(errs...)
+}
+
+const (
+	goneLeft = "it left"
+	goneDead = "it is dead"
+)
+
+// gone says why a server should not be in Raft any more, "" when it should.
+func (a *autopilot) gone(id string, status catalog.MemberStatus, cfg catalog.Autopilot) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if status == catalog.MemberAlive {
+		delete(a.absent, id)
+		return ""
+	}
+	since, ok := a.absent[id]
+	if !ok {
+		since = a.now()
+		a.absent[id] = since
+	}
+	switch grace := a.now().Sub(since); {
+	case status == catalog.MemberLeft:
+		return goneLeft
+	case cfg.CleanupDeadServers && status == catalog.MemberFailed && grace >= a.tempo.dead,
+		cfg.CleanupDeadServers && status == catalog.MemberNone && grace >= settle:
+		return goneDead
+	}
+	return ""
+}
+
+// quorumFloor is how many voters must remain at least: what was asked for, and more
+// than a bare majority of those there are.
+func (a *autopilot) quorumFloor(cfg catalog.Autopilot, voters int) int {
+	return max(int(min(cfg.MinQuorum, maxPeers)), (voters+1)/2+1)
+}
