@@ -19,6 +19,7 @@ import (
 	"github.com/weftmesh/weft/agent/remote"
 	"github.com/weftmesh/weft/agent/watches"
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect"
 	"github.com/weftmesh/weft/connect/enroll"
 )
 
@@ -90,6 +91,10 @@ type Config struct {
 	// DrainTimeout is how long running connections of a proxy may finish when it stops,
 	// where its registration does not say. Default 5 s.
 	DrainTimeout time.Duration
+	// AccessLog says which connections of the proxies get a line in the log.
+	AccessLog connect.AccessLog
+	// MeshPort is the one inbound port of all sidecars that name none; 0: each has its own.
+	MeshPort int
 	// CheckUpdateInterval holds back changes of a check's output alone. Default 5 min.
 	CheckUpdateInterval time.Duration
 

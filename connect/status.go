@@ -18,8 +18,10 @@ type Status struct {
 	// Applied is the index of the snapshot enforced now.
 	Applied uint64
 	// Ready tells whether connections can be made and taken; else Problem says why not.
-	Ready       bool
-	Problem     string `json:",omitempty"`
+	Ready   bool
+	Problem string `json:",omitempty"`
+	// Resting says why connections are asked to end, where they are.
+	Resting     string `json:",omitempty"`
 	Certificate *CertificateStatus
 	// Inbound is nil when the snapshot asks for no inbound listener.
 	Inbound   *ListenerStatus
@@ -49,6 +51,7 @@ type ListenerStatus struct {
 	Listening bool
 	Error     string `json:",omitempty"` // why it does not
 	Local     string `json:",omitempty"` // inbound: the application behind it
+	Shared    string `json:",omitempty"` // inbound: by what it is told apart from others of the mesh port
 }
 
 // UpstreamStatus describes an upstream and its instances.
@@ -137,10 +140,14 @@ func (p *Proxy) Status() Status {
 		}
 	}
 	st.Ready = st.Problem == ""
+	if w.snap != nil && w.snap.Rest != nil {
+		st.Resting = w.snap.Rest.Why
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.inbound != nil {
-		st.Inbound = p.inbound.status()
+	in := p.inboundStatus()
+	if in != nil {
+		st.Inbound = in
 		if w.snap != nil {
 			st.Inbound.Local = w.snap.Local
 		}

@@ -192,6 +192,7 @@ func direction(outbound bool) string {
 type table struct {
 	mu      sync.Mutex
 	rows    map[*row]struct{}
+	guard   *Guard
 	inbound int
 	lastID  uint64
 	// outbound counts, by upstream, the connections that are open or being opened.
@@ -231,6 +232,7 @@ func (t *table) add(r *row) (inbound int) {
 	t.lastID++
 	r.id = t.lastID
 	t.rows[r] = struct{}{}
+	t.guard.taken.Add(descriptorsOf)
 	if !r.outbound {
 		t.inbound++
 	}
@@ -244,6 +246,7 @@ func (t *table) remove(r *row) {
 		return
 	}
 	delete(t.rows, r)
+	t.guard.taken.Add(-descriptorsOf)
 	if r.outbound {
 		t.releaseLocked(r.upstream)
 	} else {

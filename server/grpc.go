@@ -32,7 +32,9 @@ func newGRPC(s *Server) (*grpc.Server, error) {
 		Raft: operated{s.raft, s.leader.autopilot}, Names: s.leader.autopilot.name, Autopilot: s.leader.autopilot.state, Restored: s.leader.begun,
 		Recover: recoverBy(s.raft, s.cfg.NodeID),
 	}
+	var pc rpc.PoliciesConfig
 	if c := s.cluster; c != nil {
+		pc = c.policies()
 		rc.CaughtUp, rc.LeaderIndex = c.caughtUp, c.reads.Index
 		servers, operators := wire.NewClient(leaderConn{c}), wire.NewOperatorsClient(leaderConn{c})
 		rc.Forward = func(string) (wire.Servers, error) { return servers, nil }
@@ -48,6 +50,11 @@ func newGRPC(s *Server) (*grpc.Server, error) {
 		return nil, err
 	}
 	agents := newLimits()
+	pc.Handler = h
+	policies, err := rpc.NewPolicies(pc)
+	if err != nil {
+		return nil, err
+	}
 	out := grpc.NewServer(
 		grpc.Creds(proved{leasesOf(s)}),
 		grpc.MaxRecvMsgSize(wire.MaxRequest),
@@ -62,6 +69,7 @@ func newGRPC(s *Server) (*grpc.Server, error) {
 	)
 	wire.Register(out, h)
 	wire.RegisterOperators(out, op)
+	wire.RegisterPolicies(out, policies)
 	if c := s.cluster; c != nil {
 		wire.RegisterPeers(out, &peerService{self: c.self, raft: s.raft, founding: c.founding, dismissed: c.dismissed, lost: s.leader.lost})
 	}

@@ -36,6 +36,7 @@ type leader struct {
 	suspects   chan suspect
 	leads      func() bool
 	log        *slog.Logger
+	pruner     *pruner
 }
 
 // maxSuspects bounds the hosts that wait to be checked.
@@ -60,6 +61,7 @@ func newLeader(s *Server) (*leader, error) {
 			since: map[string]standing{}, absent: map[string]time.Time{}, barred: map[string]time.Time{},
 			told: map[string]time.Time{},
 		},
+		pruner: &pruner{store: s.store, raft: s.raft, now: time.Now},
 		members: &reconciler{
 			store: s.store, raft: s.raft, members: membership.Members, self: s.cfg.NodeName,
 			datacenter: s.cfg.Datacenter, now: time.Now, log: s.log, doubts: newDoubts(membership.Members, s.log),
@@ -151,6 +153,7 @@ func (l *leader) lead(ctx context.Context) {
 	wg.Go(func() { l.gateways.follow(ctx) })
 	wg.Go(func() { l.doubt(ctx) })
 	wg.Go(func() { l.repeat(ctx, "gateways", gatewaysEvery, l.gateways.changed, l.gateways.settle) })
+	wg.Go(func() { l.repeat(ctx, "revocations", pruneEvery, nil, l.pruner.prune) })
 	l.autopilot.begin()
 	wg.Go(func() { l.repeat(ctx, "autopilot", l.autopilot.tempo.autopilot, nil, l.autopilot.ensure) })
 	l.members.begin()

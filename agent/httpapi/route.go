@@ -136,7 +136,7 @@ func allRoutes(cfg Config, q *queries) []Route {
 		localHealthAPI{cfg}.routes(), metricsAPI{cfg.Gatherer}.routes(),
 		agentConnectAPI{cfg, q}.routes(), proxiesAPI{cfg}.routes(),
 		catalogAPI{cfg, q}.routes(), catalogWriteAPI{cfg}.routes(), healthAPI{q}.routes(),
-		caAPI{cfg, q}.routes(), intentionsAPI{cfg, q}.routes(), intentionIDsAPI{cfg, q}.routes(),
+		caAPI{cfg, q}.routes(), certRevocationsAPI{cfg, q}.routes(), intentionsAPI{cfg, q}.routes(), intentionIDsAPI{cfg, q}.routes(), enforcedAPI{cfg}.routes(),
 		configAPI{cfg, q}.routes(), chainAPI{cfg, q}.routes(), exportsAPI{q}.routes(), statusAPI{cfg}.routes(), aclAPI{}.routes(),
 		gatewaysAPI{q}.routes(), peeringAPI{}.routes(),
 		operatorAPI{cfg, q}.routes(), keyringAPI{cfg}.routes(), trustAPI{cfg, q}.routes(), snapshotAPI{cfg}.routes(),

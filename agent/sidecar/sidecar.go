@@ -24,6 +24,9 @@ type Config struct {
 	Views func(q catalog.Query) catalog.Watch[*catalog.View]
 	// Signer gives the signer of a service's certificates. Required.
 	Signer func(service catalog.Name) connect.Signer
+	// Reporter takes to the servers what Node, this host, enforces. Nil: they are not told.
+	Reporter Reporter
+	Node     string
 	// Listening is told whether a proxy takes connections, and why not. It may be nil.
 	Listening func(proxyID string, listening bool, output string)
 
@@ -43,11 +46,21 @@ type Config struct {
 	// MaxRetry bounds the pause before a proxy that failed is started again: 30 s.
 	MaxRetry time.Duration
 
+	// AccessLog says which connections get a line in the log.
+	AccessLog connect.AccessLog
+	// MeshPort is the inbound port that sidecars registered with it share; 0: none do.
+	MeshPort int
+
 	Logger  *slog.Logger
 	Metrics *connect.Metrics // shared by all proxies; nil: none
 
 	// start makes a proxy; tests replace it.
 	start func(connect.ProxyConfig) (proxy, error)
+	// guard and port are shared by all proxies.
+	guard *connect.Guard
+	port  *connect.Port
+	// news is called when a proxy enforces something else than before.
+	news func()
 }
 
 // proxy is what the manager needs of a connect.Proxy.
@@ -62,6 +75,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("sidecar: Host, Views and Signer must all be set")
 	case c.Datacenter == "":
 		return c, errors.New("sidecar: the datacenter has no name")
+	case c.Reporter != nil && c.Node == "":
+		return c, errors.New("sidecar: a Reporter needs the name of the node")
 	}
 	c.BindAddr = cmp.Or(c.BindAddr, "0.0.0.0")
 	c.Grace = cmp.Or(c.Grace, time.Second)
@@ -90,6 +105,7 @@ type Manager struct {
 	mu      sync.Mutex
 	running map[string]*sidecar      // by proxy ID
 	ending  map[string]chan struct{} // closed when the last proxy of that ID has drained
+	news    chan struct{}            // capacity 1: what is enforced changed
 	wg      sync.WaitGroup
 }
 
@@ -99,12 +115,37 @@ func New(cfg Config) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Manager{cfg: cfg, running: map[string]*sidecar{}, ending: map[string]chan struct{}{}}, nil
+	m := &Manager{running: map[string]*sidecar{}, ending: map[string]chan struct{}{}, news: make(chan struct{}, 1)}
+	cfg.news = func() {
+		select {
+		case m.news <- struct{}{}:
+		default:
+		}
+	}
+	cfg.guard = connect.NewGuard(connect.GuardConfig{})
+	if cfg.MeshPort > 0 {
+		cfg.port, err = connect.NewPort(connect.PortConfig{
+			Addr: joinAddr("", cfg.BindAddr, cfg.MeshPort), Logger: cfg.Logger, Metrics: cfg.Metrics, Guard: cfg.guard,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("sidecar: %w", err)
+		}
+	}
+	m.cfg = cfg
+	return m, nil
 }
 
 // Run keeps the proxies in step with the host until ctx ends, then drains all of
 // them and returns. What they enforce stays on disk.
 func (m *Manager) Run(ctx context.Context) error {
+	var telling sync.WaitGroup
+	defer telling.Wait()
+	told, end := context.WithCancel(context.WithoutCancel(ctx)) // while proxies drain, too
+	defer end()
+	telling.Go(func() { m.reporting(told) })
+	if m.cfg.port != nil {
+		telling.Go(func() { _ = m.cfg.port.Run(told) }) // it says itself what is wrong
+	}
 	var after uint64
 	for {
 		host, index, err := m.cfg.Host.Next(ctx, after)
@@ -148,11 +189,13 @@ func (m *Manager) reconcile(ctx context.Context, host *local.Host) {
 	}
 	for id, reg := range want {
 		if s := m.running[id]; s != nil {
-			s.setProxy(reg)
+			s.setProxy(reg, restOf(host, reg))
 			continue
 		}
 		s := newSidecar(m.cfg, reg)
+		s.in.rest = restOf(host, reg)
 		m.running[id] = s
+		m.cfg.news()
 		before, done := m.ending[id], make(chan struct{})
 		m.ending[id] = done
 		// Proxies end by being stopped, so that they can drain: their context does
@@ -180,6 +223,7 @@ var (
 // stop begins the end of s; m.mu is held.
 func (m *Manager) stop(s *sidecar, why error) {
 	delete(m.running, s.id)
+	m.cfg.news()
 	s.cancel(why)
 }
 
@@ -225,6 +269,9 @@ func (m *Manager) Snapshot(proxyID string) catalog.Watch[*connect.Snapshot] {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if s := m.running[proxyID]; s != nil {
+		if s.external {
+			return feed{s}
+		}
 		return &s.out
 	}
 	none := &catalog.Latest[*connect.Snapshot]{}

@@ -22,6 +22,7 @@ import (
 	"github.com/weftmesh/weft/agent/remote"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/cmd/weft/config"
+	"github.com/weftmesh/weft/connect"
 	"github.com/weftmesh/weft/connect/enroll"
 	"github.com/weftmesh/weft/server"
 	"github.com/weftmesh/weft/server/consensus"
@@ -193,6 +194,8 @@ func (h *host) agentConfig(reg *prometheus.Registry, load func() (*config.Config
 		DNSViews:     dns.ViewsConfig{AllowStale: c.DNS.AllowStale, MaxStale: c.DNS.MaxStale, UseCache: c.DNS.UseCache},
 		Load:         h.reload(load),
 		Coordinates:  h.coordinates(),
+		AccessLog:    connect.AccessLog{Off: !c.Connect.AccessLog.Enabled, Skip: 1 - c.Connect.AccessLog.Sample},
+		MeshPort:     c.Connect.MeshPort,
 		DrainTimeout: c.LeaveDrainTime, NoCentralConfig: !c.CentralServiceConfig,
 		SidecarMinPort: c.Ports.SidecarMinPort, SidecarMaxPort: c.Ports.SidecarMaxPort,
 		CheckUpdateInterval: cmp.Or(c.CheckUpdateInterval, -1), // 0 is at once
