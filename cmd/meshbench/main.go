@@ -3,8 +3,8 @@
 // contender as real processes in front of one backend process, drives all of them
 // in turn, several rounds, and prints medians with their spread as Markdown.
 //
-// To add a contender, implement the interface contender (contender.go) and put it
-// into the list below. `make bench` runs this.
+// To add a contender, write a script for both sides (pair.go) and put it into the
+// list below. `make bench` runs this.
 package main
 
 import (
@@ -22,6 +22,10 @@ import (
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "backend" {
 		fmt.Fprintln(os.Stderr, "backend:", runBackend())
+		os.Exit(1)
+	}
+	if len(os.Args) == 6 && os.Args[1] == "relay" {
+		fmt.Fprintln(os.Stderr, "relay:", runRelay(os.Args[2], os.Args[3], os.Args[4], os.Args[5]))
 		os.Exit(1)
 	}
 	rounds := flag.Int("rounds", 3, "interleaved repetitions")
@@ -49,7 +53,8 @@ func run(ctx context.Context, rounds int, window time.Duration, only string, mes
 	}
 	defer backend.stop()
 
-	all := []contender{direct{}, &weft{binary: binary}, &haproxy{}, &haproxy{tls: true}}
+	all := []contender{direct{}, &weftPair{binary: binary}, haproxy("haproxy-plain", false), haproxy("haproxy-tls", true),
+		nginx(), stunnel(), relay()}
 	var running []*arm
 	for _, c := range all {
 		if _, isDirect := c.(direct); !isDirect && only != "" && !contains(only, c.name()) {
@@ -61,6 +66,9 @@ func run(ctx context.Context, rounds int, window time.Duration, only string, mes
 			continue
 		}
 		defer r.stop()
+		if err := provesMutualTLS(r); err != nil {
+			return fmt.Errorf("%s is not mutual TLS 1.3: %w", c.name(), err)
+		}
 		running = append(running, &arm{name: c.name(), running: r})
 	}
 	for round := range rounds {
