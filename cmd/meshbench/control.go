@@ -231,7 +231,7 @@ func (c *control) dnsperf(ctx context.Context, window time.Duration) ([]string, 
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	host, port, err := net.SplitHostPort(c.dns)
 	if err != nil {
 		return nil, err
