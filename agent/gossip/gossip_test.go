@@ -296,3 +296,23 @@ func TestLogAdapter(t *testing.T) {
 		t.Fatalf("log:\n%s", out)
 	}
 }
+
+// FuzzMessages gives what another member says, of every kind, to who hears it.
+func FuzzMessages(f *testing.F) {
+	for _, kind := range []byte{msgLeave, msgUser, msgKeys, msgKeysDone, 0, 255} {
+		for _, text := range []string{"", "{}", `{"Name":"b","Time":18446744073709551615}`, `{"ID":"x","Op":"install","Key":"AA=="}`, `{"From":5}`, "[", "\xc1"} {
+			f.Add(append([]byte{kind}, text...), int64(1))
+		}
+	}
+	f.Add([]byte(`{"Vec":[1e308,-1e308],"Error":-1,"Adjustment":1e308,"Height":-1}`), int64(time.Millisecond))
+	g, err := New(Config{NodeName: "a", BindAddr: "127.0.0.1", Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { _ = g.list.Shutdown() })
+	d := &delegate{g}
+	f.Fuzz(func(_ *testing.T, b []byte, rtt int64) {
+		d.NotifyMsg(b)
+		d.NotifyPingComplete(&memberlist.Node{Name: "b"}, time.Duration(rtt), b)
+	})
+}

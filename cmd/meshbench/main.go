@@ -3,6 +3,9 @@
 // contender as real processes in front of one backend process, drives all of them
 // in turn, several rounds, and prints medians with their spread as Markdown.
 //
+// With the argument control it measures the control plane instead: catalog, health,
+// DNS and keys, with etcd beside it.
+//
 // To add a contender, write a script for both sides (pair.go) and put it into the
 // list below. `make bench` runs this.
 package main
@@ -36,6 +39,13 @@ func main() {
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	if flag.Arg(0) == "control" {
+		if err := runControl(ctx, *rounds, *window); err != nil {
+			fmt.Fprintln(os.Stderr, "meshbench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(ctx, *rounds, *window, *only, *mesh); err != nil {
 		fmt.Fprintln(os.Stderr, "meshbench:", err)
 		os.Exit(1)
