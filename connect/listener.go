@@ -139,7 +139,7 @@ func (l *listener) bind(ctx context.Context) (net.Listener, error) {
 // acceptOn has the driver accept until stop.
 func (l *listener) acceptOn(ctx context.Context, ln net.Listener) {
 	if u, ok := ln.(*net.UnixListener); ok {
-		u.SetUnlinkOnClose(false) // the driver takes the descriptor, and closes ln
+		u.SetUnlinkOnClose(false)                // the driver takes the descriptor, and closes ln
 		defer func() { _ = os.Remove(l.addr) }() // the next bind tells why it is in the way
 	}
 	var told atomic.Bool
