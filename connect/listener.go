@@ -139,8 +139,8 @@ func (l *listener) bind(ctx context.Context) (net.Listener, error) {
 // acceptOn has the driver accept until stop.
 func (l *listener) acceptOn(ctx context.Context, ln net.Listener) {
 	if u, ok := ln.(*net.UnixListener); ok {
-		u.SetUnlinkOnClose(false) // the driver takes the descriptor, and closes ln
-		defer os.Remove(l.addr)
+		u.SetUnlinkOnClose(false)                // the driver takes the descriptor, and closes ln
+		defer func() { _ = os.Remove(l.addr) }() // the next bind tells why it is in the way
 	}
 	var told atomic.Bool
 	stop, err := l.driver.Listen(ln, l.serve, func(err error) {

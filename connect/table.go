@@ -54,21 +54,6 @@ type row struct {
 	ended    bool
 }
 
-// attach puts a leg under the row's control. It reports false, and cuts the leg,
-// when the connection has ended already.
-func (r *row) attach(leg aborter) bool {
-	r.mu.Lock()
-	ended := r.ended
-	if !ended {
-		r.legs = append(r.legs, leg)
-	}
-	r.mu.Unlock()
-	if ended {
-		leg.abort()
-	}
-	return !ended
-}
-
 // carried puts the flow that carries the connection under the row's control, which
 // may have ended.
 func (r *row) carried(f *tunnel.Flow) {

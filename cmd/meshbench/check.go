@@ -26,7 +26,7 @@ func provesMutualTLS(in *instance) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	wrongFile := filepath.Join(dir, "wrong.pem")
 	if err := writePair(wrongFile); err != nil {
 		return err

@@ -63,8 +63,11 @@ func run(ctx context.Context, rounds int, window time.Duration, only string, mes
 	}
 	defer backend.stop()
 
-	all := []contender{direct{}, &weftPair{binary: binary}, haproxy("haproxy-plain", false), haproxy("haproxy-tls", true),
-		nginx(), stunnel(), relay()}
+	all := []contender{
+		direct{},
+		&weftPair{binary: binary}, haproxy("haproxy-plain", false), haproxy("haproxy-tls", true),
+		nginx(), stunnel(), relay(),
+	}
 	var running []*arm
 	for _, c := range all {
 		if _, isDirect := c.(direct); !isDirect && only != "" && !contains(only, c.name()) {

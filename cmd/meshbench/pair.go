@@ -108,7 +108,8 @@ func haproxy(label string, tls bool) *pair {
 
 func nginx() *pair {
 	return &pair{label: "nginx-stream", binary: "nginx", needs: "Debian packages nginx and libnginx-mod-stream", script: func(s side) ([]string, string) {
-		listen, tls := s.listen, ""
+		listen := s.listen
+		var tls string
 		if s.server {
 			listen += " ssl"
 			tls = fmt.Sprintf("ssl_certificate %[1]s; ssl_certificate_key %[1]s; ssl_protocols TLSv1.3; ssl_verify_client on; ssl_client_certificate %[1]s;", s.pem)
