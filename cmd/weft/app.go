@@ -105,6 +105,7 @@ func commands(s streams) []*cli.Command {
 		servicesCommand(s),
 		snapshotCommand(s),
 		tlsCommand(),
+		troubleshootCommand(s),
 		validateCommand(s),
 		versionCommand(s),
 		watchCommand(s),
