@@ -100,8 +100,13 @@ func TestRecentMessages(t *testing.T) {
 		}
 	}
 	for _, bad := range [][]byte{
-		nil, {2, 0, 2, msgUser, 1}, {recentVersion, 0, 0}, {recentVersion, 0, 2, msgLeave, 1}, {recentVersion, 0, 0xff, 0xff, 0xff, 0xff, 0x7f, msgUser},
-		bytes.Repeat([]byte{0xff}, 100), make([]byte, maxState+1), {recentVersion, 0xff, 0xff, 0xff, 0xff, 0x7f, 2, msgUser, 1},
+		nil,
+		{2, 0, 2, msgUser, 1},
+		{recentVersion, 0, 0},
+		{recentVersion, 0, 2, msgLeave, 1},
+		{recentVersion, 0, 0xff, 0xff, 0xff, 0xff, 0x7f, msgUser},
+		bytes.Repeat([]byte{0xff}, 100), make([]byte, maxState+1),
+		{recentVersion, 0xff, 0xff, 0xff, 0xff, 0x7f, 2, msgUser, 1},
 	} {
 		if got := decodeRecent(bad, now); len(got) != 0 {
 			t.Errorf("%.20v: %v", bad, got)

@@ -112,7 +112,7 @@ func (d *diagnosis) proxy(ctx context.Context, p connect.Status) {
 	}
 	for _, u := range p.Upstreams {
 		if d.chosen(u) {
-			d.upstreamOf(ctx, string(p.Service), u)
+			d.upstreamOf(ctx, p.Service, u)
 		}
 	}
 	for _, e := range p.Errors {
@@ -124,7 +124,7 @@ func (d *diagnosis) proxy(ctx context.Context, p connect.Status) {
 func errorLine(e connect.ErrorStatus) string {
 	line := fmt.Sprintf("%s %s", e.Time.Format(time.RFC3339), e.Reason)
 	for _, part := range [][2]string{
-		{"source", string(e.Source)}, {"destination", string(e.Destination)}, {"addr", e.Addr}, {"rule", e.Rule}, {"err", e.Error}, {"hint", e.Hint},
+		{"source", e.Source}, {"destination", e.Destination}, {"addr", e.Addr}, {"rule", e.Rule}, {"err", e.Error}, {"hint", e.Hint},
 	} {
 		if part[1] != "" {
 			line += fmt.Sprintf(" %s=%q", part[0], part[1])
@@ -173,11 +173,11 @@ func (d *diagnosis) listener(what string, l connect.ListenerStatus) {
 }
 
 func (d *diagnosis) upstreamOf(ctx context.Context, from string, u connect.UpstreamStatus) {
-	name := "upstream " + string(u.Name)
+	name := "upstream " + u.Name
 	if u.Listener != nil {
 		d.listener(name, *u.Listener)
 	}
-	allowed, _, err := d.cl.Connect().IntentionCheck(&api.IntentionCheck{Source: from, Destination: string(u.Name)}, d.cl.read(ctx))
+	allowed, _, err := d.cl.Connect().IntentionCheck(&api.IntentionCheck{Source: from, Destination: u.Name}, d.cl.read(ctx))
 	switch {
 	case err != nil:
 		d.bad("%s: whether it may be reached cannot be asked: %v", name, d.cl.explain(err))
@@ -220,7 +220,7 @@ func troubleshootUpstreams(s streams) *cli.Command {
 						if u.Listener != nil {
 							at = u.Listener.Addr
 						}
-						rows = append(rows, []string{p.Proxy, string(u.Name), u.Datacenter, at, strconv.Itoa(len(u.Instances))})
+						rows = append(rows, []string{p.Proxy, u.Name, u.Datacenter, at, strconv.Itoa(len(u.Instances))})
 					}
 				}
 				return table(c.App.Writer, rows...)
