@@ -182,9 +182,16 @@ func New(cfg Config) (*Gossip, error) {
 		return nil, fmt.Errorf("gossip: %w", err)
 	}
 	g.outgoing = &memberlist.TransmitLimitedQueue{NumNodes: g.table.size, RetransmitMult: retransmitMult}
-	list, err := memberlist.Create(g.settings())
+	settings := g.settings()
+	port, err := listen(settings)
 	if err != nil {
 		return nil, fmt.Errorf("gossip: cannot listen on %s: %w", net.JoinHostPort(cfg.BindAddr, strconv.Itoa(cfg.BindPort)), explainListen(err))
+	}
+	settings.Transport = port
+	list, err := memberlist.Create(settings)
+	if err != nil {
+		_ = port.Shutdown()
+		return nil, fmt.Errorf("gossip: %w", err)
 	}
 	g.list = list
 	return g, nil
@@ -230,7 +237,7 @@ func (g *Gossip) settings() *memberlist.Config {
 		c.Keyring = g.keys.ring
 	}
 	c.LogOutput = nil
-	c.Logger = log.New(&logAdapter{log: g.log, seen: map[string]time.Time{}}, "", 0)
+	c.Logger = log.New(newLogAdapter(g.log), "", 0)
 	d := &delegate{g: g}
 	c.Delegate, c.Events, c.Conflict, c.Ping = d, d, d, d
 	if g.cfg.Admit != nil {
@@ -400,10 +407,10 @@ func (g *Gossip) Join(ctx context.Context, addrs []string) (int, error) {
 		return 0, fmt.Errorf("gossip: joining %v: %w", addrs, context.Cause(ctx))
 	case r := <-done:
 		if r.n == 0 && r.err != nil {
-			return 0, fmt.Errorf("gossip: joining %v: %w", addrs, r.err)
+			return 0, fmt.Errorf("gossip: joining %v: %w", addrs, oneLine(r.err))
 		}
 		if r.err != nil {
-			g.log.Warn("some members could not be joined", "err", r.err)
+			g.log.Warn("some members could not be joined", "err", oneLine(r.err))
 		}
 		return r.n, nil
 	}

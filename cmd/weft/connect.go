@@ -165,7 +165,9 @@ func showProxy(w io.Writer, st connect.Status) error {
 			fmt.Fprintf(w, "  %-15s %s\n", name+":", value)
 		}
 	}
-	if cert := st.Certificate; cert != nil {
+	if cert := st.Certificate; cert != nil && cert.NotAfter.IsZero() {
+		fact("Certificate", "none: "+cmp.Or(cert.Error, "none was asked for yet"))
+	} else if cert != nil {
 		until := fmt.Sprintf("until %s (%s left), serial %s", cert.NotAfter.Local().Format(time.DateTime),
 			shortDuration(time.Until(cert.NotAfter)), cert.Serial)
 		fact("Identity", cert.URI)
@@ -234,8 +236,10 @@ func showFailures(w io.Writer, all []connect.ErrorStatus) {
 		// Who proved no identity is known by address alone.
 		line := fmt.Sprintf("    %s %s: %s => %s", e.Time.Local().Format(time.TimeOnly), e.Reason, cmp.Or(e.Source, e.Addr, "?"), e.Destination)
 		switch {
-		case e.Reason == connect.ReasonDenied || e.Reason == connect.ReasonPolicyChanged:
+		case e.Rule != "" && (e.Reason == connect.ReasonDenied || e.Reason == connect.ReasonPolicyChanged):
 			line += ", by " + e.Rule
+		case e.Reason == connect.ReasonDenied: // the far end knows by what
+			line += ", by the far end"
 		case e.Error != "":
 			line += ", " + e.Error
 		}
