@@ -3,6 +3,7 @@ package connect
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -66,10 +67,17 @@ func (a *attempt) next() *candidate {
 	return a.p.svc.balancer.pick(a.up, a.tried)
 }
 
-// quick uses a tunnel that stands.
+// quick uses a short cut or a tunnel that stands.
 func (a *attempt) quick(e *candidate) bool {
+	if a.short(e, false) {
+		return true
+	}
 	cred := a.p.svc.keys.held.Load()
-	t := a.p.tunnels.ready(instanceKey{e.Addr, a.up.peer(e.Endpoint)}, cred, a.w)
+	key := instanceKey{e.Addr, a.up.peer(e.Endpoint)}
+	t, more := a.p.tunnels.ready(key, cred, a.w, a.p.svc.now())
+	if more {
+		a.p.another(a, key, cred)
+	}
 	return t != nil && a.carry(t, e) == nil
 }
 
@@ -123,6 +131,9 @@ func (a *attempt) source() string {
 // reach carries the application to one instance, over a tunnel that may have to be
 // made, or one to one.
 func (a *attempt) reach(ctx context.Context, e *candidate) error {
+	if a.short(e, true) {
+		return nil
+	}
 	for {
 		t, c, err := a.p.tunnel(ctx, a, e)
 		switch {
@@ -145,12 +156,19 @@ func (a *attempt) reach(ctx context.Context, e *candidate) error {
 // carry makes the application a stream of t. On error the counts of the instance and
 // the upstream are the caller's again.
 func (a *attempt) carry(t *outboundTunnel, e *candidate) error {
+	return a.hand(e, t.key.id, t.chain, func(end tunnel.EndFunc) (*tunnel.Flow, error) {
+		return t.link.Carry(a.app, nil, end)
+	})
+}
+
+// hand makes the application a row, towards a peer of this identity, and gives it away.
+func (a *attempt) hand(e *candidate, id identity.ServiceID, chain []*x509.Certificate, give func(tunnel.EndFunc) (*tunnel.Flow, error)) error {
 	s := a.p.svc
-	r := s.outboundRow(a.w, a.up, e, t.key.id, t.chain)
+	r := s.outboundRow(a.w, a.up, e, id, chain)
 	if err := s.enter(r, a.w); err != nil {
 		return err
 	}
-	f, err := t.link.Carry(a.app, nil, func(f *tunnel.Flow, end tunnel.End) { a.ended(r, e, f, end) })
+	f, err := give(func(f *tunnel.Flow, end tunnel.End) { a.ended(r, e, f, end) })
 	if err != nil {
 		if !r.withdraw() {
 			return errors.New("trust changed")
@@ -249,7 +267,7 @@ func (p *Proxy) tunnel(ctx context.Context, a *attempt, e *candidate) (*outbound
 			a.w = now // else it would look for a tunnel of the past
 		}
 		cred := p.svc.keys.held.Load()
-		if t := p.tunnels.ready(key, cred, a.w); t != nil {
+		if t, _ := p.tunnels.ready(key, cred, a.w, p.svc.now()); t != nil {
 			return t, nil, nil
 		}
 		p.tunnels.mu.Lock()
@@ -281,6 +299,33 @@ func (p *Proxy) tunnel(ctx context.Context, a *attempt, e *candidate) (*outbound
 			return nil, nil, under.err
 		}
 	}
+}
+
+// another makes one more tunnel to an instance in the background, for those who come
+// while the others carry bulk. The tunnels that stand serve meanwhile.
+func (p *Proxy) another(a *attempt, key instanceKey, cred *credential) {
+	p.tunnels.mu.Lock()
+	in := p.tunnels.instance(key)
+	if in.dialing != nil || in.plain {
+		p.tunnels.mu.Unlock()
+		return
+	}
+	mine := &dialing{done: make(chan struct{})}
+	in.dialing = mine
+	p.tunnels.mu.Unlock()
+	own := &attempt{p: p, ctx: a.ctx, w: a.w, up: a.up}
+	p.live.add()
+	go func() {
+		defer p.live.done()
+		t, c, err := p.handshakeWith(own.ctx, own, key, cred)
+		if c != nil {
+			c.abort() // it speaks tunnels no more: the next connection finds that out
+		}
+		p.tunnels.mu.Lock()
+		in.dialing, mine.t, mine.err = nil, t, err
+		p.tunnels.mu.Unlock()
+		close(mine.done)
+	}()
 }
 
 // handshakeWith reaches an instance and finds out whether it speaks tunnels.
