@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -28,8 +27,11 @@ import (
 const (
 	pingAfter   = 10 * time.Second
 	pingTimeout = 5 * time.Second
-	// connectTimeout bounds one attempt to reach any server.
+	// connectTimeout bounds one attempt to reach another server.
 	connectTimeout = 10 * time.Second
+	// seekTimeout bounds the search for any server. While they are silent, and do not
+	// refuse, it is one search, which asks again and again.
+	seekTimeout = time.Minute
 )
 
 // watchStream is the stream that is opened again elsewhere when its link retires;
@@ -41,9 +43,10 @@ const watchStream = "Watch"
 type links struct {
 	cfg Config
 
-	mu     sync.Mutex
-	cur    *link
-	closed bool
+	mu      sync.Mutex
+	cur     *link
+	reached chan struct{} // closed and replaced at each new connection
+	closed  bool
 }
 
 // link is one connection, to whichever server answered. It closes once it is
@@ -64,7 +67,7 @@ type link struct {
 }
 
 func newLinks(cfg Config) (*links, error) {
-	l := &links{cfg: cfg}
+	l := &links{cfg: cfg, reached: make(chan struct{})}
 	var err error
 	l.cur, err = l.open("")
 	return l, err
@@ -89,7 +92,7 @@ func (l *links) open(avoid string) (*link, error) {
 		}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           grpcbackoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
-			MinConnectTimeout: connectTimeout,
+			MinConnectTimeout: seekTimeout,
 		}),
 	)
 	if err != nil {
@@ -114,30 +117,49 @@ func (l *links) dial(ctx context.Context, k *link, avoid string) (net.Conn, erro
 	k.addr.Store(&addr)
 	h := wire.Hear(c)
 	k.heard.Store(h)
-	return &greeted{Conn: h, addr: addr, log: l.cfg.Logger}, nil
+	return &greeted{Conn: h, addr: addr, spoken: func() { l.greeted(addr) }}, nil
 }
 
 // greeted is a connection of which it is said that it is there once the server has
 // spoken: with TLS 1.3 our half of the handshake ends before the server has judged us.
 type greeted struct {
 	net.Conn
-	addr  string
-	log   *slog.Logger
-	spoke bool // one goroutine reads
+	addr   string
+	spoken func() // called once; nil afterwards. One goroutine reads
 }
 
 // Read implements net.Conn.
 func (g *greeted) Read(b []byte) (int, error) {
 	n, err := g.Conn.Read(b)
 	switch {
-	case g.spoke:
+	case g.spoken == nil:
 	case n > 0:
-		g.spoke = true
-		g.log.Info("connected to a server", "addr", g.addr)
+		g.spoken()
+		g.spoken = nil
 	case err != nil:
 		err = fmt.Errorf("server %s ended the connection before it spoke (%w); if this host was revoked, its log says so", g.addr, err)
 	}
 	return n, err
+}
+
+// greeted lets everybody know of a server that serves this host.
+func (l *links) greeted(addr string) {
+	l.cfg.Logger.Info("connected to a server", "addr", addr)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	close(l.reached)
+	l.reached = make(chan struct{})
+}
+
+// next is closed at the next new connection: whoever pauses since there was none need
+// not pause any longer.
+func (l *links) next() <-chan struct{} {
+	if l == nil {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.reached
 }
 
 // Invoke implements grpc.ClientConnInterface.

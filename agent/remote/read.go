@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
@@ -84,6 +85,9 @@ func (r *Remote) readHeld(ctx context.Context, key readKey) (*wire.ReadReply, bo
 		} else if refused(err) {
 			return nil, false
 		}
+		if try.Err() != nil && ctx.Err() == nil { // the next reader need not wait as long
+			r.views.heard(fmt.Errorf("read: no answer in %s: %w", staleTry, catalog.ErrUnavailable))
+		}
 	}
 	held, ok := r.views.last(key.viewKey)
 	if ok && held.Meta.KnownLeader {
@@ -124,6 +128,13 @@ func (r *Remote) readNewer(ctx context.Context, key readKey, v *view, minIndex u
 	seen, after := v.latest.Get()
 	if base.View == nil {
 		base.View = seen
+	}
+	if base.View == nil && r.views.isDown() { // known from before this start, perhaps
+		if held, ok := r.views.last(key.viewKey); ok {
+			if base = held; held.View.Index > minIndex {
+				return held, nil
+			}
+		}
 	}
 	lagging := seen != nil && base.View.Epoch != seen.Epoch // v has yet to learn of the epoch that base is of
 	if seen != nil && !lagging && seen.Index > minIndex {

@@ -34,6 +34,8 @@ type views struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
+	reached func() <-chan struct{} // closed at the next new connection
+	shelf   *shelf                 // nil: nothing is kept on disk
 
 	mu     sync.Mutex
 	open   map[viewKey]*view
@@ -51,12 +53,16 @@ type heldAnswer struct {
 	heard time.Time
 }
 
-func newViews(cfg Config, servers wire.Servers, m *metrics) *views {
+func newViews(cfg Config, servers wire.Servers, m *metrics, reached func() <-chan struct{}) *views {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &views{
-		cfg: cfg, servers: servers, metrics: m, ctx: ctx, cancel: cancel,
+	s := &views{
+		cfg: cfg, servers: servers, metrics: m, ctx: ctx, cancel: cancel, reached: reached, shelf: openShelf(cfg.KeepDir, cfg.Logger),
 		open: map[viewKey]*view{}, held: map[viewKey]heldAnswer{},
 	}
+	if s.shelf != nil {
+		s.wg.Go(func() { s.shelf.run(ctx) })
+	}
+	return s
 }
 
 func (s *views) close() {
@@ -160,6 +166,9 @@ func (s *views) keep(key viewKey, rep *wire.ReadReply) *wire.ReadReply {
 	s.hear(nil)
 	v := s.open[key]
 	if v == nil {
+		if old := s.held[key].view; old == nil || rep.View != nil && (old.Index != rep.View.Index || old.Epoch != rep.View.Epoch) {
+			s.shelf.put(key, rep.View)
+		}
 		s.hold(key, heldAnswer{view: rep.View, meta: rep.Meta, heard: time.Now()})
 		return rep
 	}
@@ -207,7 +216,15 @@ func (s *views) last(key viewKey) (*wire.ReadReply, bool) {
 		}
 	}
 	if h.view == nil {
-		return nil, false
+		var there bool
+		if h, there = s.shelf.get(key); !there {
+			return nil, false
+		}
+		s.mu.Lock()
+		if s.held[key].view == nil {
+			s.hold(key, h)
+		}
+		s.mu.Unlock()
 	}
 	return &wire.ReadReply{View: h.view, Meta: wire.Meta{LastContact: h.meta.LastContact + time.Since(h.heard)}}, true
 }
@@ -299,7 +316,7 @@ func (v *view) run(ctx context.Context) {
 	defer v.cancel()
 	pause := newBackoff(50*time.Millisecond, v.set.cfg.MaxBackoff)
 	for {
-		spoke := false
+		spoke, again := false, v.set.reached()
 		err := v.set.servers.Watch(ctx, v.request(), func(ev *wire.WatchEvent) error {
 			spoke = true
 			return v.event(ev)
@@ -321,7 +338,7 @@ func (v *view) run(ctx context.Context) {
 			v.set.heard(err)
 		}
 		v.set.cfg.Logger.Debug("stream of a view ended", "query", v.key.query.String(), "err", err)
-		if !sleep(ctx, pause.next()) {
+		if !sleepUntil(ctx, pause.next(), again) {
 			return
 		}
 	}
@@ -370,6 +387,7 @@ func (v *view) event(ev *wire.WatchEvent) error {
 		v.epoch, v.gen = ev.View.Epoch, v.set.generation(ev.View.Epoch)
 	}
 	v.latest.Set(v.gen<<genShift|ev.View.Index, v.one(ev.View))
+	v.set.shelf.put(v.key, ev.View)
 	return nil
 }
 
