@@ -97,6 +97,7 @@ var (
 	paramMeta   = Param{"node-meta", "key:value that the node must have; may be repeated"}
 	paramNear   = Param{"near", "nearest first, by network distance from this node; _agent is this agent's own"}
 	paramMerge  = Param{"merge-central-config", "show proxies and gateways with what proxy-defaults and service-defaults say merged in"}
+	paramPeer   = Param{"peer", "the instances that the peered cluster of this name exports; none, as long as no cluster is peered"}
 	paramCAS    = Param{"cas", "act only when the entry's ModifyIndex is this; 0: when there is none"}
 	paramEntry  = []Param{{"source", "the calling service, or *; required"}, {"destination", "the called service, or *; required"}}
 )
@@ -138,7 +139,7 @@ func allRoutes(cfg Config, q *queries) []Route {
 		catalogAPI{cfg, q}.routes(), catalogWriteAPI{cfg}.routes(), healthAPI{q}.routes(),
 		caAPI{cfg, q}.routes(), certRevocationsAPI{cfg, q}.routes(), intentionsAPI{cfg, q}.routes(), intentionIDsAPI{cfg, q}.routes(), enforcedAPI{cfg}.routes(),
 		configAPI{cfg, q}.routes(), chainAPI{cfg, q}.routes(), exportsAPI{q}.routes(), statusAPI{cfg}.routes(), aclAPI{}.routes(),
-		gatewaysAPI{q}.routes(), peeringAPI{}.routes(),
+		gatewaysAPI{q}.routes(), virtualIPAPI{cfg}.routes(), peeringAPI{}.routes(),
 		operatorAPI{cfg, q}.routes(), keyringAPI{cfg}.routes(), trustAPI{cfg, q}.routes(), snapshotAPI{cfg}.routes(),
 		preparedQueriesAPI{cfg, q}.routes(), coordinatesAPI{cfg, q}.routes(), uiAPI{cfg, q}.routes(),
 		kvAPI{cfg, q}.routes(), sessionsAPI{cfg, q}.routes(), txnAPI{cfg}.routes(), eventsAPI{cfg}.routes(),
