@@ -14,6 +14,7 @@ import (
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/wire"
 	"github.com/weftmesh/weft/connect/enroll"
+	"github.com/weftmesh/weft/connect/identity"
 )
 
 // quick is a tempo for tests.
@@ -556,4 +557,76 @@ func TestSnapshotByFollower(t *testing.T) {
 			t.Error(i, v, err)
 		}
 	}
+}
+
+// TestAgentsLeaveLivingHostsAlone: what an agent may register by the catalog's API is
+// its own host, and those for which no agent speaks; it gets no other agent's name.
+func TestAgentsLeaveLivingHostsAlone(t *testing.T) {
+	f := newFleet(t, 1)
+	f.up(1)
+	f.leader()
+	f.town.set(catalog.Member{Name: "a2", ID: idOf(8), Addr: "10.0.0.8", Port: 8301, Status: catalog.MemberAlive, Tags: map[string]string{"role": "node", "dc": "dc1"}})
+	at := wire.NewClient(f.client(1, f.agent(1, "a1", idOf(7))))
+	read := func(q catalog.Query) *catalog.View {
+		rep, err := at.Read(t.Context(), &wire.ReadRequest{Query: q})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rep.View
+	}
+	f.until("a2 is in the catalog", func() bool { return len(read(catalog.Query{Kind: catalog.QueryNodeChecks, Name: "a2"}).Checks) == 1 })
+
+	db := &catalog.Service{ID: "db", Service: "db", Port: 1}
+	node := func(name, id string) *catalog.Node {
+		return &catalog.Node{ID: id, Node: name, Address: "10.0.0.66", Datacenter: "dc1"}
+	}
+	txn := func(op catalog.TxnOp) *wire.TxnRequest {
+		return &wire.TxnRequest{Txn: catalog.Txn{Ops: []catalog.TxnOp{op}}}
+	}
+	domain := catalog.TrustDomain(read(catalog.Query{Kind: catalog.QueryRoots}).CAConfig.ClusterID)
+	for name, err := range map[string]error{
+		"a service of another":  second(at.Apply(t.Context(), apply(&catalog.Register{Node: node("a2", ""), Service: db}))),
+		"a new name of another": second(at.Apply(t.Context(), apply(&catalog.Register{Node: node("x", idOf(8))}))),
+		"another goes":          second(at.Apply(t.Context(), apply(&catalog.Deregister{Node: "a2"}))),
+		"its check goes":        second(at.Apply(t.Context(), apply(&catalog.Deregister{Node: "a2", CheckID: catalog.NodeCheckID}))),
+		"a server goes":         second(at.Apply(t.Context(), apply(&catalog.Deregister{Node: nameOf(1)}))),
+		"a node, by txn":        second(at.Txn(t.Context(), txn(catalog.TxnOp{Node: &catalog.NodeOp{Verb: catalog.TxnDelete, Node: catalog.Node{Node: "a2"}}}))),
+		"a service, by txn":     second(at.Txn(t.Context(), txn(catalog.TxnOp{Service: &catalog.ServiceOp{Verb: catalog.TxnSet, Node: "a2", Service: *db}}))),
+		"a check, by txn": second(at.Txn(t.Context(), txn(catalog.TxnOp{Check: &catalog.CheckOp{
+			Verb: catalog.TxnSet, Check: catalog.Check{Node: "a2", CheckID: "x", Name: "x", Status: catalog.StatusCritical},
+		}}))),
+		"another agent's name": second(at.Sign(t.Context(), &wire.SignRequest{CSR: csrFor(t, identity.AgentID{TrustDomain: domain, Datacenter: "dc1", Node: "a2"})})),
+	} {
+		if !errors.Is(err, catalog.ErrDenied) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, err := range map[string]error{
+		"its own host":           second(at.Apply(t.Context(), apply(&catalog.Register{Node: node("a1", ""), Service: db}))),
+		"a host without agent":   second(at.Apply(t.Context(), apply(&catalog.Register{Node: node("external", ""), Service: db}))),
+		"that one again":         second(at.Apply(t.Context(), apply(&catalog.Deregister{Node: "external"}))),
+		"to read others, by txn": second(at.Txn(t.Context(), txn(catalog.TxnOp{Node: &catalog.NodeOp{Verb: catalog.TxnGet, Node: catalog.Node{Node: "a2"}}}))),
+		"its own name":           second(at.Sign(t.Context(), &wire.SignRequest{CSR: csrFor(t, identity.AgentID{TrustDomain: domain, Datacenter: "dc1", Node: "a1"})})),
+	} {
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, r := range read(catalog.Query{Kind: catalog.QueryRoots}).Roots {
+		if len(r.SealedKey) > 0 {
+			t.Error("an agent reads the sealed key of a root")
+		}
+	}
+}
+
+func csrFor(t *testing.T, id identity.ID) []byte {
+	key, err := identity.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := identity.NewCSRFor(key, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return csr
 }

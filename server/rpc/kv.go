@@ -29,6 +29,9 @@ func (h *Handler) Txn(ctx context.Context, req *wire.TxnRequest) (_ *wire.TxnRep
 	if err := h.authorize(req.Token, h.needsOfTxn(cmd)...); err != nil {
 		return nil, err
 	}
+	if err := h.maySpeak(CallerOf(ctx), cmd); err != nil {
+		return nil, err
+	}
 	readOnly := cmd.ReadOnly()
 	if !readOnly || req.Consistency != wire.Stale {
 		if at, err := h.leader(ctx); err != nil {

@@ -93,6 +93,9 @@ func (h *Handler) Apply(ctx context.Context, req *wire.ApplyRequest) (_ *wire.Ap
 	if err := CallerOf(ctx).mayApply(cmd); err != nil {
 		return nil, err
 	}
+	if err := h.maySpeak(CallerOf(ctx), cmd); err != nil {
+		return nil, err
+	}
 	needs, err := h.needsOf(cmd)
 	if err == nil {
 		err = h.authorize(req.Token, needs...)
@@ -143,6 +146,9 @@ func (h *Handler) Sign(ctx context.Context, req *wire.SignRequest) (_ *wire.Sign
 	}
 	parsed, err := ca.ParseRequest(req.CSR)
 	if err != nil {
+		return nil, err
+	}
+	if err := CallerOf(ctx).maySign(parsed.ID); err != nil {
 		return nil, err
 	}
 	want := need{acl.Write, acl.Operator, ""}

@@ -1,0 +1,99 @@
+package rpc
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/identity"
+)
+
+// touched is a host of which a command writes or removes rows.
+type touched struct{ node, id string }
+
+func touchedBy(cmd catalog.Command) []touched {
+	switch c := cmd.(type) {
+	case *catalog.Register:
+		return []touched{{c.Node.Node, c.Node.ID}}
+	case *catalog.Deregister:
+		return []touched{{node: c.Node}}
+	case *catalog.Txn:
+		var out []touched
+		for i := range c.Ops {
+			switch op := &c.Ops[i]; {
+			case op.ReadOnly():
+			case op.Node != nil:
+				out = append(out, touched{op.Node.Node.Node, op.Node.Node.ID})
+			case op.Service != nil:
+				out = append(out, touched{node: op.Service.Node})
+			case op.Check != nil:
+				out = append(out, touched{node: op.Check.Check.Node})
+			}
+		}
+		return out
+	}
+	return nil
+}
+
+// maySpeak refuses an agent that would write rows of another host whose own agent
+// lives. Hosts without an agent, or with one that is gone, are for anybody to state.
+func (h *Handler) maySpeak(c Caller, cmd catalog.Command) error {
+	if !c.Agent {
+		return nil
+	}
+	for _, t := range touchedBy(cmd) {
+		if t.id != "" && !strings.EqualFold(t.id, c.NodeID) {
+			name, err := h.nodeOf(t.id)
+			if err != nil {
+				return err
+			}
+			if err := h.notLiving(c, name); err != nil {
+				return err
+			}
+		}
+		if err := h.notLiving(c, t.node); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nodeOf finds the name of the node with an ID, "" when there is none.
+func (h *Handler) nodeOf(id string) (string, error) {
+	v, err := h.cfg.Store.Read(catalog.Query{Kind: catalog.QueryNodes})
+	if err != nil {
+		return "", err
+	}
+	for _, n := range v.Nodes {
+		if strings.EqualFold(n.ID, id) {
+			return n.Node, nil
+		}
+	}
+	return "", nil
+}
+
+func (h *Handler) notLiving(c Caller, node string) error {
+	if node == "" || strings.EqualFold(node, c.Node) {
+		return nil
+	}
+	v, err := h.cfg.Store.Read(catalog.Query{Kind: catalog.QueryNodeChecks, Name: node})
+	if err != nil {
+		return err
+	}
+	for _, ch := range v.Checks {
+		if ch.CheckID == catalog.NodeCheckID && ch.Status == catalog.StatusPassing {
+			return fmt.Errorf("%w: node %q has an agent, which alone speaks for it while it lives, and this is %s; ask that agent, or run the command on a server's host",
+				catalog.ErrDenied, node, c)
+		}
+	}
+	return nil
+}
+
+// maySign refuses an agent a certificate in the name of another agent.
+func (c Caller) maySign(id identity.ID) error {
+	a, ok := id.(identity.AgentID)
+	if !c.Agent || !ok || a.Node == c.Node || a.Node == c.NodeID {
+		return nil
+	}
+	return fmt.Errorf("%w: %s gets no certificate in the name of agent %q", catalog.ErrDenied, c, a.Node)
+}
