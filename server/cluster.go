@@ -67,7 +67,9 @@ func newCluster(cfg Config) (*cluster, error) {
 		self: alone(cfg).self, leases: &leases{conns: map[string]int{}},
 	}
 	c.ctx, c.end = context.WithCancel(context.Background())
-	c.registrar = &registrar{servers: c.serverAddrs, keys: cfg.Cluster.GossipKeys, members: c.members, log: cfg.Logger, datacenter: cfg.Datacenter}
+	c.registrar = &registrar{
+		servers: c.serverAddrs, keys: cfg.Cluster.GossipKeys, members: c.members, log: cfg.Logger, datacenter: cfg.Datacenter, current: c.revocations,
+	}
 	var err error
 	c.mux, err = mux.New(mux.Config{
 		Listener: c.cfg.Listener, Admit: c.admit, Logger: cfg.Logger, Registerer: cfg.Registerer,
@@ -95,6 +97,20 @@ func (c *cluster) close() {
 	c.end()
 	c.peers.close()
 	_ = c.cfg.Listener.Close()
+}
+
+// admissionWait is shorter than the gate's patience, so that its answer arrives.
+const admissionWait = 3 * time.Second
+
+// revocations are all that this server knew before it was restarted, and more. The
+// log is behind what was committed until a leader says so.
+func (c *cluster) revocations(ctx context.Context) (*catalog.View, error) {
+	ctx, cancel := context.WithTimeout(ctx, admissionWait)
+	defer cancel()
+	if err := c.raft.CaughtUp(ctx); err != nil {
+		return nil, err
+	}
+	return c.store.Read(catalog.Query{Kind: catalog.QueryRevocations})
 }
 
 // admit judges a connection by its certificate alone. A newcomer has none.

@@ -619,6 +619,51 @@ func TestAgentsLeaveLivingHostsAlone(t *testing.T) {
 	}
 }
 
+// TestRevokedTokenAfterRestart: a server that was restarted and hears no leader knows
+// of its log only what a backup holds, and lets nobody in by a token that may have
+// been revoked since.
+func TestRevokedTokenAfterRestart(t *testing.T) {
+	f := newFleet(t, 3)
+	for i := 1; i <= 3; i++ {
+		f.up(i)
+	}
+	lead := f.leader()
+	token, err := f.secret.Mint(enroll.MintOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	join := func(i int) error {
+		c, err := enroll.NewAgent(enroll.AgentConfig{
+			Dir: t.TempDir(), Token: func() (string, error) { return token.Text(), nil },
+			Servers: func() []string { return []string{f.nodes[i].server.cfg.Addr} },
+			Node:    "a1", NodeID: idOf(7), Datacenter: "dc1", Version: "1.2.3",
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		return second(c.Enroll(ctx))
+	}
+	if err := join(lead); err != nil {
+		t.Fatal("a good token:", err)
+	}
+	_, err = f.nodes[lead].Apply(t.Context(), apply(&catalog.Revoke{Revocation: catalog.Revocation{Kind: catalog.RevokedToken, ID: token.ID, At: time.Now(), Expires: token.Expires}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := join(lead); enroll.ReasonOf(err) != enroll.ReasonTokenRevoked {
+		t.Error("a revoked token:", err)
+	}
+	for i := 1; i <= 3; i++ {
+		f.down(i)
+	}
+	f.up(lead)
+	if err := join(lead); enroll.ReasonOf(err) != enroll.ReasonUnavailable {
+		t.Error("a revoked token at a server that was restarted:", err)
+	}
+}
+
 func csrFor(t *testing.T, id identity.ID) []byte {
 	key, err := identity.NewKey()
 	if err != nil {

@@ -23,6 +23,9 @@ type registrar struct {
 	members    func() []catalog.Member
 	log        *slog.Logger
 	datacenter string
+	// current gives what is revoked, once this server knows all that it knew before it
+	// was restarted.
+	current func(ctx context.Context) (*catalog.View, error)
 
 	revoked atomic.Pointer[catalog.View] // of QueryRevocations
 }
@@ -30,8 +33,12 @@ type registrar struct {
 var _ enroll.Registrar = (*registrar)(nil)
 
 // Admit implements enroll.Registrar.
-func (r *registrar) Admit(_ context.Context, a enroll.Admission) (enroll.Grant, error) {
-	revoked := r.revoked.Load()
+func (r *registrar) Admit(ctx context.Context, a enroll.Admission) (enroll.Grant, error) {
+	revoked, err := r.current(ctx)
+	if err != nil {
+		return enroll.Grant{}, enroll.Refuse(enroll.ReasonUnavailable,
+			"this server does not know yet what was revoked: it waits for a leader since it was started; ask again, or another server")
+	}
 	if a.TokenID != "" && revoked.Revoked(catalog.RevokedToken, a.TokenID) {
 		return enroll.Grant{}, enroll.Refuse(enroll.ReasonTokenRevoked,
 			"the join token %s was revoked; make another with weft join-token", a.TokenID)
