@@ -400,10 +400,10 @@ func (g *Gossip) Join(ctx context.Context, addrs []string) (int, error) {
 		return 0, fmt.Errorf("gossip: joining %v: %w", addrs, context.Cause(ctx))
 	case r := <-done:
 		if r.n == 0 && r.err != nil {
-			return 0, fmt.Errorf("gossip: joining %v: %w", addrs, r.err)
+			return 0, fmt.Errorf("gossip: joining %v: %w", addrs, oneLine(r.err))
 		}
 		if r.err != nil {
-			g.log.Warn("some members could not be joined", "err", r.err)
+			g.log.Warn("some members could not be joined", "err", oneLine(r.err))
 		}
 		return r.n, nil
 	}

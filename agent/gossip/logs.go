@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"sync"
@@ -64,4 +65,17 @@ func (a *logAdapter) repeated(text string) bool {
 	}
 	a.seen[text] = now
 	return false
+}
+
+// oneLine gives the errors that memberlist makes a list of, over several lines, in one.
+func oneLine(err error) error {
+	var list interface{ WrappedErrors() []error }
+	if !errors.As(err, &list) {
+		return err
+	}
+	var texts []string
+	for _, e := range list.WrappedErrors() {
+		texts = append(texts, strings.Join(strings.Fields(e.Error()), " "))
+	}
+	return errors.New(strings.Join(texts, "; "))
 }

@@ -190,7 +190,30 @@ func onUsageError(c *cli.Context, err error, _ bool) error {
 		name = c.Command.HelpName
 	}
 	msg := strings.Replace(err.Error(), "flag provided but not defined: ", "there is no flag ", 1)
+	if flag, ok := strings.CutSuffix(msg, ": parse error"); ok && c.Command != nil {
+		msg = flag + kindOfFlag(c.Command, flag)
+	}
 	return &usageError{command: name, err: errors.New(msg)}
+}
+
+// kindOfFlag says what the flag takes that a message ends with.
+func kindOfFlag(cmd *cli.Command, msg string) string {
+	for _, f := range cmd.Flags {
+		for _, name := range f.Names() {
+			if !strings.HasSuffix(msg, " for flag -"+name) {
+				continue
+			}
+			switch f.(type) {
+			case *cli.DurationFlag:
+				return ": it takes a duration, such as 30s or 5m"
+			case *cli.IntFlag, *cli.Int64Flag, *cli.UintFlag, *cli.Uint64Flag:
+				return ": it takes a number"
+			case *cli.BoolFlag:
+				return ": it takes true or false"
+			}
+		}
+	}
+	return ": it cannot be read"
 }
 
 func unknownCommand(known []*cli.Command, parent, name string) error {

@@ -237,6 +237,7 @@ func TestConnectCommands(t *testing.T) {
 			answers: map[string]string{"GET /v1/agent/connect/proxies": `[{"Proxy":"web-sidecar-proxy","Service":"web","Applied":12,"Ready":false,"Problem":"no certificate",
 				"Inbound":{"Addr":"0.0.0.0:21000","Listening":true,"Local":"127.0.0.1:80"},"Upstreams":[{"Name":"db","Listener":{"Addr":"127.0.0.1:9191","Error":"in use"},"Instances":[]}],"Errors":[
 				{"Time":"2026-01-02T03:04:05Z","Reason":"denied","Source":"api","Destination":"web","Addr":"10.0.0.1:5","Rule":"default","Error":"permission denied","Hint":"weft intention create api web"},
+				{"Time":"2026-01-02T03:04:05Z","Reason":"denied","Source":"web","Destination":"db","Error":"stream reset by the peer: refused"},
 				{"Time":"2026-01-02T03:04:05Z","Reason":"dial_failed","Source":"api","Destination":"web","Rule":"api → web (precedence 9)","Error":"the application does not answer"},
 				{"Time":"2026-01-02T03:04:05Z","Reason":"tls_failed","Destination":"web","Addr":"10.0.0.1:5","Error":"tls: client didn't provide a certificate"}]}]`},
 			code: 1,
@@ -246,6 +247,7 @@ func TestConnectCommands(t *testing.T) {
 				"  Refused or failed, the newest last:\n" +
 				"    " + time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).Local().Format(time.TimeOnly) + " denied: api => web, by default\n" +
 				"      hint: weft intention create api web\n" +
+				"    " + time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).Local().Format(time.TimeOnly) + " denied: web => db, by the far end\n" +
 				"    " + time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).Local().Format(time.TimeOnly) + " dial_failed: api => web, the application does not answer\n" +
 				"    " + time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).Local().Format(time.TimeOnly) + " tls_failed: 10.0.0.1:5 => web, tls: client didn't provide a certificate\n",
 		},

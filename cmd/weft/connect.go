@@ -234,8 +234,10 @@ func showFailures(w io.Writer, all []connect.ErrorStatus) {
 		// Who proved no identity is known by address alone.
 		line := fmt.Sprintf("    %s %s: %s => %s", e.Time.Local().Format(time.TimeOnly), e.Reason, cmp.Or(e.Source, e.Addr, "?"), e.Destination)
 		switch {
-		case e.Reason == connect.ReasonDenied || e.Reason == connect.ReasonPolicyChanged:
+		case e.Rule != "" && (e.Reason == connect.ReasonDenied || e.Reason == connect.ReasonPolicyChanged):
 			line += ", by " + e.Rule
+		case e.Reason == connect.ReasonDenied: // the far end knows by what
+			line += ", by the far end"
 		case e.Error != "":
 			line += ", " + e.Error
 		}

@@ -77,6 +77,13 @@ func lineKey(msg string, args []any) string {
 	return ""
 }
 
+// usual are Raft's warnings of what each start of a server brings with it.
+var usual = map[string]bool{
+	"no known peers, aborting election":          true, // it waits to be taken in
+	"failed to get previous log":                 true, // a follower with less than the leader,
+	"appendEntries rejected, sending older logs": true, // as the leader sees it
+}
+
 // ordinary tells whether an error is what happens when a server ends or another does.
 func ordinary(args []any) bool {
 	for i := 1; i < len(args); i += 2 {
@@ -101,7 +108,7 @@ func slogLevel(l hclog.Level) slog.Level {
 
 // Log implements hclog.Logger.
 func (h *hcLogger) Log(level hclog.Level, msg string, args ...any) {
-	if level > hclog.Debug && ordinary(args) {
+	if level > hclog.Debug && (usual[msg] || ordinary(args)) {
 		level = hclog.Debug
 	}
 	if level == hclog.Off || level == hclog.Trace || !h.enabled(slogLevel(level)) {

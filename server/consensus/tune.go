@@ -76,9 +76,12 @@ func (t *tuner) stretch() {
 		t.log.Warn("Raft's timers could not be changed", "err", err)
 		return
 	}
-	if rises {
+	switch {
+	case rises && want >= 2*t.base.Heartbeat:
 		t.log.Warn("this host runs late; Raft waits longer before it elects", "lag", t.peak, "heartbeat", want, "was", t.beat)
-	} else {
+	case rises: // as every busy host does now and then
+		t.log.Debug("this host runs late; Raft waits longer before it elects", "lag", t.peak, "heartbeat", want, "was", t.beat)
+	case t.beat >= 2*t.base.Heartbeat:
 		t.log.Info("Raft waits less before it elects", "heartbeat", want, "was", t.beat)
 	}
 	t.beat = want
