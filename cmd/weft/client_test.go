@@ -154,11 +154,11 @@ func TestUnixSocket(t *testing.T) {
 
 func TestValidate(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "a.hcl"), []byte("datacenter = \"x\"\nraft_protocol = 3\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "a.hcl"), []byte("datacenter = \"x\"\nraft_protocol = 2\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	code, out, errs := call(nil, "validate", "-dev", dir)
-	if code != exitOK || out != "Configuration is valid!\n" || !strings.Contains(errs, "a.hcl:2: raft_protocol has no effect yet") {
+	if code != exitOK || out != "Configuration is valid!\n" || !strings.Contains(errs, "a.hcl:2: raft_protocol is ignored: only 3 exists here") {
 		t.Errorf("code %d, out %q, err %q", code, out, errs)
 	}
 	for src, want := range map[string]string{

@@ -47,10 +47,16 @@ type Key struct {
 	Doc     string // one sentence or two
 	Note    string // why it is ignored or refused, or what its absence of effect means
 	Reload  bool   // taken over by a reload
+	// Anyway is the value of a key without effect that asks for what is so anyway: then
+	// there is nothing to warn of.
+	Anyway string
 }
 
-// warning is what is said once when the key is set; empty when it acts.
-func (k Key) warning() string {
+// warning is what is said once when the key is set to v; empty when it acts.
+func (k Key) warning(v any) string {
+	if k.Anyway != "" && fmt.Sprint(v) == k.Anyway {
+		return ""
+	}
 	switch k.Status {
 	case Accepted:
 		if k.Note != "" {

@@ -1,12 +1,24 @@
 package config
 
-// Keys that this version knows but that do nothing yet, so that files written for
-// later versions, or for Consul, load.
+// Keys that this version knows but that do nothing, or nothing yet, so that files
+// written for later versions, or for Consul, load.
 
-func clusterKeys() []Key {
+func clusterKeys() []Key { return append(settledKeys(), laterClusterKeys()...) }
+
+// settledKeys ask for what cannot be otherwise here.
+func settledKeys() []Key {
+	const gossip = "gossip is always encrypted"
+	return with(Ignored, "",
+		Key{Name: "encrypt_verify_incoming", Type: Bool, Default: "true", Anyway: "true", Doc: "Refuse gossip that is not encrypted.", Note: gossip},
+		Key{Name: "encrypt_verify_outgoing", Type: Bool, Default: "true", Anyway: "true", Doc: "Encrypt gossip that is sent.", Note: gossip},
+		Key{Name: "raft_protocol", Type: Int, Default: "3", Anyway: "3", Flag: "raft-protocol", Doc: "The version of the Raft protocol. Only 3 exists here.", Note: "only 3 exists here"},
+		Key{Name: "protocol", Type: Int, Default: "2", Anyway: "2", Flag: "protocol", Doc: "The version of the gossip protocol. Only 2 exists here.", Note: "only 2 exists here"},
+		Key{Name: "performance.raft_multiplier", Type: Int, Default: "1", Anyway: "1", Doc: "Scales the timers of Raft.", Note: "they follow by themselves how late this host runs"},
+	)
+}
+
+func laterClusterKeys() []Key {
 	return with(Accepted, "",
-		Key{Name: "encrypt_verify_incoming", Type: Bool, Default: "true", Doc: "Refuse gossip that is not encrypted."},
-		Key{Name: "encrypt_verify_outgoing", Type: Bool, Default: "true", Doc: "Encrypt gossip that is sent."},
 		Key{Name: "advertise_addr_ipv4", Type: String, Doc: "The IPv4 address that other hosts use for this one."},
 		Key{Name: "advertise_addr_ipv6", Type: String, Doc: "The IPv6 address that other hosts use for this one."},
 		Key{Name: "tagged_addresses", Type: StringMap, Doc: "Further addresses of this host by name."},
@@ -18,11 +30,8 @@ func clusterKeys() []Key {
 		Key{Name: "gossip_lan.probe_timeout", Type: Duration, Default: "500ms", Doc: "How long a probe waits."},
 		Key{Name: "gossip_lan.retransmit_mult", Type: Int, Default: "4", Doc: "How often a message is repeated."},
 		Key{Name: "gossip_lan.suspicion_mult", Type: Int, Default: "4", Doc: "How long a silent host is only suspected."},
-		Key{Name: "performance.raft_multiplier", Type: Int, Default: "1", Doc: "Scales the timers of Raft."},
 		Key{Name: "performance.grpc_keepalive_interval", Type: Duration, Default: "30s", Doc: "The time between keep-alives to servers."},
 		Key{Name: "performance.grpc_keepalive_timeout", Type: Duration, Default: "20s", Doc: "How long a keep-alive waits."},
-		Key{Name: "raft_protocol", Type: Int, Default: "3", Flag: "raft-protocol", Doc: "The version of the Raft protocol. Only 3 exists here."},
-		Key{Name: "protocol", Type: Int, Default: "2", Flag: "protocol", Doc: "The version of the gossip protocol. Only 2 exists here."},
 		Key{Name: "raft_logstore", Type: AnyMap, Doc: "Settings of the Raft log store."},
 		Key{Name: "server_rejoin_age_max", Type: Duration, Default: "168h", Doc: "After how long an absent server may not come back by itself."},
 		Key{Name: "primary_datacenter", Type: String, Flag: "primary-datacenter", Doc: "The datacenter that leads the others."},
@@ -42,6 +51,7 @@ func clusterKeys() []Key {
 		Key{Name: "peering.enabled", Type: Bool, Default: "true", Doc: "Whether clusters may be peered.", Note: "peering comes in a later version"},
 		Key{Name: "peering.test_allow_peer_registrations", Type: Bool, Default: "false", Doc: "For tests of peering only."},
 		Key{Name: "ports.serf_wan", Type: Int, Default: "8302", Flag: "serf-wan-port", Doc: "The port of gossip between datacenters."},
+		Key{Name: "tls.enable_agent_tls_for_checks", Type: Bool, Default: "false", Doc: "Use the agent's certificate in checks."},
 		Key{Name: "enable_agent_tls_for_checks", Type: Bool, Default: "false", Doc: "Use the agent's certificate in HTTP and gRPC checks."},
 		Key{Name: "connect.enable_mesh_gateway_wan_federation", Type: Bool, Default: "false", Doc: "Join datacenters through mesh gateways."},
 		Key{Name: "disable_host_node_id", Type: Bool, Default: "true", Flag: "disable-host-node-id", Doc: "Make a random node ID rather than one from the host.", Note: "node IDs are always random"},
@@ -76,7 +86,7 @@ func aclKeys() []Key {
 }
 
 func tlsKeys() []Key {
-	const note = "the server of this version stays in process"
+	const note = "hosts speak TLS 1.3 to each other always, both ends with certificates of the cluster, which come by its secret and its join tokens"
 	keys := make([]Key, 0, 64)
 	for _, group := range []struct{ name, doc string }{
 		{"internal_rpc", "of the server port"}, {"grpc", "of gRPC"},
@@ -103,7 +113,6 @@ func tlsKeys() []Key {
 		)
 	}
 	keys = append(keys,
-		Key{Name: "tls.enable_agent_tls_for_checks", Type: Bool, Default: "false", Doc: "Use the agent's certificate in checks."},
 		Key{Name: "verify_incoming_rpc", Type: Bool, Doc: "Former name of tls.internal_rpc.verify_incoming."},
 		Key{Name: "verify_outgoing", Type: Bool, Doc: "Former name of tls.defaults.verify_outgoing."},
 		Key{Name: "verify_server_hostname", Type: Bool, Doc: "Former name of tls.internal_rpc.verify_server_hostname."},
@@ -114,5 +123,10 @@ func tlsKeys() []Key {
 		Key{Name: "auto_encrypt.ip_san", Type: StringList, Doc: "Addresses in that certificate."},
 		Key{Name: "auto_config", Type: AnyMap, Doc: "Enrolment by a token of another system."},
 	)
-	return with(Accepted, note, keys...)
+	for i := range keys {
+		if keys[i].Type == Bool {
+			keys[i].Anyway = "true" // so it is, whatever they say
+		}
+	}
+	return with(Ignored, note, keys...)
 }

@@ -93,7 +93,7 @@ func (m *merger) value(k *Key, f *field) error {
 	if err != nil {
 		return err
 	}
-	if w := k.warning(); w != "" && !m.warned[k.Name] {
+	if w := k.warning(v); w != "" && !m.warned[k.Name] {
 		m.warned[k.Name] = true
 		m.config.Warnings = append(m.config.Warnings, fmt.Sprintf("%s: %s", f.pos, w))
 	}
