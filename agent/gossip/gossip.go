@@ -182,9 +182,16 @@ func New(cfg Config) (*Gossip, error) {
 		return nil, fmt.Errorf("gossip: %w", err)
 	}
 	g.outgoing = &memberlist.TransmitLimitedQueue{NumNodes: g.table.size, RetransmitMult: retransmitMult}
-	list, err := memberlist.Create(g.settings())
+	settings := g.settings()
+	port, err := listen(settings)
 	if err != nil {
 		return nil, fmt.Errorf("gossip: cannot listen on %s: %w", net.JoinHostPort(cfg.BindAddr, strconv.Itoa(cfg.BindPort)), explainListen(err))
+	}
+	settings.Transport = port
+	list, err := memberlist.Create(settings)
+	if err != nil {
+		_ = port.Shutdown()
+		return nil, fmt.Errorf("gossip: %w", err)
 	}
 	g.list = list
 	return g, nil
@@ -230,7 +237,7 @@ func (g *Gossip) settings() *memberlist.Config {
 		c.Keyring = g.keys.ring
 	}
 	c.LogOutput = nil
-	c.Logger = log.New(&logAdapter{log: g.log, seen: map[string]time.Time{}}, "", 0)
+	c.Logger = log.New(newLogAdapter(g.log), "", 0)
 	d := &delegate{g: g}
 	c.Delegate, c.Events, c.Conflict, c.Ping = d, d, d, d
 	if g.cfg.Admit != nil {

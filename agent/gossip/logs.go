@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // logAdapter turns memberlist's lines ("[WARN] memberlist: …") into records. A line
@@ -17,6 +19,14 @@ type logAdapter struct {
 
 	mu   sync.Mutex
 	seen map[string]time.Time
+
+	strangers rate.Sometimes
+}
+
+// newLogAdapter writes at most one line a second, after the first ones, of what comes
+// in: an address in a packet is not proved, so that lines by address have no bound.
+func newLogAdapter(log *slog.Logger) *logAdapter {
+	return &logAdapter{log: log, seen: map[string]time.Time{}, strangers: rate.Sometimes{First: 8, Interval: time.Second}}
 }
 
 const (
@@ -27,7 +37,18 @@ const (
 // Write implements io.Writer for log.Logger, which calls it once a line.
 func (a *logAdapter) Write(b []byte) (int, error) {
 	level, text := parseLine(string(b))
-	if !a.log.Enabled(context.Background(), level) || a.repeated(text) {
+	if !a.log.Enabled(context.Background(), level) {
+		return len(b), nil
+	}
+	if strings.Contains(text, "from=") { // what comes in; whose address it bears proves nothing
+		said := false
+		a.strangers.Do(func() { said = true })
+		if !said {
+			return len(b), nil
+		}
+		level = min(level, slog.LevelWarn) // it was refused, and that is all
+	}
+	if a.repeated(text) {
 		return len(b), nil
 	}
 	a.log.Log(context.Background(), level, "memberlist", "reason", text)
