@@ -234,8 +234,12 @@ func (k *keyring) nextBackoff(last time.Duration, w *world) time.Duration {
 func (k *keyring) failed(err error, retry time.Duration) {
 	k.mu.Lock()
 	k.lastErr = err
+	var service string
+	if k.want != nil {
+		service = k.want.id.Service
+	}
 	k.mu.Unlock()
-	attrs := []any{"err", err, "dur", retry.Round(time.Millisecond)}
+	attrs := []any{"service", service, "err", err, "dur", retry.Round(time.Millisecond)}
 	if c := k.held.Load(); c != nil {
 		attrs = append(attrs, "hint", "the leaf in use expires at "+c.leaf().NotAfter.Format(time.RFC3339))
 	}

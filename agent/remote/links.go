@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -104,8 +105,30 @@ func (l *links) dial(ctx context.Context, k *link, avoid string) (net.Conn, erro
 		return nil, err
 	}
 	k.addr.Store(&addr)
-	l.cfg.Logger.Info("connected to a server", "addr", addr)
-	return c, nil
+	return &greeted{Conn: c, addr: addr, log: l.cfg.Logger}, nil
+}
+
+// greeted is a connection of which it is said that it is there once the server has
+// spoken: with TLS 1.3 our half of the handshake ends before the server has judged us.
+type greeted struct {
+	net.Conn
+	addr  string
+	log   *slog.Logger
+	spoke bool // one goroutine reads
+}
+
+// Read implements net.Conn.
+func (g *greeted) Read(b []byte) (int, error) {
+	n, err := g.Conn.Read(b)
+	switch {
+	case g.spoke:
+	case n > 0:
+		g.spoke = true
+		g.log.Info("connected to a server", "addr", g.addr)
+	case err != nil:
+		err = fmt.Errorf("server %s ended the connection before it spoke (%w); if this host was revoked, its log says so", g.addr, err)
+	}
+	return n, err
 }
 
 // Invoke implements grpc.ClientConnInterface.

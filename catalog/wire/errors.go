@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"errors"
+	"strconv"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -59,7 +60,7 @@ func FromStatus(err error) error {
 	if !ok {
 		return err
 	}
-	text := s.Message()
+	text := plain(s.Message())
 	for _, row := range table {
 		if s.Code() != row.code {
 			continue
@@ -73,6 +74,16 @@ func FromStatus(err error) error {
 		text = s.Code().String()
 	}
 	return &remoteError{text: text}
+}
+
+// plain takes off what gRPC wraps around the cause of a lost connection.
+func plain(text string) string {
+	if quoted, ok := strings.CutPrefix(text, "connection error: desc = "); ok {
+		if cause, err := strconv.Unquote(quoted); err == nil {
+			text = cause
+		}
+	}
+	return strings.TrimPrefix(strings.TrimPrefix(text, "transport: "), "Error while dialing: ")
 }
 
 // remoteError is an error that another process met.

@@ -165,7 +165,9 @@ func showProxy(w io.Writer, st connect.Status) error {
 			fmt.Fprintf(w, "  %-15s %s\n", name+":", value)
 		}
 	}
-	if cert := st.Certificate; cert != nil {
+	if cert := st.Certificate; cert != nil && cert.NotAfter.IsZero() {
+		fact("Certificate", "none: "+cmp.Or(cert.Error, "none was asked for yet"))
+	} else if cert != nil {
 		until := fmt.Sprintf("until %s (%s left), serial %s", cert.NotAfter.Local().Format(time.DateTime),
 			shortDuration(time.Until(cert.NotAfter)), cert.Serial)
 		fact("Identity", cert.URI)
