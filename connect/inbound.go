@@ -148,7 +148,13 @@ func (p *Proxy) serveTunnel(ctx context.Context, c *Conn, state tls.ConnectionSt
 		p.log.Debug("no tunnel", "source", t.peer.Service, "addr", t.addr, "err", err)
 		return
 	}
-	t.link.Store(&link)
+	if !p.tunnels.join(t, link) {
+		return
+	}
+	if w := p.svc.world.Load(); w.bundle != nil && w.trusts(t.chain, false, p.svc.now()) != nil {
+		_ = link.Close() // it was withdrawn meanwhile; who walked the tunnels did not see this one
+		return
+	}
 	if p.refusing() {
 		link.Drain(tunnel.CodeDraining)
 	}

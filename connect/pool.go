@@ -61,6 +61,7 @@ type tunnels struct {
 	inbound   map[*inboundTunnel]struct{}
 	leaves    map[[sha256.Size]byte]int // inbound, by certificate
 	closing   bool                      // no new ones
+	closed    bool                      // none at all
 }
 
 func (t *tunnels) init() {
@@ -127,7 +128,10 @@ func (t *tunnels) put(o *outboundTunnel) {
 		}
 	}
 	in.tunnels = append(in.tunnels, o)
-	if t.closing {
+	switch {
+	case t.closed:
+		_ = o.link.Close()
+	case t.closing:
 		o.link.Drain(tunnel.CodeDraining)
 	}
 }
@@ -280,10 +284,23 @@ func (t *tunnels) open() int {
 	return n
 }
 
-// close cuts all.
+// join puts the link of an inbound tunnel where all can see it; false when it came
+// too late, and is closed.
+func (t *tunnels) join(i *inboundTunnel, l tunnel.Link) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i.link.Store(&l)
+	if t.closed {
+		_ = l.Close()
+	}
+	return !t.closed
+}
+
+// close cuts all, and those that come.
 func (t *tunnels) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.closing, t.closed = true, true
 	for i := range t.inbound {
 		if l := i.link.Load(); l != nil {
 			_ = (*l).Close()
