@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -13,7 +14,7 @@ func TestOpenDataDir(t *testing.T) {
 	if err := os.Chmod(dir, 0o777); err != nil { //nolint:gosec // what is refused
 		t.Fatal(err)
 	}
-	if err := prepareDataDir(dir); codeOf(err) != exitDataDir || !strings.Contains(err.Error(), "chmod o-w") {
+	if err := prepareDataDir(dir); exitCode(io.Discard, err) != exitDataDir || !strings.Contains(err.Error(), "chmod o-w") {
 		t.Errorf("%v", err)
 	}
 	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // as others have it
