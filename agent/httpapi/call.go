@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -23,7 +24,21 @@ type call struct {
 	query url.Values
 	token string
 	opts  queryOptions
+	stage stage
 }
+
+// stage is how a call treats a blocking query.
+type stage uint8
+
+const (
+	alone    stage = iota // waits in its own handler
+	probing               // gives errParks instead of waiting
+	together              // waits for a crowd, whose members were all found to be up to date
+	overdue               // has waited: whatever there is
+)
+
+// errParks says that a call which is probing would have to wait.
+var errParks = errors.New("the query blocks")
 
 // queryOptions are the common parameters of a request.
 type queryOptions struct {

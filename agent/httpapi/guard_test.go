@@ -266,7 +266,7 @@ func TestLocalRoutesAskForPermission(t *testing.T) {
 func TestPanicsEndOneRequest(t *testing.T) {
 	r := newRig(t)
 	r.api.cfg.Logger.Debug("x")
-	h := r.api.handler.(*handler)
+	h := r.api.handler
 	h.router.exact["/v1/agent/version"].routes["GET"].handle = func(*call) (any, error) { panic("boom") }
 	a := r.do("GET", "/v1/agent/version", "")
 	if a.status != 500 || strings.Contains(a.body, "boom") {

@@ -1,7 +1,9 @@
 package httpapi
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -46,9 +48,14 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if p != nil {
 			h.panicked(rec, r, p)
 		}
+		if rec.parked {
+			return // whoever answers it counts it
+		}
 		h.metrics.observe(route, r.Method, rec.status, time.Since(start))
-		h.log.Debug("http request", "request", r.Method+" "+loggable(r.URL), "addr", r.RemoteAddr,
-			"status", rec.status, "dur", time.Since(start))
+		if h.debugging() {
+			h.log.Debug("http request", "request", r.Method+" "+loggable(r.URL), "addr", r.RemoteAddr,
+				"status", rec.status, "dur", time.Since(start))
+		}
 		if p != nil && rec.cut {
 			panic(http.ErrAbortHandler) // the answer had begun: only cutting it off tells the client
 		}
@@ -80,16 +87,64 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
-	h.serve(rec, r, rt, tail)
+	h.serve(rec, r, rt, tail, start)
 }
 
-func (h *handler) serve(rec *recorder, r *http.Request, rt *Route, tail string) {
+func (h *handler) serve(rec *recorder, r *http.Request, rt *Route, tail string, begin time.Time) {
 	c := &call{w: rec, r: r, route: rt, tail: tail}
-	v, err := h.answer(c)
-	if err == nil && !rt.stream {
-		err = writeAnswer(rec, r, v, h.cfg.Dev || c.query.Has("pretty"))
+	lot := parkingOf(c)
+	if lot != nil {
+		c.stage = probing
 	}
-	if err == nil || rec.wrote {
+	v, err := h.answer(c)
+	if err == errParks { //nolint:errorlint // the very value
+		if rec.parked = lot.park(c, begin); rec.parked {
+			return
+		}
+		c.stage = alone
+		v, err = h.answer(c)
+	}
+	h.finish(c, v, err, func() bool { return rec.wrote })
+}
+
+// answerAgain answers the question of cr once more, for those who wait.
+func (h *handler) answerAgain(cr *crowd, s stage) (a *page) {
+	a = &page{header: http.Header{}}
+	r := cr.request
+	protect(a.header, h.cfg.ResponseHeaders)
+	a.header.Set("X-Consul-Default-ACL-Policy", "allow")
+	defer func() {
+		if p := recover(); p != nil {
+			a.status, a.body = 0, bytes.Buffer{}
+			h.panicked(&recorder{ResponseWriter: a}, r, p)
+		}
+		a.last = errors.Is(context.Cause(r.Context()), errShuttingDown)
+		a.finish()
+	}()
+	own := *r // a call changes the body
+	c := &call{w: a, r: &own, route: cr.route, tail: cr.tail, stage: s}
+	v, err := h.answer(c)
+	h.finish(c, v, err, func() bool { return a.status != 0 })
+	return a
+}
+
+// observeParked counts a request whose client was parked.
+func (h *handler) observeParked(p *parked, status int) {
+	h.metrics.observe(p.route, http.MethodGet, status, time.Since(p.begin))
+	if p.request != "" {
+		h.log.Debug("http request", "request", p.request, "addr", p.conn.RemoteAddr().String(), "status", status, "dur", time.Since(p.begin))
+	}
+}
+
+func (h *handler) debugging() bool { return h.log.Enabled(context.Background(), slog.LevelDebug) }
+
+// finish writes what a call gave, unless the answer had begun when it failed.
+func (h *handler) finish(c *call, v any, err error, wrote func() bool) {
+	r, rt := c.r, c.route
+	if err == nil && !rt.stream {
+		err = writeAnswer(c.w, r, v, h.cfg.Dev || c.query.Has("pretty"))
+	}
+	if err == nil || wrote() {
 		return
 	}
 	if ctxErr := context.Cause(r.Context()); ctxErr == errShuttingDown { //nolint:errorlint // the very value that Run cancels with
@@ -99,7 +154,7 @@ func (h *handler) serve(rec *recorder, r *http.Request, rt *Route, tail string) 
 	if status >= http.StatusInternalServerError && status != http.StatusServiceUnavailable {
 		h.log.Debug("http request failed", "request", r.Method+" "+loggable(r.URL), "err", text)
 	}
-	writeError(rec, status, text)
+	writeError(c.w, status, text)
 }
 
 // answer bounds and parses the request, then calls the route.
@@ -166,6 +221,7 @@ type recorder struct {
 	status int
 	wrote  bool
 	cut    bool // a panic came too late to be answered
+	parked bool // it waits, and will be answered without us
 }
 
 // WriteHeader implements http.ResponseWriter.

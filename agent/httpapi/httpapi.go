@@ -169,7 +169,7 @@ func setDefault[T comparable](v *T, def T) {
 // Server serves the HTTP API of an agent.
 type Server struct {
 	cfg       Config
-	handler   http.Handler
+	handler   *handler
 	listeners []net.Listener
 	secure    []net.Listener // those with TLS
 	tls       *tls.Config
@@ -256,9 +256,9 @@ func (s *Server) Run(ctx context.Context) error {
 	defer s.Close()
 	requests, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(errShuttingDown)
-	plain, secure := s.serverFor(requests, s.cfg.HeaderTimeout), s.serverFor(requests, s.cfg.HandshakeTimeout)
+	secure := s.serverFor(requests, s.cfg.HandshakeTimeout)
 	secure.TLSConfig = s.tls
-	failed := make(chan error, len(s.listeners)+len(s.secure))
+	failed := make(chan error, len(s.listeners)+len(s.secure)+1)
 	var serving sync.WaitGroup
 	serve := func(l net.Listener, accept func(net.Listener) error) {
 		serving.Go(func() {
@@ -267,8 +267,17 @@ func (s *Server) Run(ctx context.Context) error {
 			}
 		})
 	}
+	var lot *parking
+	if canPark && len(s.listeners) > 0 {
+		lot = newParking(requests, s.handler, s.listeners[0].Addr())
+		requests = context.WithValue(requests, parkingKey{}, lot)
+	}
+	plain := s.serverFor(requests, s.cfg.HeaderTimeout)
 	for _, l := range s.listeners {
 		serve(l, plain.Serve)
+	}
+	if lot != nil {
+		serve(lot, plain.Serve)
 	}
 	for _, l := range s.secure {
 		serve(l, func(l net.Listener) error { return secure.ServeTLS(l, "", "") })
@@ -281,6 +290,9 @@ func (s *Server) Run(ctx context.Context) error {
 	cancel(errShuttingDown)
 	grace, stop := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.ShutdownGrace)
 	defer stop()
+	if lot != nil {
+		serving.Go(func() { lot.shut(grace) })
+	}
 	for _, srv := range []*http.Server{plain, secure} {
 		if srv.Shutdown(grace) != nil {
 			_ = srv.Close() // the grace is over; errors of cut connections say nothing

@@ -75,10 +75,16 @@ func (q *queries) get(c *call, query catalog.Query, after uint64) (*wire.ReadRep
 	timeout := readTimeout
 	if after > 0 {
 		req.MaxWait = c.opts.wait
-		timeout += c.opts.wait
+		timeout += max(c.opts.wait, crowdWait)
 	}
 	if c.opts.cached && req.Consistency == wire.Default {
 		req.Consistency = wire.Stale // which falls back to what the agent knows
+	}
+	if after > 0 && c.stage != alone {
+		if c.stage == probing && req.Consistency == wire.Stale {
+			return nil, errParks // any answer that is newer will do, and the crowd gets it at once
+		}
+		c.adapt(req)
 	}
 	ctx, cancel := context.WithTimeout(c.ctx(), timeout)
 	defer cancel()
@@ -95,7 +101,26 @@ func (q *queries) get(c *call, query catalog.Query, after uint64) (*wire.ReadRep
 	if rep.View == nil {
 		return nil, catalog.ErrUnavailable
 	}
+	if c.stage == probing && after > 0 && rep.View.Index <= after {
+		return nil, errParks
+	}
 	return rep, nil
+}
+
+// adapt makes a blocking read fit the stage of its call. One that probes asks for
+// the answer of now, with the consistency that the client wants; where that is not
+// newer than what the client has, everything newer is from after its call, so that
+// the crowd it joins need not ask again.
+func (c *call) adapt(req *wire.ReadRequest) {
+	switch c.stage {
+	case probing:
+		req.MinIndex, req.MaxWait = 0, 0
+	case together:
+		req.Consistency, req.MaxWait = wire.Stale, crowdWait
+	case overdue:
+		req.Consistency, req.MaxWait = wire.Stale, time.Nanosecond
+	case alone:
+	}
 }
 
 // setMeta sets the headers of a read.

@@ -6,14 +6,11 @@ import (
 	"bufio"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -49,16 +46,19 @@ func TestP18BlockedQueries(t *testing.T) {
 	beside := writes(t, a)
 	made := answersMade(t, a)
 	var worst []time.Duration
+	agentCPU, clientCPU := processorTime(t, a.PID()), p.processorTime(t)
 	for r := range rounds {
 		begin := time.Now()
 		change(t, a, "node1", "many", r+1)
 		worst = append(worst, p.wait(t).Sub(begin))
 	}
+	agentCPU, clientCPU = processorTime(t, a.PID())-agentCPU, p.processorTime(t)-clientCPU
 	made = answersMade(t, a) - made
 	p.stop()
 	slices.Sort(worst)
 	t.Logf("%d clients wait for %d instances (%d bytes): the last wakes %s after the write (worst of %d; median %s)",
 		waiters, instances, len(body), worst[rounds-1].Round(time.Millisecond), rounds, worst[rounds/2].Round(time.Millisecond))
+	t.Logf("processor time of a change: %s of the agent, %s of the clients", (agentCPU / time.Duration(rounds)).Round(time.Millisecond), (clientCPU / time.Duration(rounds)).Round(time.Millisecond))
 	t.Logf("resident memory: %.1f KiB each; answers encoded: %.0f for %d changes", each, made, rounds)
 	t.Logf("a write, p50 and p99: %s and %s alone, %s and %s beside them: p99 × %.2f", half(alone), p99(alone), half(beside), p99(beside), float64(p99(beside))/float64(p99(alone)))
 	if worst[rounds-1] > 10*time.Second {
@@ -124,6 +124,20 @@ func residentKiB(t *testing.T, pid int) int {
 	return n
 }
 
+// processorTime is what a process has used of the processors.
+func processorTime(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	must(t, err)
+	_, rest, _ := strings.Cut(string(b), ") ")
+	f := strings.Fields(rest)
+	user, err := strconv.Atoi(f[11])
+	must(t, err)
+	system, err := strconv.Atoi(f[12])
+	must(t, err)
+	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100
+}
+
 // answersMade counts the answers that were encoded for those who wait.
 func answersMade(t *testing.T, a *proc.Agent) float64 {
 	t.Helper()
@@ -166,6 +180,14 @@ func startWaiters(t *testing.T, addr string, n int, path string, distinct int) *
 	return w
 }
 
+func (w *waiters) processorTime(t *testing.T) (sum time.Duration) {
+	t.Helper()
+	for _, p := range w.procs {
+		sum += processorTime(t, p.Process.Pid)
+	}
+	return sum
+}
+
 func (w *waiters) stop() {
 	for i, p := range w.procs {
 		_ = w.in[i].Close()
@@ -189,104 +211,4 @@ func (w *waiters) wait(t *testing.T) (last time.Time) {
 		}
 	}
 	return last
-}
-
-// TestWaitersOfP18 is the process of the clients of TestP18BlockedQueries, and
-// nothing when it runs by itself.
-func TestWaitersOfP18(t *testing.T) {
-	env := os.Getenv("P18_WAITERS")
-	if env == "" {
-		return
-	}
-	var addr, path string
-	var n, distinct int
-	_, err := fmt.Sscanf(env, "%s %d %s %d", &addr, &n, &path, &distinct)
-	must(t, err)
-	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin) // the parent is gone: so are we
-		os.Exit(0)
-	}()
-	answered := make(chan struct{}, n)
-	go func() {
-		for {
-			for range n {
-				<-answered
-			}
-			fmt.Println(time.Now().UnixNano())
-		}
-	}()
-	var wg sync.WaitGroup
-	begin := make(chan struct{}, 64) // so many ask for the first time at once
-	for i := range n {
-		p := path
-		if distinct > 1 {
-			p += strconv.Itoa(i % distinct)
-		}
-		wg.Go(func() {
-			if err := waitForEver(addr, p, begin, answered); err != nil {
-				fmt.Fprintln(os.Stderr, "a client of P18:", err)
-				os.Exit(1)
-			}
-		})
-	}
-	wg.Wait()
-}
-
-// waitForEver reads, then waits for each change, by hand: an http.Client of each
-// would cost more than what is measured.
-func waitForEver(addr, path string, begin, answered chan struct{}) error {
-	c, err := net.Dial("tcp", addr)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	index := ""
-	for {
-		if index == "" {
-			begin <- struct{}{}
-		}
-		if _, err := fmt.Fprintf(c, "GET %s?index=%s&wait=10m HTTP/1.1\r\nHost: localhost\r\n\r\n", path, index); err != nil {
-			return err
-		}
-		if index != "" {
-			// Nothing is held while waiting but the connection.
-			one := make([]byte, 1)
-			if _, err := io.ReadFull(c, one); err != nil {
-				return err
-			}
-			next, err := readAnswer(io.MultiReader(strings.NewReader(string(one)), c))
-			if err != nil {
-				return err
-			}
-			index = next
-		} else {
-			next, err := readAnswer(c)
-			<-begin
-			if err != nil {
-				return err
-			}
-			index = next
-		}
-		answered <- struct{}{}
-	}
-}
-
-var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 16<<10) }}
-
-func readAnswer(r io.Reader) (index string, err error) {
-	br := readers.Get().(*bufio.Reader)
-	defer readers.Put(br)
-	br.Reset(r)
-	resp, err := http.ReadResponse(br, nil)
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("status %d", resp.StatusCode)
-	}
-	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
-		return "", err
-	}
-	return resp.Header.Get("X-Consul-Index"), nil
 }
