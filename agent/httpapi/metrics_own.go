@@ -16,6 +16,7 @@ type metrics struct {
 	requests *prometheus.HistogramVec
 	consul   *prometheus.SummaryVec
 	shared   prometheus.Counter
+	waiting  prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -31,10 +32,14 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		Name: "weft_http_shared_answers_total",
 		Help: "Answers to blocking queries that were encoded, each once for all who waited for it.",
 	})
+	m.waiting = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "weft_http_waiting_clients",
+		Help: "Clients whose blocked query waits, over plain HTTP, for something to change.",
+	})
 	if reg == nil {
 		return m, nil
 	}
-	return m, errors.Join(reg.Register(m.requests), reg.Register(m.consul), reg.Register(m.shared))
+	return m, errors.Join(reg.Register(m.requests), reg.Register(m.consul), reg.Register(m.shared), reg.Register(m.waiting))
 }
 
 func (m *metrics) observe(path, method string, status int, d time.Duration) {

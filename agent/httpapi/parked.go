@@ -50,6 +50,9 @@ func (p *parked) claim(from, to parkedState) bool {
 		return false
 	}
 	p.state = to
+	if from == waiting {
+		p.lot.handler.metrics.waiting.Dec()
+	}
 	return true
 }
 
@@ -69,6 +72,7 @@ func (p *parked) listen() {
 	p.mu.Unlock()
 	switch {
 	case was == waiting && h == heardEnd:
+		p.lot.handler.metrics.waiting.Dec()
 		p.timer.Stop()
 		p.lot.leave(p)
 		_ = p.conn.Close() // nobody is there any more

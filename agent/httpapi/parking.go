@@ -27,6 +27,9 @@ type parking struct {
 	back    chan net.Conn
 	done    chan struct{}
 	stop    func()
+	// first lets a delivery pass before the next requests of those it woke: the
+	// last to be told would otherwise wait for the first to ask again.
+	first sync.RWMutex
 
 	mu      sync.Mutex
 	closed  bool
@@ -172,6 +175,7 @@ func (l *parking) join(c *call, p *parked) bool {
 	cr.members[p] = struct{}{}
 	l.clients[p] = struct{}{}
 	l.present.Add(1)
+	l.handler.metrics.waiting.Inc()
 	p.timer = time.AfterFunc(c.opts.wait, p.expire)
 	if p.heard == heardNothing {
 		go p.listen()
@@ -207,6 +211,8 @@ func (l *parking) run(ctx context.Context, cr *crowd) {
 // deliver answers members, on as many processors as there are. Those whose
 // connection does not take the answer at once hold nobody up.
 func (l *parking) deliver(members []*parked, a *page) {
+	l.first.Lock() // never for long: no write waits
+	defer l.first.Unlock()
 	parts := min(runtime.GOMAXPROCS(0), 1+len(members)/64)
 	var parting sync.WaitGroup
 	for i := range parts {
@@ -242,6 +248,8 @@ func (l *parking) forget(p *parked) {
 
 // takeBack gives a connection to net/http, which reads the next request from it.
 func (l *parking) takeBack(c net.Conn) {
+	l.first.RLock()
+	l.first.RUnlock() //nolint:staticcheck // to wait is all that is wanted
 	select {
 	case l.back <- c:
 	case <-l.done:

@@ -48,6 +48,7 @@ func TestP18BlockedQueries(t *testing.T) {
 	var worst []time.Duration
 	agentCPU, clientCPU := processorTime(t, a.PID()), p.processorTime(t)
 	for r := range rounds {
+		allWait(t, a, waiters)
 		begin := time.Now()
 		change(t, a, "node1", "many", r+1)
 		worst = append(worst, p.wait(t).Sub(begin))
@@ -70,6 +71,7 @@ func TestP18BlockedQueries(t *testing.T) {
 
 	spread := startWaiters(t, a.HTTP, waiters, "/v1/health/service/one-", services)
 	defer spread.stop()
+	allWait(t, a, waiters)
 	beside = writes(t, a)
 	begin := time.Now()
 	for i := range services {
@@ -141,11 +143,28 @@ func processorTime(t *testing.T, pid int) time.Duration {
 // answersMade counts the answers that were encoded for those who wait.
 func answersMade(t *testing.T, a *proc.Agent) float64 {
 	t.Helper()
+	return metric(t, a, "weft_http_shared_answers_total")
+}
+
+// allWait returns when n clients wait.
+func allWait(t *testing.T, a *proc.Agent, n int) {
+	t.Helper()
+	proc.Eventually(t, time.Minute, "all wait", func() error {
+		if is := metric(t, a, "weft_http_waiting_clients"); is != float64(n) {
+			return fmt.Errorf("%.0f of %d clients wait", is, n)
+		}
+		return nil
+	})
+}
+
+// metric is what the agent says of itself.
+func metric(t *testing.T, a *proc.Agent, name string) float64 {
+	t.Helper()
 	_, text, err := a.Get("/v1/agent/metrics?format=prometheus")
 	must(t, err)
-	_, rest, ok := strings.Cut(text, "\nweft_http_shared_answers_total ")
+	_, rest, ok := strings.Cut(text, "\n"+name+" ")
 	if !ok {
-		t.Fatal("no metric weft_http_shared_answers_total")
+		t.Fatal("no metric " + name)
 	}
 	n, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
 	must(t, err)
