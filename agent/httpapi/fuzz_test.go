@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/weftmesh/weft/catalog"
 )
 
 // documented are the refusals that are 5xx because Consul's clients know them so.
@@ -77,9 +79,13 @@ var (
 // newFuzzRig keeps the waits of odd requests short, and of the log only errors.
 func newFuzzRig(t testing.TB) (*rig, *lockedBuffer) {
 	log := &lockedBuffer{}
-	return newRig(t, fastConfig, func(c *Config) {
+	r := newRig(t, fastConfig, func(c *Config) {
 		c.Logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelError}))
-	}), log
+	})
+	r.mustApply(&catalog.Register{SkipNodeUpdate: true, Node: &catalog.Node{Node: testNode}, Checks: []*catalog.Check{
+		{CheckID: catalog.NodeCheckID, Status: catalog.StatusPassing},
+	}})
+	return r, log
 }
 
 func fastConfig(c *Config) {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -125,7 +126,7 @@ func parkingOf(c *call) *parking {
 	l, _ := c.r.Context().Value(parkingKey{}).(*parking)
 	r := c.r
 	if l == nil || r.ProtoMajor != 1 || r.ProtoMinor < 1 || r.Close || r.TLS != nil ||
-		r.Method != http.MethodGet || r.ContentLength != 0 || c.route.stream || r.URL.Query().Has("near") {
+		r.Method != http.MethodGet || !strings.Contains(r.URL.RawQuery, "index=") || r.ContentLength != 0 || c.route.stream || r.URL.Query().Has("near") {
 		return nil
 	}
 	return l
@@ -283,7 +284,7 @@ func (a *page) Write(b []byte) (int, error) {
 }
 
 // finish makes the bytes of the answer.
-func (a *page) finish() *page {
+func (a *page) finish() {
 	a.WriteHeader(http.StatusOK)
 	a.header.Set("Content-Length", strconv.Itoa(a.body.Len()))
 	a.header.Set("Date", time.Now().UTC().Format(http.TimeFormat))
@@ -296,5 +297,4 @@ func (a *page) finish() *page {
 	b.WriteString("\r\n")
 	b.Write(a.body.Bytes())
 	a.wire, a.body = b.Bytes(), bytes.Buffer{}
-	return a
 }

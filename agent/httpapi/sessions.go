@@ -2,7 +2,10 @@ package httpapi
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -104,10 +107,52 @@ func (a sessionsAPI) create(c *call) (any, error) {
 		return nil, err
 	}
 	s.ID = uuid.NewString()
-	if _, err := c.apply(a.cfg.Servers, &catalog.CreateSession{Session: *s}); err != nil {
+	_, err = c.apply(a.cfg.Servers, &catalog.CreateSession{Session: *s})
+	if errors.Is(err, catalog.ErrInvalid) && s.Node == a.cfg.Self.NodeName {
+		waited, missing := a.awaitOwnNode(c)
+		if missing != nil {
+			return nil, missing
+		}
+		if waited {
+			_, err = c.apply(a.cfg.Servers, &catalog.CreateSession{Session: *s})
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
 	return struct{ ID string }{s.ID}, nil
+}
+
+// ownNodeWait is how long a session waits for a host that has just started: its
+// leader writes the host into the catalog a moment after it joined.
+const ownNodeWait = 5 * time.Second
+
+// awaitOwnNode waits until this host is in the catalog with the check that sessions
+// hang on by default. waited is whether it was not there at first.
+func (a sessionsAPI) awaitOwnNode(c *call) (waited bool, err error) {
+	wait := min(ownNodeWait, a.cfg.MaxQueryTime)
+	ctx, cancel := context.WithTimeout(c.ctx(), wait)
+	defer cancel()
+	req := &wire.ReadRequest{Token: c.token, Query: catalog.Query{Kind: catalog.QueryNodeChecks, Name: a.cfg.Self.NodeName}}
+	for {
+		rep, err := a.cfg.Servers.Read(ctx, req)
+		switch {
+		case err != nil && c.ctx().Err() != nil:
+			return waited, context.Cause(c.ctx())
+		case err != nil && ctx.Err() == nil:
+			return waited, err
+		case err != nil, waited && rep.View.Index <= req.MinIndex && !holdsNodeCheck(rep.View):
+			return waited, &httpError{http.StatusServiceUnavailable, "This host is not in the catalog yet, so a session has no check '" +
+				catalog.NodeCheckID + "' to depend on; try again in a moment"}
+		case holdsNodeCheck(rep.View):
+			return waited, nil
+		}
+		waited, req.MinIndex, req.MaxWait = true, max(rep.View.Index, 1), wait
+	}
+}
+
+func holdsNodeCheck(v *catalog.View) bool {
+	return slices.ContainsFunc(v.Checks, func(ch *catalog.Check) bool { return ch.CheckID == catalog.NodeCheckID })
 }
 
 // decode reads the session of a request; without a body all is as by default.
