@@ -14,12 +14,13 @@ import (
 )
 
 const (
-	inBuffer    = 256 << 10 // ciphertext read from the kernel at once
-	plainBuffer = 128 << 10 // of several records, so that a long frame becomes one write
-	outBuffer   = 256 << 10 // frames of one turn
-	turnRead    = 512 << 10 // ciphertext read of one tunnel a turn
-	pairRead    = 64 << 10  // the same of a pair: it waits for its application
-	maxUnsent   = 1 << 20   // a peer that provokes output and takes none is given up
+	inBuffer    = 256 << 10           // ciphertext read from the kernel at once
+	plainBuffer = 128 << 10           // of several records, so that a long frame becomes one write
+	outBuffer   = 256 << 10           // frames of one turn
+	turnRead    = 512 << 10           // ciphertext read of one tunnel a turn
+	pairRead    = 64 << 10            // the same of a pair: it waits for its application
+	readChunk   = 64<<10 - headerSize // of an application a turn: with its header, four full records
+	maxUnsent   = 1 << 20             // a peer that provokes output and takes none is given up
 )
 
 // loop owns an epoll set, raw sockets and the tunnels between them. One goroutine
@@ -62,6 +63,7 @@ type loop struct {
 	closed   bool
 	sleeping atomic.Bool
 	stopping bool
+	over     bool
 	done     chan struct{}
 }
 
@@ -177,61 +179,84 @@ func (l *loop) runMail() {
 
 func (l *loop) activate(s server) { l.active = append(l.active, s) }
 
-// run is the loop: collect all events, only marking; then serve each tunnel that
-// has any completely. What is left of it comes first in the next turn, which then
-// does not wait.
+// run is the loop. All of its turns run inside one read of the nested descriptor, so
+// that a turn costs one look at the events and no second one before it may rest.
 func (l *loop) run() {
 	defer close(l.done)
-	for {
-		l.poll()
-		for i := range l.nready {
-			ev := &l.events[i]
-			if s := &l.slots[ev.Fd]; s.gen == ev.Pad && s.h != nil {
-				s.h.ready(ev.Events)
-			}
-		}
-		l.runMail()
-		batch := l.active
-		l.active = l.spare[:0]
-		for i, s := range batch {
-			batch[i] = nil
-			s.serve()
-		}
-		l.spare = batch
-		if l.stopping && l.finished() {
-			return
+	for !l.over {
+		if err := l.raw.Read(l.turns); err != nil {
+			l.stopping = true // the descriptor is gone: nothing can be served any more
+			l.turns(0)
 		}
 	}
+	l.ep.Close()
+	_ = unix.Close(l.wake)
 }
 
-// poll gets the next events; it waits only when nothing is left to do.
-func (l *loop) poll() {
-	l.nready = 0
-	if len(l.active) > 0 || l.stopping {
-		l.epollOnce(0)
-		return
-	}
-	l.sleeping.Store(true)
-	l.mailbox.Lock()
-	waiting := len(l.mail) > 0
-	l.mailbox.Unlock()
-	if waiting {
-		l.epollOnce(0)
-	} else if err := l.raw.Read(l.epollOnce); err != nil {
-		l.stopping = true // the descriptor is gone: nothing can be served any more
-	}
+// turns runs turn after turn while there is something to do. False parks the goroutine
+// until there are events; those that came after the last look wake it at once, as
+// Go's poller remembers them.
+func (l *loop) turns(uintptr) bool {
 	l.sleeping.Store(false)
+	for busy := false; ; busy = true {
+		l.poll(busy)
+		l.turn()
+		if l.stopping && l.finished() {
+			l.over = true
+			return true
+		}
+		if len(l.active) > 0 || l.nready == len(l.events) || l.stopping {
+			continue
+		}
+		l.sleeping.Store(true)
+		l.mailbox.Lock()
+		waiting := len(l.mail) > 0
+		l.mailbox.Unlock()
+		if !waiting {
+			return false
+		}
+		l.sleeping.Store(false)
+	}
 }
 
-// epollOnce asks without waiting; false parks the goroutine until there is more.
-func (l *loop) epollOnce(uintptr) bool {
+// turn collects all events, only marking; then serves each tunnel that has any
+// completely. What is left of it comes first in the next turn, which then does not wait.
+func (l *loop) turn() {
+	for i := range l.nready {
+		ev := &l.events[i]
+		if s := &l.slots[ev.Fd]; s.gen == ev.Pad && s.h != nil {
+			s.h.ready(ev.Events)
+		}
+	}
+	l.runMail()
+	batch := l.active
+	l.active = l.spare[:0]
+	for i, s := range batch {
+		batch[i] = nil
+		s.serve()
+	}
+	l.spare = batch
+}
+
+// poll gets the next events, without waiting. A busy loop lets the scheduler know.
+func (l *loop) poll(busy bool) {
 	for {
-		n, err := unix.EpollWait(l.epfd, l.events[:], 0)
+		var n int
+		var err error
+		if busy {
+			n, err = unix.EpollWait(l.epfd, l.events[:], 0)
+		} else if k, e := rawEpollWait(l.epfd, l.events[:]); e != 0 {
+			err = e
+		} else {
+			n = k
+		}
 		if err == unix.EINTR { //nolint:errorlint // a bare errno
 			continue
 		}
-		l.nready = max(n, 0)
-		return n != 0 || err != nil
+		if l.nready = max(n, 0); err != nil {
+			l.nready = 0
+		}
+		return
 	}
 }
 
@@ -260,8 +285,6 @@ func (l *loop) finished() bool {
 		return false
 	}
 	l.closed = true
-	l.ep.Close()
-	_ = unix.Close(l.wake)
 	return true
 }
 
@@ -294,9 +317,9 @@ func (wouldBlock) Temporary() bool { return true }
 // writeSome writes what the socket takes now.
 func writeSome(fd int, p []byte) (int, error) {
 	for {
-		n, err := unix.Write(fd, p)
-		switch err { //nolint:errorlint // a bare errno
-		case nil:
+		n, err := rawWrite(fd, p)
+		switch err {
+		case 0:
 			return n, nil
 		case unix.EINTR:
 		case unix.EAGAIN:

@@ -196,7 +196,7 @@ func (p *loopPair) toPeer() bool {
 	err := p.flush()
 	if err == nil && p.appReadable && p.unsent == nil && !p.saidAll {
 		buf := l.out[:MaxData]
-		n, again, rerr := readFD(uintptr(p.app), buf)
+		n, again, rerr := readSome(p.app, buf)
 		switch {
 		case rerr != nil:
 			p.finish(End{Cause: CauseApp, Err: os.NewSyscallError("read", rerr)}, true)

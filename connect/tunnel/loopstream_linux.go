@@ -110,12 +110,12 @@ func (s *loopStream) fill(out []byte) []byte {
 		s.p.owner = s
 		s.opened()
 	}
-	n := min(m.sendable(s.p), outBuffer-len(out)-headerSize)
+	n := min(m.sendable(s.p), readChunk, outBuffer-len(out)-headerSize)
 	if n <= 0 || !s.readable || s.fd < 0 {
 		return out
 	}
 	frame := out[len(out) : len(out)+headerSize+n]
-	k, again, err := readFD(uintptr(s.fd), frame[headerSize:])
+	k, again, err := readSome(s.fd, frame[headerSize:])
 	switch {
 	case err != nil:
 		s.appFailed(os.NewSyscallError("read", err))
@@ -295,7 +295,7 @@ func (s *loopStream) discard() {
 	if s.fd < 0 {
 		return
 	}
-	n, again, err := readFD(uintptr(s.fd), s.t.l.plain)
+	n, again, err := readSome(s.fd, s.t.l.plain)
 	switch {
 	case err != nil:
 		s.finish(s.resetEnd, true)

@@ -70,27 +70,20 @@ func (s *secure) readTLS(p []byte) (int, error) {
 		if s.drained || s.limit <= 0 {
 			return 0, wouldBlock{}
 		}
-		for {
-			n, err := unix.Read(s.fd, l.in[:min(len(l.in), s.limit)])
-			if err == unix.EINTR { //nolint:errorlint // a bare errno
-				continue
-			}
-			if err == unix.EAGAIN { //nolint:errorlint // a bare errno
-				s.drained = true
-				return 0, wouldBlock{}
-			}
-			if err != nil {
-				return 0, os.NewSyscallError("read", err)
-			}
-			if n == 0 {
-				return 0, ErrTruncated
-			}
-			// A short read means drained, unless the end is right behind it.
-			s.drained = n < len(l.in) && n < s.limit && !s.hup
-			s.limit -= n
-			l.ahead = l.in[:n]
-			break
+		n, again, err := readSome(s.fd, l.in[:min(len(l.in), s.limit)])
+		switch {
+		case again:
+			s.drained = true
+			return 0, wouldBlock{}
+		case err != nil:
+			return 0, os.NewSyscallError("read", err)
+		case n == 0:
+			return 0, ErrTruncated
 		}
+		// A short read means drained, unless the end is right behind it.
+		s.drained = n < len(l.in) && n < s.limit && !s.hup
+		s.limit -= n
+		l.ahead = l.in[:n]
 	}
 	n := copy(p, l.ahead)
 	l.ahead = l.ahead[n:]
