@@ -22,6 +22,10 @@ type Driver interface {
 	// Pair joins one application to one authenticated connection, for peers without
 	// tunnels. It owns both, unless it fails.
 	Pair(conn *tls.Conn, app net.Conn, end EndFunc) (*Flow, error)
+	// Splice joins app to an application of this host, without a tunnel: accept judges
+	// it as the far end of one would, and end is told as the near end of one. It owns app,
+	// unless it fails, with errors.ErrUnsupported where a platform has no such thing.
+	Splice(app net.Conn, accept Accept, end EndFunc) (*Flow, error)
 	// Listen accepts the connections of ln, which it owns, and gives each to accept,
 	// which may run on an event loop and must not block, and will mostly Carry it.
 	// Where accepting fails for want of descriptors or memory it is tried again, and

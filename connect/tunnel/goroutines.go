@@ -74,6 +74,11 @@ func (d *Goroutines) Server(ctx context.Context, conn *tls.Conn, accept Accept) 
 	return l, nil
 }
 
+// Splice implements Driver: there is no such thing here.
+func (d *Goroutines) Splice(net.Conn, Accept, EndFunc) (*Flow, error) {
+	return nil, errors.ErrUnsupported
+}
+
 // Listen implements Driver.
 func (d *Goroutines) Listen(ln net.Listener, accept func(net.Conn), failed func(error)) (stop func(), err error) {
 	if !d.add(ln) {

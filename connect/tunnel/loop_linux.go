@@ -47,6 +47,8 @@ type loop struct {
 	lingering     map[*loopStream]struct{} // of tunnels that are gone
 	pairs         map[*loopPair]struct{}
 	listeners     map[*loopListener]struct{}
+	splices       map[*loopSplice]struct{}
+	pipes         []*pipe // empty ones, few
 
 	// Buffers of the turn. in is empty whenever another tunnel is served.
 	in    []byte
@@ -97,8 +99,8 @@ func newLoop(cfg Config) (*loop, error) {
 	l := &loop{
 		cfg: cfg, epfd: epfd, ep: os.NewFile(uintptr(epfd), "epoll"), wake: wake, done: make(chan struct{}),
 		tunnels: map[*loopTunnel]struct{}{}, lingering: map[*loopStream]struct{}{}, pairs: map[*loopPair]struct{}{},
-		listeners: map[*loopListener]struct{}{},
-		in:        make([]byte, inBuffer), plain: make([]byte, plainBuffer), out: make([]byte, 0, outBuffer+32<<10),
+		listeners: map[*loopListener]struct{}{}, splices: map[*loopSplice]struct{}{},
+		in: make([]byte, inBuffer), plain: make([]byte, plainBuffer), out: make([]byte, 0, outBuffer+32<<10),
 		stage: make([]byte, 0, outBuffer+32<<10),
 	}
 	l.raw, err = l.ep.SyscallConn()
@@ -191,6 +193,9 @@ func (l *loop) run() {
 	}
 	l.ep.Close()
 	_ = unix.Close(l.wake)
+	for _, p := range l.pipes {
+		p.close()
+	}
 }
 
 // turns runs turn after turn while there is something to do. False parks the goroutine
@@ -271,6 +276,9 @@ func (l *loop) stop(err error) {
 	}
 	for p := range l.pairs {
 		p.finish(End{Cause: CauseOwner, Code: CodeDraining, Err: err}, true)
+	}
+	for s := range l.splices {
+		s.stop(err)
 	}
 	for s := range l.lingering {
 		s.finish(End{Cause: CauseOwner, Code: CodeDraining, Err: err}, true)

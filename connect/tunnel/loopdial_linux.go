@@ -10,36 +10,54 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// connect starts connecting to the application on the loop. The socket is
-// registered after that: a fresh one would report a hang-up.
-func (s *loopStream) connect(to netip.AddrPort, limit time.Duration) {
+// dialSocket starts connecting a fresh socket; pending: its first event tells how that
+// went. It is to be registered after that: a fresh one would report a hang-up.
+func dialSocket(to netip.AddrPort) (fd int, pending bool, err error) {
 	family, sa := sockaddr(to)
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 	if err != nil {
-		s.dialled(-1, os.NewSyscallError("socket", err))
-		return
+		return -1, false, os.NewSyscallError("socket", err)
 	}
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // always there
 	switch err := unix.Connect(fd, sa); err {                         //nolint:errorlint // a bare errno
 	case nil:
-		s.dialled(fd, nil)
+		return fd, false, nil
 	case unix.EINPROGRESS, unix.EINTR:
-		s.fd, s.connecting = fd, true
-		if !s.register() {
-			return
-		}
-		timer := time.AfterFunc(limit, func() {
-			s.t.l.post(func() {
-				if s.connecting && !s.ended {
-					s.dialFailed(os.NewSyscallError("connect", unix.ETIMEDOUT))
-				}
-			})
-		})
-		s.cancel = func() { timer.Stop() }
+		return fd, true, nil
 	default:
 		_ = unix.Close(fd)
-		s.dialled(-1, os.NewSyscallError("connect", err))
+		return -1, false, os.NewSyscallError("connect", err)
 	}
+}
+
+// connectResult tells how connecting went.
+func connectResult(fd int) error {
+	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err == nil && code != 0 {
+		err = unix.Errno(code)
+	}
+	return os.NewSyscallError("connect", err)
+}
+
+// connect starts connecting to the application on the loop.
+func (s *loopStream) connect(to netip.AddrPort, limit time.Duration) {
+	fd, pending, err := dialSocket(to)
+	if err != nil || !pending {
+		s.dialled(fd, err)
+		return
+	}
+	s.fd, s.connecting = fd, true
+	if !s.register() {
+		return
+	}
+	timer := time.AfterFunc(limit, func() {
+		s.t.l.post(func() {
+			if s.connecting && !s.ended {
+				s.dialFailed(os.NewSyscallError("connect", unix.ETIMEDOUT))
+			}
+		})
+	})
+	s.cancel = func() { timer.Stop() }
 }
 
 func sockaddr(to netip.AddrPort) (family int, sa unix.Sockaddr) {
@@ -61,12 +79,8 @@ func (s *loopStream) connected(events uint32) {
 	if events&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPOLLERR) == 0 {
 		return
 	}
-	code, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	if err == nil && code != 0 {
-		err = unix.Errno(code)
-	}
-	if err != nil {
-		s.dialFailed(os.NewSyscallError("connect", err))
+	if err := connectResult(s.fd); err != nil {
+		s.dialFailed(err)
 		return
 	}
 	s.connecting = false

@@ -1,0 +1,208 @@
+package tunnel
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"testing"
+)
+
+// spliceRig joins an application to backend by Splice.
+type spliceRig struct {
+	near, far chan ended
+	flows     chan *Flow
+	app       *net.TCPConn
+	flow      *Flow
+}
+
+func newSplice(t *testing.T, accept func(f *Flow) Verdict) *spliceRig {
+	t.Helper()
+	d, err := NewLoops(Config{}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	r := &spliceRig{near: make(chan ended, 4), far: make(chan ended, 4), flows: make(chan *Flow, 1)}
+	mine, theirs := tcpPair(t)
+	r.app = mine
+	r.flow, err = d.Splice(theirs, func(f *Flow, _ []byte) Verdict {
+		v := accept(f)
+		v.End = func(f *Flow, e End) { r.far <- ended{f, e} }
+		r.flows <- f
+		return v
+	}, func(f *Flow, e End) { r.near <- ended{f, e} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func toAddr(addr string) func(*Flow) Verdict {
+	return func(*Flow) Verdict { return Verdict{Addr: netip.MustParseAddrPort(addr)} }
+}
+
+func TestSpliceIsByteExactWithHalfClose(t *testing.T) {
+	for name, dial := range map[string]bool{"connected by the loop": false, "dialled": true} {
+		t.Run(name, func(t *testing.T) {
+			addr := listen(t, func(c net.Conn) {
+				defer c.Close()
+				h := sha256.New()
+				n, _ := io.Copy(h, c)
+				answer := make([]byte, n)
+				_, _ = rand.NewChaCha8([32]byte(h.Sum(nil))).Read(answer)
+				_, _ = c.Write(h.Sum(nil))
+				_, _ = c.Write(answer)
+			})
+			r := newSplice(t, func(f *Flow) Verdict {
+				if dial {
+					return Verdict{Dial: dialTo(addr)}
+				}
+				return toAddr(addr)(f)
+			})
+			sent := make([]byte, 9<<20+17)
+			_, _ = rand.NewChaCha8([32]byte{1}).Read(sent)
+			h := sha256.New()
+			for rest := sent; len(rest) > 0; {
+				n := min(len(rest), 1+rand.IntN(100<<10))
+				if _, err := r.app.Write(rest[:n]); err != nil {
+					t.Fatal(err)
+				}
+				h.Write(rest[:n])
+				rest = rest[n:]
+			}
+			_ = r.app.CloseWrite()
+			got, err := io.ReadAll(r.app)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := make([]byte, len(sent))
+			_, _ = rand.NewChaCha8([32]byte(h.Sum(nil))).Read(want)
+			if !bytes.Equal(got, append(h.Sum(nil), want...)) {
+				t.Fatalf("%d bytes came back and are not what was answered", len(got))
+			}
+			near, far := wait(t, r.near, "end"), wait(t, r.far, "far end")
+			if near.end.Cause != CauseDone || far.end.Cause != CauseDone {
+				t.Errorf("ends %+v and %+v", near.end, far.end)
+			}
+			if s, n := near.flow.Sent(), int64(len(sent)); s != n || far.flow.Received() != n || far.flow.Sent() != near.flow.Received() || near.flow.Received() != n+32 {
+				t.Errorf("counted %d and %d there, %d and %d back, of %d", s, far.flow.Received(), far.flow.Sent(), near.flow.Received(), n)
+			}
+		})
+	}
+}
+
+func TestSpliceRefusedGivesTheApplicationBack(t *testing.T) {
+	for name, v := range map[string]Verdict{
+		"judged": {Refuse: CodeRefused},
+		"nobody": {Addr: netip.MustParseAddrPort("127.0.0.1:1")},
+		"dialled": {Dial: func(context.Context) (net.Conn, error) {
+			return nil, io.ErrUnexpectedEOF
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newSplice(t, func(*Flow) Verdict { return v })
+			_, _ = r.app.Write([]byte("kept"))
+			e := wait(t, r.near, "end").end
+			want := CodeDialFailed
+			if v.Refuse != 0 {
+				want = v.Refuse
+			} else if far := wait(t, r.far, "far end").end; far.Cause != CauseDial {
+				t.Errorf("far end: %+v", far)
+			}
+			if e.Cause != CausePeer || e.Code != want || e.App == nil {
+				t.Fatalf("end %+v, want one of the peer with code %v and the application", e, want)
+			}
+			got := make([]byte, 4)
+			if _, err := io.ReadFull(e.App, got); err != nil || string(got) != "kept" {
+				t.Errorf("read %q, %v", got, err)
+			}
+			e.App.Close()
+		})
+	}
+}
+
+func TestSpliceResetReachesBothApplications(t *testing.T) {
+	for _, who := range []string{"near", "far", "source", "destination"} {
+		t.Run(who, func(t *testing.T) {
+			back := make(chan *net.TCPConn, 1)
+			r := newSplice(t, toAddr(listen(t, func(c net.Conn) { back <- c.(*net.TCPConn) })))
+			far := wait(t, r.flows, "flow")
+			c := wait(t, back, "connection")
+			switch who {
+			case "near":
+				r.flow.Reset(CodeRevoked)
+			case "far":
+				far.Reset(CodeRevoked)
+			case "source":
+				abort(r.app)
+			case "destination":
+				abort(c)
+			}
+			if who != "destination" {
+				expectReset(t, c, "destination")
+			}
+			if who != "source" {
+				expectReset(t, r.app, "source")
+			}
+			want := map[string][2]Cause{
+				"near": {CauseOwner, CausePeer}, "far": {CausePeer, CauseOwner},
+				"source": {CauseApp, CausePeer}, "destination": {CausePeer, CauseApp},
+			}[who]
+			n, f := wait(t, r.near, "end").end, wait(t, r.far, "far end").end
+			if n.Cause != want[0] || f.Cause != want[1] {
+				t.Errorf("ends %+v and %+v, want causes %v", n, f, want)
+			}
+		})
+	}
+}
+
+func TestSpliceHoldsPipesOnlyWhileDataFlows(t *testing.T) {
+	go1, took := make(chan struct{}), make(chan struct{})
+	r := newSplice(t, toAddr(listen(t, func(c net.Conn) {
+		defer c.Close()
+		<-go1
+		_, _ = io.Copy(c, struct{ io.Reader }{c})
+	})))
+	l := r.flow.target.(*joint).s.l
+	go func() { // more than all buffers hold
+		_, _ = r.app.Write(make([]byte, 32<<20))
+		_ = r.app.CloseWrite()
+	}()
+	go func() {
+		defer close(took)
+		n, err := io.Copy(io.Discard, r.app)
+		if n != 32<<20 || err != nil {
+			t.Errorf("%d bytes, %v", n, err)
+		}
+	}()
+	close(go1)
+	<-took
+	wait(t, r.near, "end")
+	kept := make(chan int, 1)
+	l.post(func() { kept <- len(l.pipes) })
+	if n := wait(t, kept, "answer"); n == 0 || n > pipesAtHand {
+		t.Errorf("%d pipes at hand afterwards, want 1 to %d", n, pipesAtHand)
+	}
+}
+
+func TestSpliceDeafApplicationIsReadToItsEnd(t *testing.T) {
+	r := newSplice(t, toAddr(listen(t, func(c net.Conn) {
+		// It reads no more, and answers.
+		_ = c.(*net.TCPConn).CloseRead()
+		_, _ = c.Write([]byte("answer"))
+		_ = c.(*net.TCPConn).CloseWrite()
+		_, _ = io.Copy(io.Discard, c)
+		c.Close()
+	})))
+	_, _ = r.app.Write([]byte("question"))
+	got := make([]byte, 6)
+	if _, err := io.ReadFull(r.app, got); err != nil || string(got) != "answer" {
+		t.Fatalf("%q, %v", got, err)
+	}
+	_ = r.app.CloseWrite()
+	wait(t, r.near, "end")
+}
