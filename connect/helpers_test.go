@@ -215,6 +215,9 @@ func allow(sources ...string) catalog.Intentions {
 // testDriver, where it is not nil, carries the connections of all sidecars.
 var testDriver tunnel.Driver
 
+// testShortCut, where it is not nil, is that of all sidecars.
+var testShortCut *ShortCut
+
 // startSidecar runs a proxy of service and waits until it serves.
 func startSidecar(t testing.TB, ca *testCA, service string, change func(*Snapshot)) *sidecar {
 	t.Helper()
@@ -231,6 +234,9 @@ func startSidecarWith(t testing.TB, ca *testCA, service string, cfg ProxyConfig,
 	cfg.ID, cfg.Logger = service+"-sidecar-proxy", s.log.logger()
 	if cfg.Signer == nil {
 		cfg.Signer = ca
+	}
+	if cfg.ShortCut == nil {
+		cfg.ShortCut = testShortCut
 	}
 	p, err := NewProxy(cfg)
 	must(t, err)

@@ -43,6 +43,9 @@ type listener struct {
 	serve func(c net.Conn)                // each
 	// driver, where it is not nil, accepts: serve must not block then.
 	driver tunnel.Driver
+	// bounds and unbinds, where they are not nil, hear of the address while it is bound.
+	bounds  func(addr string)
+	unbinds func()
 
 	mu    sync.Mutex
 	bound net.Listener
@@ -132,6 +135,9 @@ func (l *listener) bind(ctx context.Context) (net.Listener, error) {
 		return nil, context.Cause(ctx)
 	}
 	l.bound, l.err = ln, nil
+	if l.bounds != nil {
+		l.bounds(ln.Addr().String())
+	}
 	l.log.Info("listening", "addr", ln.Addr().String(), "listener", l.owner)
 	return ln, nil
 }
@@ -167,6 +173,9 @@ func (l *listener) accept(ctx context.Context, ln net.Listener) {
 		l.mu.Lock()
 		l.bound = nil
 		l.mu.Unlock()
+		if l.unbinds != nil {
+			l.unbinds()
+		}
 		_ = ln.Close()
 	}()
 	retry := time.Duration(0)

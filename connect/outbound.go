@@ -3,6 +3,7 @@ package connect
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -66,8 +67,11 @@ func (a *attempt) next() *candidate {
 	return a.p.svc.balancer.pick(a.up, a.tried)
 }
 
-// quick uses a tunnel that stands.
+// quick uses a short cut or a tunnel that stands.
 func (a *attempt) quick(e *candidate) bool {
+	if a.short(e, false) {
+		return true
+	}
 	cred := a.p.svc.keys.held.Load()
 	t := a.p.tunnels.ready(instanceKey{e.Addr, a.up.peer(e.Endpoint)}, cred, a.w)
 	return t != nil && a.carry(t, e) == nil
@@ -123,6 +127,9 @@ func (a *attempt) source() string {
 // reach carries the application to one instance, over a tunnel that may have to be
 // made, or one to one.
 func (a *attempt) reach(ctx context.Context, e *candidate) error {
+	if a.short(e, true) {
+		return nil
+	}
 	for {
 		t, c, err := a.p.tunnel(ctx, a, e)
 		switch {
@@ -145,12 +152,19 @@ func (a *attempt) reach(ctx context.Context, e *candidate) error {
 // carry makes the application a stream of t. On error the counts of the instance and
 // the upstream are the caller's again.
 func (a *attempt) carry(t *outboundTunnel, e *candidate) error {
+	return a.hand(e, t.key.id, t.chain, func(end tunnel.EndFunc) (*tunnel.Flow, error) {
+		return t.link.Carry(a.app, nil, end)
+	})
+}
+
+// hand makes the application a row, towards a peer of this identity, and gives it away.
+func (a *attempt) hand(e *candidate, id identity.ServiceID, chain []*x509.Certificate, give func(tunnel.EndFunc) (*tunnel.Flow, error)) error {
 	s := a.p.svc
-	r := s.outboundRow(a.w, a.up, e, t.key.id, t.chain)
+	r := s.outboundRow(a.w, a.up, e, id, chain)
 	if err := s.enter(r, a.w); err != nil {
 		return err
 	}
-	f, err := t.link.Carry(a.app, nil, func(f *tunnel.Flow, end tunnel.End) { a.ended(r, e, f, end) })
+	f, err := give(func(f *tunnel.Flow, end tunnel.End) { a.ended(r, e, f, end) })
 	if err != nil {
 		if !r.withdraw() {
 			return errors.New("trust changed")

@@ -35,6 +35,9 @@ type ProxyConfig struct {
 	// Port is shared with other proxies: a snapshot whose inbound address is on it opens
 	// no listener. May be nil.
 	Port *Port
+	// ShortCut joins this proxy to others of the process that have the same one, without
+	// TLS between them. Nil: always by tunnel.
+	ShortCut *ShortCut
 }
 
 // Proxy runs a Service for an application that knows nothing of it: a mutual-TLS
@@ -47,6 +50,9 @@ type Proxy struct {
 	applied atomic.Uint64
 	driver  tunnel.Driver // while it runs
 	tunnels tunnels
+	// shortCut is nil where there is none.
+	shortCut *ShortCut
+	local    localPaths
 	// noInbound: there is no inbound listener, so that tunnels drain as they come.
 	noInbound atomic.Bool
 	live      census // connections on their way or carried, and pending drains
@@ -89,6 +95,7 @@ func NewProxy(cfg ProxyConfig) (*Proxy, error) {
 	p := &Proxy{
 		id:        cfg.ID,
 		port:      cfg.Port,
+		shortCut:  cfg.ShortCut,
 		svc:       svc,
 		log:       svc.log,
 		gate:      newGate(maxHandshakes, maxHandshakesPerSource),
@@ -196,6 +203,7 @@ func (p *Proxy) enforceOnly(snap *Snapshot) {
 // tidy drains the tunnels that are of no use any more.
 func (p *Proxy) tidy() {
 	p.tunnels.tend(p.svc.world.Load(), p.svc.keys.held.Load(), p.svc.now())
+	p.local.tidy()
 }
 
 // tend tidies from time to time.
@@ -225,6 +233,7 @@ func (p *Proxy) reconcileInbound(live context.Context, snap *Snapshot) {
 	}
 	p.noInbound.Store(want.addr == "")
 	if want.addr == "" {
+		p.shortCut.close(p)
 		p.tunnels.drainInbound()
 		p.drainLater(live, drainKey{})
 		return
@@ -232,6 +241,8 @@ func (p *Proxy) reconcileInbound(live context.Context, snap *Snapshot) {
 	p.cancelDrain(drainKey{})
 	if p.inbound == nil && p.sharing == "" {
 		l := &listener{spec: want, owner: "inbound listener of " + snap.Service, log: p.log, admit: p.gate.wait}
+		l.bounds = func(addr string) { p.shortCut.open(addr, p) }
+		l.unbinds = func() { p.shortCut.close(p) }
 		l.serve = func(c net.Conn) {
 			w := newWire(c)
 			if p.svc.guard.tooHigh(w) {
@@ -349,6 +360,7 @@ func (p *Proxy) drain(kill context.CancelFunc) {
 	p.endRest()
 	p.mu.Unlock()
 	p.noInbound.Store(true)
+	p.shortCut.close(p)
 	p.tunnels.drain()
 	t := time.NewTimer(p.svc.world.Load().limits().DrainTimeout)
 	defer t.Stop()

@@ -23,6 +23,7 @@ func (p *Proxy) sharePort(live context.Context, snap *Snapshot) {
 		return
 	}
 	p.sharing = name
+	p.shortCut.open(snap.Inbound, p)
 	p.port.attach(p, taker{name: name, serve: func(w *wire, place *ticket) {
 		p.spawn(w.Conn, func() { p.serveInbound(live, w, place) })
 	}})
@@ -32,6 +33,7 @@ func (p *Proxy) sharePort(live context.Context, snap *Snapshot) {
 func (p *Proxy) unshare() {
 	if p.sharing != "" {
 		p.port.detach(p)
+		p.shortCut.close(p)
 		p.sharing = ""
 	}
 }
