@@ -94,7 +94,7 @@ func (a *Agent) build() error {
 		Host: merged(a.local, a.central).Watch(), Views: a.remote.Watch, Signer: sidecar.NewSigner(a.remote),
 		Reporter: a.remote, Node: cfg.NodeName,
 		Listening: a.local.SetListening, Datacenter: cfg.Datacenter, DataDir: cfg.DataDir,
-		BindAddr: cfg.BindAddr, DrainTimeout: cfg.DrainTimeout, AccessLog: cfg.AccessLog, MeshPort: cfg.MeshPort, Logger: cfg.Logger, Metrics: connect.NewMetrics(cfg.Registerer),
+		BindAddr: cfg.BindAddr, DrainTimeout: cfg.DrainTimeout, AccessLog: cfg.AccessLog, MeshPort: cfg.MeshPort, NoShortCut: cfg.NoShortCut, Logger: cfg.Logger, Metrics: connect.NewMetrics(cfg.Registerer),
 	}); err != nil {
 		return err
 	}

@@ -95,6 +95,8 @@ type Config struct {
 	AccessLog connect.AccessLog
 	// MeshPort is the one inbound port of all sidecars that name none; 0: each has its own.
 	MeshPort int
+	// NoShortCut has services of this host reach each other by TLS, as if on two hosts.
+	NoShortCut bool
 	// CheckUpdateInterval holds back changes of a check's output alone. Default 5 min.
 	CheckUpdateInterval time.Duration
 

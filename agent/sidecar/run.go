@@ -94,7 +94,7 @@ func (s *sidecar) once(ctx context.Context) error {
 		ID:      s.id,
 		Signer:  s.cfg.Signer(s.service),
 		Logger:  s.cfg.Logger,
-		Metrics: s.cfg.Metrics, AccessLog: s.cfg.AccessLog, Guard: s.cfg.guard, Port: s.cfg.port,
+		Metrics: s.cfg.Metrics, AccessLog: s.cfg.AccessLog, Guard: s.cfg.guard, Port: s.cfg.port, ShortCut: s.cfg.short,
 	}
 	if s.file != nil {
 		pc.KeyFile = filepath.Join(s.file.dir, keyName)

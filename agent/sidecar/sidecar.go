@@ -50,6 +50,8 @@ type Config struct {
 	AccessLog connect.AccessLog
 	// MeshPort is the inbound port that sidecars registered with it share; 0: none do.
 	MeshPort int
+	// NoShortCut has sidecars of this host reach each other by TLS.
+	NoShortCut bool
 
 	Logger  *slog.Logger
 	Metrics *connect.Metrics // shared by all proxies; nil: none
@@ -59,6 +61,7 @@ type Config struct {
 	// guard and port are shared by all proxies.
 	guard *connect.Guard
 	port  *connect.Port
+	short *connect.ShortCut
 	// news is called when a proxy enforces something else than before.
 	news func()
 }
@@ -123,6 +126,9 @@ func New(cfg Config) (*Manager, error) {
 		}
 	}
 	cfg.guard = connect.NewGuard(connect.GuardConfig{})
+	if !cfg.NoShortCut {
+		cfg.short = connect.NewShortCut()
+	}
 	if cfg.MeshPort > 0 {
 		cfg.port, err = connect.NewPort(connect.PortConfig{
 			Addr: joinAddr("", cfg.BindAddr, cfg.MeshPort), Logger: cfg.Logger, Metrics: cfg.Metrics, Guard: cfg.guard,

@@ -196,6 +196,7 @@ func (h *host) agentConfig(reg *prometheus.Registry, load func() (*config.Config
 		Coordinates:  h.coordinates(),
 		AccessLog:    connect.AccessLog{Off: !c.Connect.AccessLog.Enabled, Skip: 1 - c.Connect.AccessLog.Sample},
 		MeshPort:     c.Connect.MeshPort,
+		NoShortCut:   !c.Connect.LocalShortCut,
 		DrainTimeout: c.LeaveDrainTime, NoCentralConfig: !c.CentralServiceConfig,
 		SidecarMinPort: c.Ports.SidecarMinPort, SidecarMaxPort: c.Ports.SidecarMaxPort,
 		CheckUpdateInterval: cmp.Or(c.CheckUpdateInterval, -1), // 0 is at once

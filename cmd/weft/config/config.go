@@ -117,6 +117,8 @@ type Connect struct {
 	CAConfig   map[string]any `key:"connect.ca_config"`
 	AccessLog  AccessLog
 	MeshPort   int `key:"connect.mesh_port"`
+	// LocalShortCut joins services of this agent without TLS between them.
+	LocalShortCut bool `key:"connect.local_short_cut"`
 }
 
 // AccessLog says which connections of the mesh get a line in the log.
@@ -149,7 +151,7 @@ func Default() *Config {
 			SidecarMinPort: 21000, SidecarMaxPort: 21255, GRPC: -1, GRPCTLS: -1,
 		},
 		DefaultIntentionPolicy: string(catalog.ActionDeny),
-		Connect:                Connect{Enabled: true, CAProvider: "consul", AccessLog: AccessLog{Enabled: true, Sample: 1}},
+		Connect:                Connect{Enabled: true, CAProvider: "consul", AccessLog: AccessLog{Enabled: true, Sample: 1}, LocalShortCut: true},
 		DNS:                    defaultDNS(),
 		CentralServiceConfig:   true,
 		CheckUpdateInterval:    5 * time.Minute,

@@ -40,7 +40,9 @@ func startAgent(ctx context.Context, binary string) (*agentProcess, error) {
 	if err != nil {
 		return nil, err
 	}
-	hcl := fmt.Sprintf(`ports { http = %d, serf_lan = %d, server = %d, dns = -1, sidecar_min_port = %d, sidecar_max_port = %d }`,
+	// The services of the demo share an agent; they speak TLS all the same, to be seen.
+	hcl := fmt.Sprintf(`connect { local_short_cut = false }
+ports { http = %d, serf_lan = %d, server = %d, dns = -1, sidecar_min_port = %d, sidecar_max_port = %d }`,
 		ports[0], ports[1], ports[2], ports[3], ports[3])
 	a := &agentProcess{
 		http: net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[0])),
