@@ -73,7 +73,11 @@ func (a *attempt) quick(e *candidate) bool {
 		return true
 	}
 	cred := a.p.svc.keys.held.Load()
-	t := a.p.tunnels.ready(instanceKey{e.Addr, a.up.peer(e.Endpoint)}, cred, a.w)
+	key := instanceKey{e.Addr, a.up.peer(e.Endpoint)}
+	t, more := a.p.tunnels.ready(key, cred, a.w, a.p.svc.now())
+	if more {
+		a.p.another(a, key, cred)
+	}
 	return t != nil && a.carry(t, e) == nil
 }
 
@@ -263,7 +267,7 @@ func (p *Proxy) tunnel(ctx context.Context, a *attempt, e *candidate) (*outbound
 			a.w = now // else it would look for a tunnel of the past
 		}
 		cred := p.svc.keys.held.Load()
-		if t := p.tunnels.ready(key, cred, a.w); t != nil {
+		if t, _ := p.tunnels.ready(key, cred, a.w, p.svc.now()); t != nil {
 			return t, nil, nil
 		}
 		p.tunnels.mu.Lock()
@@ -295,6 +299,33 @@ func (p *Proxy) tunnel(ctx context.Context, a *attempt, e *candidate) (*outbound
 			return nil, nil, under.err
 		}
 	}
+}
+
+// another makes one more tunnel to an instance in the background, for those who come
+// while the others carry bulk. The tunnels that stand serve meanwhile.
+func (p *Proxy) another(a *attempt, key instanceKey, cred *credential) {
+	p.tunnels.mu.Lock()
+	in := p.tunnels.instance(key)
+	if in.dialing != nil || in.plain {
+		p.tunnels.mu.Unlock()
+		return
+	}
+	mine := &dialing{done: make(chan struct{})}
+	in.dialing = mine
+	p.tunnels.mu.Unlock()
+	own := &attempt{p: p, ctx: a.ctx, w: a.w, up: a.up}
+	p.live.add()
+	go func() {
+		defer p.live.done()
+		t, c, err := p.handshakeWith(own.ctx, own, key, cred)
+		if c != nil {
+			c.abort() // it speaks tunnels no more: the next connection finds that out
+		}
+		p.tunnels.mu.Lock()
+		in.dialing, mine.t, mine.err = nil, t, err
+		p.tunnels.mu.Unlock()
+		close(mine.done)
+	}()
 }
 
 // handshakeWith reaches an instance and finds out whether it speaks tunnels.

@@ -16,6 +16,12 @@ const (
 	tendEvery   = 10 * time.Second
 	idleTunnel  = 90 * time.Second // without a stream
 	quietTunnel = 2 * tendEvery    // without a byte, after bulk
+
+	// A tunnel is the work of one processor, and its bulk stands in the way of what is
+	// short: where one moves so much, later connections get another.
+	bulkSample = 50 * time.Millisecond
+	bulkRate   = 32 << 20 // bytes a second
+	maxPerFar  = 4        // tunnels to an instance, for that reason
 )
 
 // instanceKey is the far end of a tunnel: who it must be, and where.
@@ -37,6 +43,9 @@ type outboundTunnel struct {
 	moved  uint64    // bytes, when last looked at
 	active time.Time // when they last moved
 	empty  time.Time // when it was last seen with a stream
+	seen   uint64    // bytes, when its rate was last asked for
+	seenAt time.Time
+	bulk   bool // it moved much then
 }
 
 // instance is what the pool knows of a far end.
@@ -79,16 +88,16 @@ func isDone(l tunnel.Link) bool {
 }
 
 // ready gives the tunnel that a new stream of cred should take, nil when there is
-// none: the emptiest that carries no bulk, else the emptiest.
-func (t *tunnels) ready(key instanceKey, cred *credential, w *world) *outboundTunnel {
+// none: the emptiest that carries no bulk, else the emptiest, and then more tells that
+// the caller should see to another.
+func (t *tunnels) ready(key instanceKey, cred *credential, w *world, now time.Time) (best *outboundTunnel, more bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	in := t.instances[key]
 	if in == nil {
-		return nil
+		return nil, false
 	}
-	var best *outboundTunnel
-	least := 0
+	least, live := 0, 0
 	for _, o := range in.tunnels {
 		if o.cred != cred || o.world.bundle != w.bundle {
 			continue
@@ -97,11 +106,28 @@ func (t *tunnels) ready(key instanceKey, cred *credential, w *world) *outboundTu
 		if st.Draining || st.Streams >= st.Limit {
 			continue
 		}
-		if best == nil || st.Streams < least {
+		live++
+		bulk := o.busy(st, now)
+		if best == nil || best.bulk && !bulk || best.bulk == bulk && st.Streams < least {
 			best, least = o, st.Streams
 		}
 	}
-	return best
+	return best, best != nil && best.bulk && live < maxPerFar && in.dialing == nil
+}
+
+// busy tells whether the tunnel moves bulk, as of a moment ago. A tunnel without streams
+// moves nothing.
+func (o *outboundTunnel) busy(st tunnel.Status, now time.Time) bool {
+	switch dur := now.Sub(o.seenAt); {
+	case st.Streams == 0:
+		o.bulk = false
+	case dur < bulkSample:
+		return o.bulk
+	default:
+		o.bulk = float64(st.Bytes-o.seen) > bulkRate*dur.Seconds()
+	}
+	o.seen, o.seenAt = st.Bytes, now
+	return o.bulk
 }
 
 // instance gives what is known of a far end. The caller holds t.mu.

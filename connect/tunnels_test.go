@@ -319,3 +319,53 @@ func TestTunnelsPerCertificate(t *testing.T) {
 		return err == nil
 	})
 }
+
+// Who comes while a tunnel moves bulk gets another one.
+func TestBulkHasATunnelOfItsOwn(t *testing.T) {
+	p := newPair(t, func(c *net.TCPConn) {
+		first := make([]byte, 1)
+		if _, err := io.ReadFull(c, first); err != nil {
+			return
+		}
+		if first[0] != 'b' {
+			_, _ = c.Write(first)
+			_, _ = io.Copy(c, c)
+			return
+		}
+		for chunk := make([]byte, 64<<10); ; {
+			if _, err := c.Write(chunk); err != nil {
+				return
+			}
+		}
+	})
+	bulk := dialTCP(t, p.addr)
+	_, err := bulk.Write([]byte("b"))
+	must(t, err)
+	go func() { _, _ = io.Copy(io.Discard, bulk) }()
+	var small []*net.TCPConn
+	eventually(t, "a second tunnel", func() bool {
+		c := dialTCP(t, p.addr)
+		must(t, roundTrip(c, "x"))
+		small = append(small, c)
+		fresh, _ := tunnelsOf(p.web, "outbound")
+		return fresh == 2
+	})
+	eventually(t, "a stream on it", func() bool {
+		must(t, tryOnce(p.addr))
+		c := dialTCP(t, p.addr)
+		must(t, roundTrip(c, "x"))
+		small = append(small, c)
+		n := 0
+		for _, tun := range p.web.Status().Tunnels {
+			if tun.Streams > 0 {
+				n++
+			}
+		}
+		return n == 2
+	})
+	for _, c := range small {
+		must(t, roundTrip(c, "still"))
+		c.Close()
+	}
+	bulk.Close()
+}
