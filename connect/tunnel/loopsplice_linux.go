@@ -13,7 +13,7 @@ import (
 const (
 	smallRead   = 16 << 10 // what fills it is taken for bulk, and spliced
 	pipeSize    = 256 << 10
-	spliceTurn  = 1 << 20 // bytes a direction and turn
+	spliceTurn  = 256 << 10 // bytes a direction and turn
 	pipesAtHand = 8       // kept by a loop when no data flows
 )
 
