@@ -82,8 +82,8 @@ func run(ctx context.Context, rounds int, window time.Duration, only string, mes
 	all := []contender{
 		direct{},
 		&weftPair{binary: binary, label: "weft", peers: 1},
-		&weftPair{label: "weft, 8 peers", peers: 8}, &weftPair{label: "weft, 64 peers", peers: 64},
-		&weftPair{label: "weft, no tunnels", peers: 1, oneToOne: true}, &weftHost{binary: binary},
+		&weftPair{label: "weft-8-peers", peers: 8}, &weftPair{label: "weft-64-peers", peers: 64},
+		&weftPair{label: "weft-no-tunnels", peers: 1, oneToOne: true}, &weftHost{binary: binary},
 		haproxy("haproxy-plain", false), haproxy("haproxy-tls", true),
 		nginx(), stunnel(), relay(),
 	}

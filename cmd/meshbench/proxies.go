@@ -28,7 +28,7 @@ func runProxies(oneToOne bool, keyFile string, snapshots []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	// A line for each connection is formatted, as in an agent, and goes nowhere.
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.NewTextHandler(io.Discard, nil)) //nolint:sloglint // it is to be formatted
 	guard := connect.NewGuard(connect.GuardConfig{})
 	metrics := connect.NewMetrics(nil)
 	var wg sync.WaitGroup

@@ -120,7 +120,7 @@ func writeSnapshot(dir, name string, s connect.Snapshot) (string, error) {
 // weftHost is two services of one agent.
 type weftHost struct{ binary string }
 
-func (*weftHost) name() string { return "weft, one host" }
+func (*weftHost) name() string { return "weft-one-host" }
 
 func (w *weftHost) start(ctx context.Context, backend string) (*instance, error) {
 	a, err := startMesh(ctx, w.binary)
