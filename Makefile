@@ -62,7 +62,7 @@ audit: ## Known vulnerabilities in what we depend on (needs the Internet)
 
 ##@ Measure
 .PHONY: bench
-bench: build ## Speed of the mesh as ratios to a direct connection, and of the control plane beside etcd (about 7 minutes)
+bench: build ## Speed of the mesh as ratios to a direct connection, and of the control plane beside etcd (about 12 minutes, in a network namespace of its own for root)
 	WEFT_BINARY=$(CURDIR)/bin/weft $(GO) run ./cmd/meshbench
 	WEFT_BINARY=$(CURDIR)/bin/weft $(GO) run ./cmd/meshbench -window 1s control
 

@@ -363,7 +363,7 @@ func (p *Proxy) offer(ctx context.Context, a *attempt, key instanceKey) (*Conn, 
 	silent := p.tunnels.instance(key).noALPN
 	p.tunnels.mu.Unlock()
 	base := a.w.peers[key.id]
-	if !silent {
+	if !silent && !p.oneToOne {
 		with := base.Clone()
 		with.NextProtos = []string{tunnel.ALPN}
 		c, err := p.svc.reach(ctx, a.up, key.addr, key.id, with)

@@ -35,6 +35,9 @@ type ProxyConfig struct {
 	// Port is shared with other proxies: a snapshot whose inbound address is on it opens
 	// no listener. May be nil.
 	Port *Port
+	// OneToOne offers no tunnels: each connection to an instance is a TLS connection of
+	// its own, as towards peers without tunnels. For comparisons.
+	OneToOne bool
 	// ShortCut joins this proxy to others of the process that have the same one, without
 	// TLS between them. Nil: always by tunnel.
 	ShortCut *ShortCut
@@ -43,13 +46,14 @@ type ProxyConfig struct {
 // Proxy runs a Service for an application that knows nothing of it: a mutual-TLS
 // listener before it, and a plain loopback listener for each of its upstreams.
 type Proxy struct {
-	id      string
-	svc     *Service
-	log     *slog.Logger
-	gate    *gate
-	applied atomic.Uint64
-	driver  tunnel.Driver // while it runs
-	tunnels tunnels
+	id       string
+	svc      *Service
+	log      *slog.Logger
+	gate     *gate
+	applied  atomic.Uint64
+	driver   tunnel.Driver // while it runs
+	tunnels  tunnels
+	oneToOne bool
 	// shortCut is nil where there is none.
 	shortCut *ShortCut
 	local    localPaths
@@ -96,6 +100,7 @@ func NewProxy(cfg ProxyConfig) (*Proxy, error) {
 		id:        cfg.ID,
 		port:      cfg.Port,
 		shortCut:  cfg.ShortCut,
+		oneToOne:  cfg.OneToOne,
 		svc:       svc,
 		log:       svc.log,
 		gate:      newGate(maxHandshakes, maxHandshakesPerSource),

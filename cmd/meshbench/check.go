@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -71,4 +73,98 @@ func probe(addr string, c *tls.Config) error {
 		return fmt.Errorf("probe: %w", err)
 	}
 	return nil
+}
+
+// refusesWrongServers is the other half: the client's side of a pair shows its
+// certificate, and turns away a server of another authority or one
+// that speaks TLS 1.2 only.
+func (p *pair) refusesWrongServers(ctx context.Context) error {
+	if p.plain {
+		return nil
+	}
+	dir, err := os.MkdirTemp("", "meshbench-client-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	right, wrong := filepath.Join(dir, "pair.pem"), filepath.Join(dir, "wrong.pem")
+	for _, f := range []string{right, wrong} {
+		if err := writePair(f); err != nil {
+			return err
+		}
+	}
+	for _, c := range []struct {
+		what   string
+		pem    string
+		most   uint16
+		served bool
+	}{
+		{"the right certificate", right, 0, true},
+		{"a certificate of another authority", wrong, 0, false},
+		{"TLS 1.2", right, tls.VersionTLS12, false},
+	} {
+		served, err := p.reaches(ctx, dir, right, c.pem, c.most)
+		if err != nil {
+			return err
+		}
+		if served != c.served {
+			return fmt.Errorf("a server with %s is served: %v", c.what, served)
+		}
+	}
+	return nil
+}
+
+// reaches runs the client's side alone, towards a server of ours that asks for its
+// certificate, and tells whether an exchange comes through.
+func (p *pair) reaches(ctx context.Context, dir, trusted, shown string, most uint16) (bool, error) {
+	mine, err := tls.LoadX509KeyPair(shown, shown)
+	if err != nil {
+		return false, err
+	}
+	theirs, err := tls.LoadX509KeyPair(trusted, trusted)
+	if err != nil {
+		return false, err
+	}
+	pool := x509.NewCertPool()
+	leaf, err := x509.ParseCertificate(theirs.Certificate[0])
+	if err != nil {
+		return false, err
+	}
+	pool.AddCert(leaf)
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
+		Certificates: []tls.Certificate{mine}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool, MinVersion: tls.VersionTLS12, MaxVersion: most,
+	})
+	if err != nil {
+		return false, err
+	}
+	defer ln.Close()
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() { defer c.Close(); _ = serve(c) }()
+		}
+	}()
+	s := side{listen: freeAddr(), to: ln.Addr().String(), dir: dir, pem: trusted, config: filepath.Join(dir, "client.conf")}
+	in := &instance{}
+	stop, err := p.run(ctx, in, s)
+	if err != nil {
+		return false, err
+	}
+	defer stop()
+	listening := time.Now().Add(10 * time.Second)
+	for {
+		c, err := dial(ctx, s.listen)
+		if err == nil {
+			err = exchange(c, request(1), make([]byte, 1))
+			c.Close()
+			return err == nil, nil
+		}
+		if time.Now().After(listening) {
+			return false, fmt.Errorf("it does not listen: %w", err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }

@@ -46,7 +46,8 @@ type sample struct {
 	bulk1      float64 // bits a second
 	bulk8      float64
 	cpuPerGB   float64
-	idleKiB    float64 // resident memory of the proxies for each idle connection, KiB
+	beside     time.Duration // median of small requests beside four bulk streams
+	idleKiB    float64       // resident memory of the proxies for each idle connection, KiB
 }
 
 type arm struct {
@@ -88,6 +89,9 @@ func (a *arm) measure(ctx context.Context, window time.Duration) error {
 	}
 	s.cpuPerGB = (a.cpu() - cpu).Seconds() / (float64(moved) / 1e9)
 	if s.bulk8, _, err = bulk(ctx, addr, 8, window); err != nil {
+		return err
+	}
+	if s.beside, err = besideBulk(ctx, addr, 4, window/2); err != nil {
 		return err
 	}
 	if len(a.running.pids) > 0 {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -111,6 +112,18 @@ func bulk(ctx context.Context, addr string, streams int, window time.Duration) (
 		return nil
 	})
 	return float64(total.Load()) * 8 / time.Since(start).Seconds(), total.Load(), err
+}
+
+// besideBulk is the median of requests on one connection while streams run at full speed.
+func besideBulk(ctx context.Context, addr string, streams int, window time.Duration) (time.Duration, error) {
+	done := make(chan error, 1)
+	go func() {
+		_, _, err := bulk(ctx, addr, streams, window+window/4)
+		done <- err
+	}()
+	time.Sleep(window / 8) // until they run
+	_, p50, _, err := requests(ctx, addr, 1, window)
+	return p50, errors.Join(err, <-done)
 }
 
 // idle opens n connections that each did one exchange and then rest, calls

@@ -12,6 +12,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -29,6 +30,20 @@ func main() {
 	}
 	if len(os.Args) == 6 && os.Args[1] == "relay" {
 		fmt.Fprintln(os.Stderr, "relay:", runRelay(os.Args[2], os.Args[3], os.Args[4], os.Args[5]))
+		os.Exit(1)
+	}
+	if len(os.Args) > 4 && os.Args[1] == "proxies" {
+		if err := runProxies(os.Args[2] == "one-to-one", os.Args[3], os.Args[4:]); err != nil {
+			fmt.Fprintln(os.Stderr, "proxies:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if code, done := ownNetwork(); done {
+		os.Exit(code)
+	}
+	if err := loopbackUp(); err != nil {
+		fmt.Fprintln(os.Stderr, "meshbench: own network:", err)
 		os.Exit(1)
 	}
 	rounds := flag.Int("rounds", 3, "interleaved repetitions")
@@ -63,15 +78,27 @@ func run(ctx context.Context, rounds int, window time.Duration, only string, mes
 	}
 	defer backend.stop()
 
+	begin := time.Now()
 	all := []contender{
 		direct{},
-		&weftPair{binary: binary}, haproxy("haproxy-plain", false), haproxy("haproxy-tls", true),
+		&weftPair{binary: binary, label: "weft", peers: 1},
+		&weftPair{label: "weft-8-peers", peers: 8}, &weftPair{label: "weft-64-peers", peers: 64},
+		&weftPair{label: "weft-no-tunnels", peers: 1, oneToOne: true}, &weftHost{binary: binary},
+		haproxy("haproxy-plain", false), haproxy("haproxy-tls", true),
 		nginx(), stunnel(), relay(),
 	}
 	var running []*arm
 	for _, c := range all {
 		if _, isDirect := c.(direct); !isDirect && only != "" && !contains(only, c.name()) {
 			continue
+		}
+		if p, ok := c.(*pair); ok {
+			if err := p.refusesWrongServers(ctx); errors.As(err, new(errNotInstalled)) {
+				fmt.Fprintf(os.Stderr, "left out: %s: %v\n", c.name(), err)
+				continue
+			} else if err != nil {
+				return fmt.Errorf("%s, client's side: %w", c.name(), err)
+			}
 		}
 		r, err := c.start(ctx, backend.addr)
 		if err != nil {
@@ -94,6 +121,7 @@ func run(ctx context.Context, rounds int, window time.Duration, only string, mes
 	}
 	printMachine(rounds, window)
 	printTable(running)
+	fmt.Printf("\nMeasured in %s, checks of mutual TLS included.\n", time.Since(begin).Round(time.Second))
 	if mesh {
 		return printMesh(ctx, binary)
 	}

@@ -33,13 +33,6 @@ type side struct {
 func (p *pair) name() string { return p.label }
 
 func (p *pair) start(ctx context.Context, backend string) (*instance, error) {
-	bin, err := os.Executable()
-	if p.binary != "" {
-		bin, err = exec.LookPath(p.binary)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("not installed (%s)", p.needs)
-	}
 	dir, err := os.MkdirTemp("", "meshbench-")
 	if err != nil {
 		return nil, err
@@ -53,13 +46,10 @@ func (p *pair) start(ctx context.Context, backend string) (*instance, error) {
 	if !p.plain {
 		in.far, in.pem = far, pem
 	}
-	var procs []*exec.Cmd
+	var stops []func()
 	in.stop = func() {
-		for _, c := range procs {
-			_ = c.Process.Signal(syscall.SIGTERM) // nginx takes its workers along
-			late := time.AfterFunc(2*time.Second, func() { _ = c.Process.Kill() })
-			_ = c.Wait()
-			late.Stop()
+		for _, stop := range stops {
+			stop()
 		}
 		_ = os.RemoveAll(dir)
 	}
@@ -69,19 +59,12 @@ func (p *pair) start(ctx context.Context, backend string) (*instance, error) {
 			name = "server"
 		}
 		s.dir, s.pem, s.config = dir, pem, filepath.Join(dir, name+".conf")
-		args, text := p.script(s)
-		if err := os.WriteFile(s.config, []byte(text), 0o600); err != nil {
+		stop, err := p.run(ctx, in, s)
+		if err != nil {
 			in.stop()
 			return nil, err
 		}
-		c := exec.CommandContext(ctx, bin, args...) //nolint:gosec // contenders of this file
-		c.Stderr = os.Stderr
-		if err := c.Start(); err != nil {
-			in.stop()
-			return nil, err
-		}
-		procs = append(procs, c)
-		in.pids = append(in.pids, c.Process.Pid)
+		stops = append(stops, stop)
 	}
 	if err := waitFor(ctx, front); err != nil {
 		in.stop()
@@ -89,6 +72,38 @@ func (p *pair) start(ctx context.Context, backend string) (*instance, error) {
 	}
 	return in, nil
 }
+
+// run starts the process of one side.
+func (p *pair) run(ctx context.Context, in *instance, s side) (stop func(), err error) {
+	bin, err := os.Executable()
+	if p.binary != "" {
+		bin, err = exec.LookPath(p.binary)
+	}
+	if err != nil {
+		return nil, errNotInstalled{p.needs}
+	}
+	args, text := p.script(s)
+	if err := os.WriteFile(s.config, []byte(text), 0o600); err != nil {
+		return nil, err
+	}
+	c := exec.CommandContext(ctx, bin, args...) //nolint:gosec // contenders of this file
+	c.Stderr = os.Stderr
+	if err := c.Start(); err != nil {
+		return nil, err
+	}
+	in.pids = append(in.pids, c.Process.Pid)
+	return func() {
+		_ = c.Process.Signal(syscall.SIGTERM) // nginx takes its workers along
+		late := time.AfterFunc(2*time.Second, func() { _ = c.Process.Kill() })
+		_ = c.Wait()
+		late.Stop()
+	}, nil
+}
+
+// errNotInstalled says what a contender needs.
+type errNotInstalled struct{ needs string }
+
+func (e errNotInstalled) Error() string { return "not installed (" + e.needs + ")" }
 
 func haproxy(label string, tls bool) *pair {
 	return &pair{label: label, plain: !tls, binary: "haproxy", needs: "Debian package haproxy", script: func(s side) ([]string, string) {

@@ -27,22 +27,25 @@ func printMachine(rounds int, window time.Duration) {
 
 func printTable(arms []*arm) {
 	base := arms[0]
-	fmt.Println("| contender | req/s, 64 conns | × direct | CPU s / 100k req | p50 µs, 1 conn | p99 ms, 64 | short conn/s | × direct | CPU ms / conn | Gbit/s, 1 / 8 streams | CPU s / GB | KiB / idle conn |")
-	fmt.Println("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+	fmt.Println("| contender | req/s, 64 conns | × direct | CPU s / 100k req | p50 µs, 1 conn | p99 ms, 64 | short conn/s | × direct | CPU ms / conn | Gbit/s, 1 / 8 streams | CPU s / GB | p50 ms beside 4 bulk | KiB / idle conn |")
+	fmt.Println("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
 	for _, a := range arms {
 		req := a.of(func(s sample) float64 { return s.requests })
+		bulk := a.of(func(s sample) float64 { return s.bulk1 / 1e9 })
+		one := a.of(func(s sample) float64 { return float64(s.p50one.Microseconds()) })
 		conn := a.of(func(s sample) float64 { return s.conns })
-		fmt.Printf("| %s | %.0f ±%.0f %% | %.2f | %s | %.0f | %.1f | %.0f ±%.0f %% | %.2f | %s | %.1f / %.1f | %s | %s |\n",
+		fmt.Printf("| %s | %.0f ±%.0f %% | %.2f | %s | %.0f ±%.0f %% | %.1f | %.0f ±%.0f %% | %.2f | %s | %.1f ±%.0f %% / %.1f | %s | %.1f | %s |\n",
 			a.name,
 			req.median, req.spread*100, req.median/base.of(func(s sample) float64 { return s.requests }).median,
 			a.cell("%.2f", func(s sample) float64 { return s.cpuPer100k }),
-			a.of(func(s sample) float64 { return float64(s.p50one.Microseconds()) }).median,
+			one.median, one.spread*100,
 			a.of(func(s sample) float64 { return s.p99.Seconds() * 1000 }).median,
 			conn.median, conn.spread*100, conn.median/base.of(func(s sample) float64 { return s.conns }).median,
 			a.cell("%.3f", func(s sample) float64 { return s.cpuPerConn.Seconds() * 1000 }),
-			a.of(func(s sample) float64 { return s.bulk1 / 1e9 }).median,
+			bulk.median, bulk.spread*100,
 			a.of(func(s sample) float64 { return s.bulk8 / 1e9 }).median,
 			a.cell("%.2f", func(s sample) float64 { return s.cpuPerGB }),
+			a.of(func(s sample) float64 { return s.beside.Seconds() * 1000 }).median,
 			a.cell("%.1f", func(s sample) float64 { return s.idleKiB }))
 	}
 	fmt.Println("\nCPU and memory are those of both proxies together.")

@@ -24,9 +24,14 @@ import (
 
 // weftPair is a pair of weft's proxies in processes of their own, as on two hosts, with
 // one log line for each connection.
-type weftPair struct{ binary string }
+type weftPair struct {
+	binary   string // "" is this program, which runs proxies as an agent does
+	label    string
+	peers    int // instances of the destination, with a tunnel each
+	oneToOne bool
+}
 
-func (*weftPair) name() string { return "weft" }
+func (w *weftPair) name() string { return w.label }
 
 const trustDomain = "6d657368-6265-4e63-a800-000000000000.consul"
 
@@ -50,23 +55,34 @@ func (w *weftPair) start(ctx context.Context, backend string) (*instance, error)
 		return nil, err
 	}
 	base := connect.Snapshot{Index: 1, Datacenter: "dc1", TrustDomain: trustDomain, Roots: []string{root}, Default: catalog.ActionDeny}
-	db, web := base, base
-	db.Service, db.Inbound, db.Local = "db", in.far, backend
-	db.Intentions = catalog.Intentions{{SourceName: "web", DestinationName: "db", Action: catalog.ActionAllow}}
+	web := base
 	web.Service = "web"
-	web.Upstreams = []connect.Upstream{{Name: "db", Listen: in.addr, Instances: []connect.Endpoint{{ID: "db", Addr: in.far}}}}
-	for _, s := range []connect.Snapshot{db, web} {
-		b, err := json.Marshal(s)
-		file := filepath.Join(dir, s.Service+".json")
-		if err == nil {
-			err = os.WriteFile(file, b, 0o600)
+	up := connect.Upstream{Name: "db", Listen: in.addr}
+	var files []string
+	for i := range w.peers {
+		db := base
+		db.Service, db.Inbound, db.Local = "db", in.far, backend
+		if i > 0 {
+			db.Inbound = freeAddr()
 		}
-		c := exec.CommandContext(ctx, w.binary, "connect", "proxy", "-snapshot", file, "-key-file", filepath.Join(dir, s.Service+".pem")) //nolint:gosec // the binary under test
-		c.Stderr = os.Stderr
-		if err == nil {
-			err = c.Start()
-		}
+		db.Intentions = catalog.Intentions{{SourceName: "web", DestinationName: "db", Action: catalog.ActionAllow}}
+		up.Instances = append(up.Instances, connect.Endpoint{ID: fmt.Sprintf("db-%d", i), Addr: db.Inbound})
+		file, err := writeSnapshot(dir, fmt.Sprintf("db-%d", i), db)
 		if err != nil {
+			in.stop()
+			return nil, err
+		}
+		files = append(files, file)
+	}
+	web.Upstreams = []connect.Upstream{up}
+	file, err := writeSnapshot(dir, "web", web)
+	if err != nil {
+		in.stop()
+		return nil, err
+	}
+	for _, c := range []*exec.Cmd{w.command(ctx, filepath.Join(dir, "db.pem"), files), w.command(ctx, filepath.Join(dir, "web.pem"), []string{file})} {
+		c.Stderr = os.Stderr
+		if err := c.Start(); err != nil {
 			in.stop()
 			return nil, err
 		}
@@ -75,6 +91,51 @@ func (w *weftPair) start(ctx context.Context, backend string) (*instance, error)
 	}
 	if err := waitFor(ctx, in.addr); err != nil {
 		in.stop()
+		return nil, err
+	}
+	return in, nil
+}
+
+// command runs the proxies of one side.
+func (w *weftPair) command(ctx context.Context, keyFile string, snapshots []string) *exec.Cmd {
+	if w.binary != "" {
+		return exec.CommandContext(ctx, w.binary, "connect", "proxy", "-snapshot", snapshots[0], "-key-file", keyFile) //nolint:gosec // the binary under test
+	}
+	how := "tunnels"
+	if w.oneToOne {
+		how = "one-to-one"
+	}
+	return exec.CommandContext(ctx, "/proc/self/exe", append([]string{"proxies", how, keyFile}, snapshots...)...) //nolint:gosec // ourselves
+}
+
+func writeSnapshot(dir, name string, s connect.Snapshot) (string, error) {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(dir, name+".json")
+	return file, os.WriteFile(file, b, 0o600)
+}
+
+// weftHost is two services of one agent.
+type weftHost struct{ binary string }
+
+func (*weftHost) name() string { return "weft-one-host" }
+
+func (w *weftHost) start(ctx context.Context, backend string) (*instance, error) {
+	a, err := startMesh(ctx, w.binary)
+	if err != nil {
+		return nil, err
+	}
+	in := &instance{pids: []int{a.cmd.Process.Pid}, stop: a.stop}
+	if in.addr, err = a.pair(ctx, backend); err == nil {
+		err = a.put(ctx, "/v1/connect/intentions/exact?source=web&destination=db", map[string]any{"Action": "allow"})
+	}
+	if err == nil {
+		err = waitFor(ctx, in.addr)
+	}
+	if err != nil {
+		a.stop()
 		return nil, err
 	}
 	return in, nil

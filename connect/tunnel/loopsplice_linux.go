@@ -13,8 +13,8 @@ import (
 const (
 	smallRead   = 16 << 10 // what fills it is taken for bulk, and spliced
 	pipeSize    = 256 << 10
-	spliceTurn  = 1 << 20 // bytes a direction and turn
-	pipesAtHand = 8       // kept by a loop when no data flows
+	spliceTurn  = 256 << 10 // bytes a direction and turn
+	pipesAtHand = 8         // kept by a loop when no data flows
 )
 
 // loopSplice is two applications of this host joined on a loop: from is the source's,
@@ -330,7 +330,7 @@ func (s *loopSplice) takeBulk(h *half, from *joint) (int, error) {
 	n, err := spliceSome(from.fd, p.w, pipeSize)
 	switch {
 	case err == unix.EAGAIN: //nolint:errorlint // a bare errno
-		from.readable, from.hup, h.bulk = false, false, false
+		from.readable, from.hup = false, false
 	case err != nil:
 		s.l.giveBack(p)
 		return 0, os.NewSyscallError("splice", err)
@@ -339,6 +339,7 @@ func (s *loopSplice) takeBulk(h *half, from *joint) (int, error) {
 	default:
 		from.flow.sent.Add(int64(n))
 		p.n, h.pipe = n, p
+		h.bulk = n >= smallRead
 		return n, nil
 	}
 	s.l.giveBack(p)
