@@ -51,6 +51,7 @@ func (a operatorAPI) routes() []Route {
 			Params:     []Param{{"lost", "the ID of a lost server; given once for each"}},
 			Permission: write, MaxBody: bodyNone, params: paramsWrite, handle: a.recover,
 		},
+		get("/v1/internal/fingerprint", "a digest of all that the server which is asked has stored: servers that are equal have the same one", a.fingerprint),
 		get("/v1/operator/autopilot/configuration", "how the servers look after themselves", a.autopilot),
 		{
 			Method: http.MethodPut, Path: "/v1/operator/autopilot/configuration", Summary: "replace that configuration; what is left out takes its default",
@@ -64,6 +65,18 @@ func (a operatorAPI) routes() []Route {
 }
 
 func (c *call) stale() bool { return c.opts.consistency == wire.Stale }
+
+// fingerprint lets an operator, or a test, see whether servers are equal.
+func (a operatorAPI) fingerprint(c *call) (any, error) {
+	st, err := a.cfg.Servers.Status(c.ctx(), &wire.StatusRequest{Token: c.token, Fingerprint: true})
+	if err != nil {
+		return nil, err
+	}
+	return struct {
+		Fingerprint string
+		Index       uint64
+	}{st.Fingerprint, st.Index}, nil
+}
 
 type raftPeerView struct {
 	ID, Node, Address string

@@ -150,7 +150,11 @@ type RenewSessionRequest struct {
 type RenewSessionReply struct{ Session *catalog.Session }
 
 // StatusRequest asks a server about itself and the cluster.
-type StatusRequest struct{ Token string }
+type StatusRequest struct {
+	Token string
+	// Fingerprint asks for the digest of the server's store too, which reads all of it.
+	Fingerprint bool
+}
 
 // StatusReply answers a StatusRequest.
 type StatusReply struct {
@@ -162,6 +166,11 @@ type StatusReply struct {
 	LeaderSelf bool
 	// Stats are counters of the server by section, as `weft info` shows them.
 	Stats map[string]map[string]string
+	// Fingerprint is a digest of all that the server has stored: servers that applied
+	// the same log have the same one.
+	Fingerprint string
+	// Index is that of the store.
+	Index uint64
 }
 
 // Command boxes a catalog.Command so that codecs carry its type with it.

@@ -174,7 +174,7 @@ func (h *Handler) meta() wire.Meta {
 
 // Status implements wire.Servers. Who leads is for everybody to know; the
 // counters are for who may look at the agent.
-func (h *Handler) Status(_ context.Context, req *wire.StatusRequest) (_ *wire.StatusReply, err error) {
+func (h *Handler) Status(ctx context.Context, req *wire.StatusRequest) (_ *wire.StatusReply, err error) {
 	defer h.metrics.count("Status", &err)
 	may, err := h.cfg.Authorizer(req.Token)
 	if err != nil {
@@ -187,6 +187,16 @@ func (h *Handler) Status(_ context.Context, req *wire.StatusRequest) (_ *wire.St
 	}
 	if h.cfg.Stats != nil && may.Allowed(acl.Read, acl.Agent, "") {
 		rep.Stats = h.cfg.Stats()
+	}
+	rep.Index = h.cfg.Store.Index()
+	if req.Fingerprint {
+		if err := CallerOf(ctx).operate("to compare what servers have stored"); err != nil {
+			return nil, err
+		}
+		if err := h.authorize(req.Token, need{acl.Read, acl.Operator, ""}); err != nil {
+			return nil, err
+		}
+		rep.Fingerprint = h.cfg.Store.Fingerprint()
 	}
 	return rep, nil
 }

@@ -26,6 +26,9 @@ type ClusterOptions struct {
 	Namespaces bool
 	// ServerArgs and AgentArgs are further arguments of `weft agent`.
 	ServerArgs, AgentArgs []string
+	// ServerDirs are where the data directories of the servers are, by number; for
+	// those that have none, and for agents, it is a directory of the test's own.
+	ServerDirs []string
 	// Unstarted leaves the starting of the hosts to the test.
 	Unstarted bool
 }
@@ -67,7 +70,11 @@ func StartCluster(t testing.TB, o ClusterOptions) *Cluster {
 	c.weft("join-token", "-secret-file", c.Secret, "-out", c.Token)
 	c.block = [2]byte{byte(20 + os.Getpid()%200), byte(loopbacks.Add(1))}
 	for i := range o.Servers {
-		c.Servers = append(c.Servers, c.node(fmt.Sprintf("server-%d", i+1), slices.Concat(
+		dir := ""
+		if i < len(o.ServerDirs) {
+			dir = o.ServerDirs[i]
+		}
+		c.Servers = append(c.Servers, c.node(fmt.Sprintf("server-%d", i+1), dir, slices.Concat(
 			[]string{"-server", fmt.Sprintf("-bootstrap-expect=%d", o.Servers), "-cluster-secret-file", c.Secret}, o.ServerArgs)))
 	}
 	for _, n := range c.Servers {
@@ -85,7 +92,7 @@ func StartCluster(t testing.TB, o ClusterOptions) *Cluster {
 // AddAgent prepares one more host, at an address of its own. It is not started.
 func (c *Cluster) AddAgent(name string, args ...string) *Node {
 	c.t.Helper()
-	n := c.node(name, slices.Concat([]string{"-join-token-file", c.Token}, c.joins(), args))
+	n := c.node(name, "", slices.Concat([]string{"-join-token-file", c.Token}, c.joins(), args))
 	c.Agents = append(c.Agents, n)
 	return n
 }
@@ -99,7 +106,7 @@ func (c *Cluster) joins() []string {
 }
 
 // node prepares a host at the next address.
-func (c *Cluster) node(name string, args []string) *Node {
+func (c *Cluster) node(name, dir string, args []string) *Node {
 	c.t.Helper()
 	c.hosts++
 	var h *Host
@@ -108,7 +115,10 @@ func (c *Cluster) node(name string, args []string) *Node {
 		h = c.Network.AddHost()
 		addr = h.Addr.String()
 	}
-	n := &Node{Name: name, Addr: addr, Dir: filepath.Join(c.Dir, fmt.Sprintf("%d-%s", c.hosts, name))}
+	if dir == "" {
+		dir = filepath.Join(c.Dir, fmt.Sprintf("%d-%s", c.hosts, name))
+	}
+	n := &Node{Name: name, Addr: addr, Dir: dir}
 	hcl := `ports { dns = -1 } performance { leave_drain_time = "200ms" }`
 	n.Agent = &Agent{
 		t: c.t, bin: Binary(c.t), host: h, HTTP: net.JoinHostPort(addr, "8500"),
