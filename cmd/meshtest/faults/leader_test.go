@@ -82,6 +82,9 @@ type ack struct {
 
 const probeEvery = 10 * time.Millisecond
 
+// manyConns lets probes that wait have a connection each.
+var manyConns = []string{"-hcl", "limits { http_max_conns_per_client = 4000 }"}
+
 func startProbes(t *testing.T, servers ...*proc.Node) *probes {
 	p := &probes{store: newStore(t, 5*time.Second), stop: make(chan struct{})}
 	for _, n := range servers {
@@ -116,6 +119,7 @@ func (p *probes) end() {
 		close(p.stop)
 	}
 	p.wg.Wait()
+	p.store.http.CloseIdleConnections()
 }
 
 // first is when a write that was begun after at was first acknowledged, by anybody
@@ -152,7 +156,7 @@ func (p *probes) gapAfter(t *testing.T, at time.Time, servers ...*proc.Node) (fi
 // TestP05KilledLeader kills the leader again and again and measures for how long
 // nobody can write.
 func TestP05KilledLeader(t *testing.T) {
-	c := proc.StartCluster(t, proc.ClusterOptions{Servers: 3})
+	c := proc.StartCluster(t, proc.ClusterOptions{Servers: 3, ServerArgs: manyConns})
 	var first, all []time.Duration
 	for range proc.Count(6, 50) {
 		lead := c.Leader()

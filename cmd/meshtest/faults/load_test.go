@@ -12,6 +12,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -127,6 +128,9 @@ type load struct {
 	failed map[string]int
 }
 
+// noisy is what makes each error another one.
+var noisy = regexp.MustCompile(`(Put|Get) "[^"]*": |(dial|read) tcp [^ ]+: `)
+
 // startLoad runs so many writers until stopped.
 func startLoad(t *testing.T, prefix string, writers int, pause time.Duration, targets ...*proc.Node) *load {
 	return startLoadOf(t, prefix, writers, pause, "", targets...)
@@ -180,7 +184,7 @@ func (l *load) write(w int) {
 		}
 		l.note(func() {
 			if err != nil {
-				l.failed[n.Name+": "+err.Error()]++
+				l.failed[n.Name+": "+noisy.ReplaceAllString(err.Error(), "")]++
 				return
 			}
 			l.times = append(l.times, time.Now())
@@ -327,7 +331,7 @@ func (l *load) judge(t *testing.T, servers ...*proc.Node) (acked int) {
 		}
 	}
 	t.Logf("%d writes acknowledged, %d not, %d lost; all %d servers have stored the same", acked, failed, lost, len(servers))
-	if failed > 0 && testing.Verbose() {
+	if t.Failed() {
 		for e, n := range errs {
 			t.Logf("  %d × %.160s", n, e)
 		}
