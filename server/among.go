@@ -180,64 +180,6 @@ func stepDown(raft *consensus.Node, log *slog.Logger) {
 	}
 }
 
-// leader gives the connection to the leader.
-func (c *cluster) leader() (*peerConn, error) {
-	id, addr := c.raft.LeaderID()
-	if id == "" {
-		return nil, catalog.ErrNoLeader
-	}
-	if now := c.addressOf(id); now != "" {
-		addr = now
-	}
-	return c.peers.at(id, addr)
-}
-
-const (
-	// leaderHold is how long a request waits here for the others to elect a leader.
-	leaderHold = 3 * time.Second
-	// leaderAgain is how often such a request looks for one.
-	leaderAgain = 20 * time.Millisecond
-)
-
-// leaderConn goes to whoever leads. A request that nobody has acted on, as nobody
-// leads or the leader that this server believes in is gone, waits for the next leader.
-type leaderConn struct{ c *cluster }
-
-var _ grpc.ClientConnInterface = leaderConn{}
-
-// Invoke implements grpc.ClientConnInterface.
-func (l leaderConn) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
-	end := time.Now().Add(leaderHold)
-	for {
-		cc, err := l.c.leader()
-		if err == nil {
-			err = cc.Invoke(ctx, method, args, reply, opts...)
-		}
-		if err == nil || !errors.Is(wire.FromStatus(err), catalog.ErrNoLeader) || time.Now().After(end) {
-			return err
-		}
-		t := time.NewTimer(leaderAgain)
-		select {
-		case <-ctx.Done():
-			t.Stop()
-			return err
-		case <-l.c.ctx.Done():
-			t.Stop()
-			return err
-		case <-t.C:
-		}
-	}
-}
-
-// NewStream implements grpc.ClientConnInterface.
-func (l leaderConn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	cc, err := l.c.leader()
-	if err != nil {
-		return nil, err
-	}
-	return cc.NewStream(ctx, desc, method, opts...)
-}
-
 // warmEvery is how often connections to the other servers are looked after, so that
 // whoever leads next is reached at once.
 const warmEvery = 2 * time.Second
@@ -259,15 +201,4 @@ func (c *cluster) keepWarm(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
-}
-
-// leaderIndex asks the leader for its ReadIndex.
-func (c *cluster) leaderIndex() (uint64, error) {
-	ctx, cancel := context.WithTimeout(c.ctx, leaderHold)
-	defer cancel()
-	rep, err := wire.NewPeersClient(leaderConn{c}).ReadIndex(ctx, &wire.ReadIndexRequest{})
-	if err != nil {
-		return 0, err
-	}
-	return rep.Index, nil
 }

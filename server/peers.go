@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -15,6 +16,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/wire"
 )
 
 const (
@@ -49,10 +51,19 @@ func (p *peers) at(id, addr string) (*peerConn, error) {
 	if have != nil && have.addr == addr {
 		return have, nil
 	}
+	c := &peerConn{id: id, addr: addr}
 	cc, err := grpc.NewClient("passthrough:///"+addr,
 		// The handshake is done by dial.
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return p.dial(ctx, id, addr) }),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			conn, err := p.dial(ctx, id, addr)
+			if err != nil {
+				return nil, err
+			}
+			h := wire.Hear(conn)
+			c.heard.Store(h)
+			return h, nil
+		}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: peerReady,
@@ -72,7 +83,7 @@ func (p *peers) at(id, addr string) (*peerConn, error) {
 			delete(p.conns, old)
 		}
 	}
-	c := &peerConn{cc: cc, id: id, addr: addr}
+	c.cc = cc
 	p.conns[id] = c
 	return c, nil
 }
@@ -93,6 +104,21 @@ func (p *peers) close() {
 type peerConn struct {
 	cc       *grpc.ClientConn
 	id, addr string
+	heard    atomic.Pointer[wire.Heard] // the connection of now; nil before the first
+}
+
+// hangUp ends a connection on which nothing was heard for long.
+func (c *peerConn) hangUp() {
+	if h := c.heard.Load(); h != nil && h.Silent() > wire.DeadAfter {
+		_ = h.Close() // gRPC sees it end, and makes another
+	}
+}
+
+// forgive is for a process that did not run.
+func (c *peerConn) forgive() {
+	if h := c.heard.Load(); h != nil {
+		h.Forgive()
+	}
 }
 
 var _ grpc.ClientConnInterface = (*peerConn)(nil)

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/wire"
 )
 
 // A connection that is silent for pingAfter is asked whether it is alive, and
@@ -49,8 +50,12 @@ type links struct {
 type link struct {
 	cc     *grpc.ClientConn
 	addr   atomic.Pointer[string] // of the server; nil before the first connection
+	heard  atomic.Pointer[wire.Heard]
 	life   context.Context
 	retire context.CancelFunc
+	// waits ends when the server has been silent and another one was found.
+	waits   context.Context
+	forsake context.CancelFunc
 
 	mu    sync.Mutex
 	calls int
@@ -68,6 +73,7 @@ func newLinks(cfg Config) (*links, error) {
 func (l *links) open(avoid string) (*link, error) {
 	k := &link{}
 	k.life, k.retire = context.WithCancel(context.Background())
+	k.waits, k.forsake = context.WithCancel(context.Background())
 	var err error
 	k.cc, err = grpc.NewClient("passthrough:///servers",
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
@@ -87,6 +93,7 @@ func (l *links) open(avoid string) (*link, error) {
 	)
 	if err != nil {
 		k.retire()
+		k.forsake()
 		return nil, fmt.Errorf("remote: %w", err)
 	}
 	return k, nil
@@ -104,8 +111,10 @@ func (l *links) dial(ctx context.Context, k *link, avoid string) (net.Conn, erro
 		return nil, err
 	}
 	k.addr.Store(&addr)
+	h := wire.Hear(c)
+	k.heard.Store(h)
 	l.cfg.Logger.Info("connected to a server", "addr", addr)
-	return c, nil
+	return h, nil
 }
 
 // Invoke implements grpc.ClientConnInterface.
@@ -115,6 +124,16 @@ func (l *links) Invoke(ctx context.Context, method string, args, reply any, opts
 		return errLinksClosed
 	}
 	defer k.give()
+	if _, looks := args.(*wire.ReadRequest); looks {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(k.waits, cancel)()
+		err := k.cc.Invoke(ctx, method, args, reply, opts...)
+		if err != nil && k.waits.Err() != nil {
+			return errForsaken
+		}
+		return err
+	}
 	return k.cc.Invoke(ctx, method, args, reply, opts...)
 }
 
@@ -145,6 +164,8 @@ func (l *links) NewStream(ctx context.Context, desc *grpc.StreamDesc, method str
 	return s, nil
 }
 
+var errForsaken = status.Error(codes.Unavailable, "the server does not answer; another one is asked")
+
 var errLinksClosed = status.Error(codes.Unavailable, "the agent is stopping")
 
 func (l *links) take() *link {
@@ -165,6 +186,7 @@ func (k *link) give() {
 	last := k.gone && k.calls == 0
 	k.mu.Unlock()
 	if last {
+		k.forsake()
 		_ = k.cc.Close() // nothing runs on it
 	}
 }
@@ -178,6 +200,7 @@ func (k *link) end() {
 	k.gone = true
 	k.mu.Unlock()
 	if idle {
+		k.forsake()
 		_ = k.cc.Close() // nothing runs on it
 	}
 }
@@ -252,5 +275,6 @@ func (l *links) close() error {
 	k := l.cur
 	l.mu.Unlock()
 	k.retire()
+	defer k.forsake()
 	return k.cc.Close()
 }

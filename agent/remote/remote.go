@@ -56,6 +56,7 @@ func build(cfg Config, l *links, servers wire.Servers, m *metrics) *Remote {
 // was restarted gets its share again.
 func (r *Remote) Run(ctx context.Context) error {
 	if r.cfg.Pool != nil && r.links != nil {
+		go r.links.listen(ctx)
 		r.wander(ctx)
 	}
 	<-ctx.Done()

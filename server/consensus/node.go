@@ -101,6 +101,7 @@ func New(cfg Config) (*Node, error) {
 	n.wg.Go(n.followLeadership)
 	if n.network != nil {
 		n.network.layer.serve()
+		n.network.layer.wg.Go(func() { n.network.outlive(n.network.layer.ctx, n) })
 		n.wg.Go(n.attend)
 	}
 	if err := n.checkPast(); err != nil {

@@ -35,6 +35,7 @@ type streams struct {
 	refusals *repeats
 	ready    chan net.Conn
 	unjudged chan struct{}
+	lost     chan string     // the node ID of a server that closed a connection
 	ctx      context.Context // ends when it is closed
 	cancel   context.CancelFunc
 	once     sync.Once
@@ -229,6 +230,10 @@ func (k *kept) Close() error {
 		delete(k.of.conns, k.id)
 	}
 	k.of.mu.Unlock()
+	select {
+	case k.of.lost <- k.id:
+	default: // one is looked after already
+	}
 	return k.Conn.Close()
 }
 

@@ -131,6 +131,9 @@ func (c *Cluster) node(name, dir string, args []string) *Node {
 	n.Client = client
 	c.t.Cleanup(func() {
 		n.Kill()
+		if dir := os.Getenv("WEFT_LOGS"); dir != "" { // keep them all, for who wants to know more
+			_ = os.WriteFile(filepath.Join(dir, strings.ReplaceAll(c.t.Name(), "/", "-")+"-"+name+".log"), []byte(n.log.String()), 0o600)
+		}
 		if c.t.Failed() {
 			c.t.Logf("log of %s:\n%s", name, tail(n.log.String(), 12000))
 		}
