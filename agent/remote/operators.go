@@ -2,7 +2,9 @@ package remote
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/wire"
@@ -57,12 +59,25 @@ func (r *Remote) SaveSnapshot(ctx context.Context, req *wire.SaveSnapshotRequest
 	if err != nil {
 		return err
 	}
-	r.metrics.calls.WithLabelValues("save_snapshot").Inc()
-	if err := ops.SaveSnapshot(ctx, req, send); err != nil {
+	pause, end := newBackoff(50*time.Millisecond, time.Second), time.Now().Add(r.cfg.HoldTimeout)
+	for {
+		began := false
+		r.metrics.calls.WithLabelValues("save_snapshot").Inc()
+		err := ops.SaveSnapshot(ctx, req, func(p *wire.SnapshotPiece) error {
+			began = true
+			return send(p)
+		})
+		if err == nil {
+			return nil
+		}
 		r.metrics.failed.WithLabelValues("save_snapshot").Inc()
-		return err
+		// It changes nothing: while there is no leader it waits for one, as reads do.
+		wait := pause.next()
+		if began || !errors.Is(err, catalog.ErrNoLeader) || time.Now().Add(wait).After(end) || !sleep(ctx, wait) {
+			return err
+		}
+		r.metrics.retries.WithLabelValues("save_snapshot").Inc()
 	}
-	return nil
 }
 
 // RestoreSnapshot replaces the whole state by an archive.

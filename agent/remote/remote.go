@@ -55,11 +55,13 @@ func build(cfg Config, l *links, servers wire.Servers, m *metrics) *Remote {
 // Now and then it goes over to another server of the pool, so that a server that
 // was restarted gets its share again.
 func (r *Remote) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
 	if r.cfg.Pool != nil && r.links != nil {
-		go r.links.listen(ctx)
+		wg.Go(func() { r.links.listen(ctx) })
 		r.wander(ctx)
 	}
 	<-ctx.Done()
+	wg.Wait()
 	return r.Close()
 }
 

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/connectivity"
@@ -21,6 +22,8 @@ func (l *links) listen(ctx context.Context) {
 	defer tick.Stop()
 	last := time.Now()
 	var doubted *wire.Heard
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	for {
 		select {
 		case <-ctx.Done():
@@ -43,7 +46,7 @@ func (l *links) listen(ctx context.Context) {
 		}
 		doubted = h
 		l.cfg.Logger.Warn("the server is silent; another one is asked", "addr", l.server(), "dur", h.Silent().Round(time.Millisecond))
-		go hangUp(ctx, h)
+		wg.Go(func() { hangUp(ctx, h) })
 		if err := l.move(ctx); err != nil && ctx.Err() == nil {
 			l.cfg.Logger.Debug("the server was not changed", "err", err)
 		}

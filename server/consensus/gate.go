@@ -142,6 +142,30 @@ func (g *gate) RequestPreVote(id raft.ServerID, to raft.ServerAddress, args *raf
 	return err
 }
 
+// ahead gives the voter, other than self, whose log reaches furthest; "" when none is heard.
+func (g *gate) ahead(servers []raft.Server, self raft.ServerID) (id raft.ServerID, addr raft.ServerAddress) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var most uint64
+	for _, s := range servers {
+		p := g.peers[s.ID]
+		if s.ID == self || s.Suffrage != raft.Voter || p == nil || time.Since(later(p.beat, p.took)) > beatFresh {
+			continue
+		}
+		if id == "" || p.last > most {
+			id, addr, most = s.ID, s.Address, p.last
+		}
+	}
+	return id, addr
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
 // stuck gives those of term that answer heartbeats and have not agreed to the log
 // for long; fresh are those that were not given before.
 func (g *gate) stuck(term uint64) (all int, fresh []raft.ServerID) {

@@ -34,8 +34,29 @@ func (n *Node) watch() {
 	dog.onLow = h.look
 	dog.stays = func() bool { return !h.busy.Load() }
 	dog.onLook = n.tuner.look
+	dog.onHang = func() { n.wg.Go(n.abdicate) }
 	n.wg.Go(func() { dog.run(n.closing) })
 	n.wg.Go(n.watchFollowers)
+}
+
+// abdicate has another server elected at once, where the others would wait until they
+// miss the heartbeats of this one. Raft itself is stuck in the write that hangs.
+func (n *Node) abdicate() {
+	servers, err := n.servers()
+	if n.readyTerm.Load() == 0 || err != nil {
+		return
+	}
+	id, addr := n.gate.ahead(servers, raft.ServerID(n.cfg.NodeID))
+	if id == "" {
+		return
+	}
+	req := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
+		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.cfg.NodeID),
+		Addr: n.witness.EncodePeer(raft.ServerID(n.cfg.NodeID), n.witness.LocalAddr()),
+	}}
+	if err := n.witness.TimeoutNow(id, addr, req, &raft.TimeoutNowResponse{}); err != nil {
+		n.log.Debug("another server was not asked to lead; they will miss this one", "id", string(id), "err", err)
+	}
 }
 
 // reload changes what of Raft's configuration may change while it runs.

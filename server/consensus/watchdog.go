@@ -40,6 +40,7 @@ type watchdog struct {
 	alone   func() bool // nobody else could lead
 	stays   func() bool // nobody else wants to
 	onLow   func()      // called, from time to time, while there is little room
+	onHang  func()      // called when the disk begins to hang
 	onLook  func(lag time.Duration)
 
 	mu     sync.Mutex
@@ -55,7 +56,7 @@ type watchdog struct {
 func newWatchdog(dir string, log *slog.Logger) *watchdog {
 	return &watchdog{
 		dir: dir, log: log, begun: map[uint64]time.Time{}, hung: make(chan struct{}), metrics: newDiskMetrics(),
-		alone: func() bool { return true }, stays: func() bool { return true }, onLow: func() {}, onLook: func(time.Duration) {}, fail: func(error) {},
+		alone: func() bool { return true }, stays: func() bool { return true }, onLow: func() {}, onHang: func() {}, onLook: func(time.Duration) {}, fail: func(error) {},
 	}
 }
 
@@ -223,6 +224,7 @@ func (w *watchdog) look(now time.Time) {
 		}
 		w.log.Error("the disk hangs: this server does not lead, and answers no consistent reads, until it is well",
 			"dir", w.dir, "reason", reason, "dur", age.Round(time.Millisecond))
+		w.onHang()
 		return
 	}
 	w.metrics.hung.Set(0)

@@ -73,6 +73,7 @@ type probes struct {
 
 	mu   sync.Mutex
 	acks []ack
+	ends []ack // those that failed too
 }
 
 type ack struct {
@@ -99,10 +100,13 @@ func startProbes(t *testing.T, servers ...*proc.Node) *probes {
 				}
 				p.wg.Go(func() {
 					begun := time.Now()
-					if done, _ := p.store.put(n, fmt.Sprintf("probe/%s-%d", n.Name, i%8), "", ""); done {
-						p.mu.Lock()
-						p.acks = append(p.acks, ack{n, begun, time.Now()})
-						p.mu.Unlock()
+					done, _ := p.store.put(n, fmt.Sprintf("probe/%s-%d", n.Name, i%8), "", "")
+					p.mu.Lock()
+					defer p.mu.Unlock()
+					a := ack{n, begun, time.Now()}
+					p.ends = append(p.ends, a)
+					if done {
+						p.acks = append(p.acks, a)
 					}
 				})
 			}
@@ -120,6 +124,18 @@ func (p *probes) end() {
 	}
 	p.wg.Wait()
 	p.store.http.CloseIdleConnections()
+}
+
+// longest is how long a write took that was begun about then, whatever came of it.
+func (p *probes) longest(at time.Time) (most time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, a := range p.ends {
+		if a.end.After(at) {
+			most = max(most, a.end.Sub(a.begun))
+		}
+	}
+	return most
 }
 
 // first is when a write that was begun after at was first acknowledged, by anybody
@@ -176,6 +192,36 @@ func TestP05KilledLeader(t *testing.T) {
 	t.Logf("until every server that lives took one: %s", spread(all))
 	if worst := slices.Max(all); worst > 10*time.Second {
 		t.Errorf("nobody could write for %s", worst)
+	}
+}
+
+// TestP05FrozenLeader stops the leader's process as it is, so that nothing of it ends and
+// nothing answers: who waits for it, on another server or on an agent that uses it, is
+// served by the next one or told, soon.
+func TestP05FrozenLeader(t *testing.T) {
+	c := proc.StartCluster(t, proc.ClusterOptions{Servers: 3, Agents: 3, ServerArgs: manyConns, AgentArgs: manyConns})
+	var servers, agents, waits []time.Duration
+	for range proc.Count(3, 25) {
+		lead, others := c.Leader(), c.Followers()
+		p := startProbes(t, append(slices.Clone(others), c.Agents...)...)
+		pause(300)
+		at := time.Now()
+		lead.Freeze()
+		_, s := p.gapAfter(t, at, others...)
+		_, a := p.gapAfter(t, at, c.Agents...)
+		servers, agents = append(servers, s), append(agents, a)
+		pause(500)
+		lead.Thaw()
+		p.end()
+		waits = append(waits, p.longest(at))
+		c.WaitServing(30 * time.Second)
+		pause(1000)
+	}
+	t.Logf("the leader is frozen: every other server takes writes after: %s", spread(servers))
+	t.Logf("every agent does, also those that used it: %s", spread(agents))
+	t.Logf("the longest that a call waited until it was answered: %s", spread(waits))
+	if worst := slices.Max(agents); worst > 10*time.Second {
+		t.Errorf("an agent was stuck for %s", worst)
 	}
 }
 

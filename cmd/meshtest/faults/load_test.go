@@ -121,6 +121,7 @@ type load struct {
 	wg   sync.WaitGroup
 
 	mu     sync.Mutex
+	begun  time.Time
 	acked  map[string]bool
 	counts map[string]int // the last that was acknowledged
 	times  []time.Time    // of the acknowledgements
@@ -140,7 +141,7 @@ func startLoadOf(t *testing.T, prefix string, writers int, pause time.Duration, 
 	t.Helper()
 	l := &load{
 		store: newStore(t, 10*time.Second), prefix: prefix, pause: pause, value: value, targets: targets, stop: make(chan struct{}),
-		acked: map[string]bool{}, counts: map[string]int{}, failed: map[string]int{},
+		begun: time.Now(), acked: map[string]bool{}, counts: map[string]int{}, failed: map[string]int{},
 	}
 	for w := range writers {
 		l.wg.Go(func() { l.write(w) })
