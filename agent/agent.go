@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"sync"
 
 	"github.com/weftmesh/weft/agent/central"
@@ -64,12 +65,20 @@ func New(cfg Config) (*Agent, error) {
 	return a, nil
 }
 
+// viewsDir keeps what the servers said, "" for nowhere.
+func viewsDir(dataDir string) string {
+	if dataDir == "" {
+		return ""
+	}
+	return filepath.Join(dataDir, "views")
+}
+
 // build makes the components, each from those before it.
 func (a *Agent) build() error {
 	cfg := a.cfg
 	var err error
 	if a.remote, err = remote.New(remote.Config{
-		Dial: cfg.Dial, Pool: cfg.Pool, HoldTimeout: cfg.HoldTimeout,
+		Dial: cfg.Dial, Pool: cfg.Pool, HoldTimeout: cfg.HoldTimeout, KeepDir: viewsDir(cfg.DataDir),
 		Logger: cfg.Logger, Registerer: cfg.Registerer,
 	}); err != nil {
 		return err

@@ -61,6 +61,14 @@ func (t *town) Changed() <-chan struct{} {
 	return t.changed
 }
 
+func (t *town) Knock(ctx context.Context, addr string) error {
+	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
 func (t *town) set(m catalog.Member) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

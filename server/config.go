@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -18,6 +19,8 @@ type Membership interface {
 	Members() []catalog.Member
 	// Changed gives a channel that is closed, or receives, after a change.
 	Changed() <-chan struct{}
+	// Knock tells whether anybody listens where a host's gossip should be.
+	Knock(ctx context.Context, addr string) error
 }
 
 // Cluster configures what a server has to do with other hosts.

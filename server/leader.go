@@ -64,7 +64,7 @@ func newLeader(s *Server) (*leader, error) {
 		pruner: &pruner{store: s.store, raft: s.raft, now: time.Now},
 		members: &reconciler{
 			store: s.store, raft: s.raft, members: membership.Members, self: s.cfg.NodeName,
-			datacenter: s.cfg.Datacenter, now: time.Now, log: s.log, doubts: newDoubts(membership.Members, s.log),
+			datacenter: s.cfg.Datacenter, now: time.Now, log: s.log, doubts: newDoubts(membership, s.log),
 		},
 	}
 	l.members.doubts.changed = l.members.look
@@ -213,6 +213,9 @@ func alone(cfg Config) lone {
 
 func (l lone) Members() []catalog.Member { return []catalog.Member{l.self} }
 func (lone) Changed() <-chan struct{}    { return nil }
+
+// Knock is never called: there is nobody to lose.
+func (lone) Knock(context.Context, string) error { return nil }
 
 // Tags of members, as Consul has them.
 const (

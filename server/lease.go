@@ -100,8 +100,8 @@ type doubts struct {
 // suspect is a host that lost its connection.
 type suspect struct{ node, id string }
 
-func newDoubts(members func() []catalog.Member, log *slog.Logger) *doubts {
-	return &doubts{members: members, probe: knock, log: log, hosts: map[suspect]bool{}}
+func newDoubts(m Membership, log *slog.Logger) *doubts {
+	return &doubts{members: m.Members, probe: m.Knock, log: log, hosts: map[suspect]bool{}}
 }
 
 // about tells whether a host is doubted.
@@ -191,13 +191,4 @@ func (d *doubts) probeOnce(ctx context.Context, m catalog.Member) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	return d.probe(ctx, net.JoinHostPort(m.Addr, strconv.Itoa(int(m.Port))))
-}
-
-// knock opens a connection to where a host's gossip listens.
-func knock(ctx context.Context, addr string) error {
-	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return err
-	}
-	return c.Close()
 }

@@ -19,6 +19,9 @@ const staleCounted = 5 * time.Second
 // and names that nobody knows leave room for those that somebody does.
 const readTimeout = 2 * time.Second
 
+// viewTimeout is how long a view may take to get its first answer.
+const viewTimeout = 500 * time.Millisecond
+
 // ViewsConfig configures NewViews.
 type ViewsConfig struct {
 	// Reader is the way to the servers. Required.
@@ -73,8 +76,12 @@ func (v *views) Read(ctx context.Context, q catalog.Query) (*catalog.View, error
 	defer cancel()
 	token := v.cfg.Token()
 	if v.cfg.UseCache && v.cfg.AllowStale && token == "" && v.cfg.Watch != nil {
-		view, _, err := v.cfg.Watch(q).Next(ctx, 0)
-		if !errors.Is(err, catalog.ErrTooLarge) { // more queries than views: ask a server
+		soon, stop := context.WithTimeout(ctx, viewTimeout)
+		view, _, err := v.cfg.Watch(q).Next(soon, 0)
+		stop()
+		// With more queries than views a server is asked; with no answer yet, after a
+		// start without servers, what was kept on disk may do.
+		if !errors.Is(err, catalog.ErrTooLarge) && !errors.Is(err, context.DeadlineExceeded) {
 			return view, err
 		}
 	}

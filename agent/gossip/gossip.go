@@ -332,6 +332,19 @@ func (g *Gossip) Servers() (alive, missing int) {
 	return alive, missing
 }
 
+// Knock tells whether a member listens at an address, by a connection on which it says
+// no more than which cluster it is of: one that says nothing is logged there as a
+// stranger's.
+func (g *Gossip) Knock(ctx context.Context, addr string) error {
+	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	_ = c.SetWriteDeadline(time.Now().Add(time.Second))
+	_ = memberlist.AddLabelHeaderToStream(c, g.cfg.Label) // that it was accepted is the answer
+	return c.Close()
+}
+
 func (g *Gossip) keepPeers() {
 	if g.hasLeft() {
 		return

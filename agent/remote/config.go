@@ -19,6 +19,9 @@ type Config struct {
 	Dial func(ctx context.Context) (net.Conn, error)
 	// Pool is the servers of the cluster, one of which is spoken to at a time.
 	Pool *Pool
+	// KeepDir is a folder of this Remote alone for the last answers, from which stale
+	// reads are answered after a restart while no server answers. "": nothing is kept.
+	KeepDir string
 	// HoldTimeout is for how long a call is tried again while there is no leader
 	// or no server: 7 s, about two elections.
 	HoldTimeout time.Duration

@@ -125,6 +125,13 @@ func (r *Remote) readNewer(ctx context.Context, key readKey, v *view, minIndex u
 	if base.View == nil {
 		base.View = seen
 	}
+	if base.View == nil && r.views.isDown() { // known from before this start, perhaps
+		if held, ok := r.views.last(key.viewKey); ok {
+			if base = held; held.View.Index > minIndex {
+				return held, nil
+			}
+		}
+	}
 	lagging := seen != nil && base.View.Epoch != seen.Epoch // v has yet to learn of the epoch that base is of
 	if seen != nil && !lagging && seen.Index > minIndex {
 		return v.reply(seen), nil

@@ -34,6 +34,7 @@ type views struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
+	shelf   *shelf // nil: nothing is kept on disk
 
 	mu     sync.Mutex
 	open   map[viewKey]*view
@@ -53,10 +54,14 @@ type heldAnswer struct {
 
 func newViews(cfg Config, servers wire.Servers, m *metrics) *views {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &views{
-		cfg: cfg, servers: servers, metrics: m, ctx: ctx, cancel: cancel,
+	s := &views{
+		cfg: cfg, servers: servers, metrics: m, ctx: ctx, cancel: cancel, shelf: openShelf(cfg.KeepDir, cfg.Logger),
 		open: map[viewKey]*view{}, held: map[viewKey]heldAnswer{},
 	}
+	if s.shelf != nil {
+		s.wg.Go(func() { s.shelf.run(ctx) })
+	}
+	return s
 }
 
 func (s *views) close() {
@@ -160,6 +165,9 @@ func (s *views) keep(key viewKey, rep *wire.ReadReply) *wire.ReadReply {
 	s.hear(nil)
 	v := s.open[key]
 	if v == nil {
+		if old := s.held[key].view; old == nil || rep.View != nil && (old.Index != rep.View.Index || old.Epoch != rep.View.Epoch) {
+			s.shelf.put(key, rep.View)
+		}
 		s.hold(key, heldAnswer{view: rep.View, meta: rep.Meta, heard: time.Now()})
 		return rep
 	}
@@ -207,7 +215,15 @@ func (s *views) last(key viewKey) (*wire.ReadReply, bool) {
 		}
 	}
 	if h.view == nil {
-		return nil, false
+		var there bool
+		if h, there = s.shelf.get(key); !there {
+			return nil, false
+		}
+		s.mu.Lock()
+		if s.held[key].view == nil {
+			s.hold(key, h)
+		}
+		s.mu.Unlock()
 	}
 	return &wire.ReadReply{View: h.view, Meta: wire.Meta{LastContact: h.meta.LastContact + time.Since(h.heard)}}, true
 }
@@ -370,6 +386,7 @@ func (v *view) event(ev *wire.WatchEvent) error {
 		v.epoch, v.gen = ev.View.Epoch, v.set.generation(ev.View.Epoch)
 	}
 	v.latest.Set(v.gen<<genShift|ev.View.Index, v.one(ev.View))
+	v.set.shelf.put(v.key, ev.View)
 	return nil
 }
 

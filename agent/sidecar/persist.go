@@ -120,10 +120,15 @@ func (f *snapshotFile) save(id string, snap *connect.Snapshot) error {
 // the older one on disk is what a restart without servers would enforce.
 const saveAgain = 5 * time.Second
 
+// saveSlow is for how long what a proxy enforces is not reported because it is not on
+// disk yet. A disk that takes longer is not waited for.
+const saveSlow = time.Second
+
 // keep writes each snapshot that src gives, until ctx ends and the last one is
 // written. It is apart from the making of snapshots, so that a slow disk never
-// holds back a deny.
-func (f *snapshotFile) keep(ctx context.Context, id string, src *catalog.Latest[*connect.Snapshot], log *slog.Logger) {
+// holds back a deny; what waits for it, through kept, is the report that the deny is in
+// force. Who was told so finds it in force after a kill -9 without servers, too.
+func (f *snapshotFile) keep(ctx context.Context, id string, src *catalog.Latest[*connect.Snapshot], kept func(index uint64), log *slog.Logger) {
 	var after uint64 // of the last one written
 	failed := false
 	for {
@@ -133,7 +138,10 @@ func (f *snapshotFile) keep(ctx context.Context, id string, src *catalog.Latest[
 				return
 			}
 		}
+		slow := time.AfterFunc(saveSlow, func() { kept(index) })
 		serr := f.save(id, snap)
+		slow.Stop()
+		kept(index)
 		switch {
 		case serr == nil:
 			if failed {

@@ -39,6 +39,7 @@ type progress struct {
 	handed  uint64 // index of the newest that a proxy was given
 	inForce basis
 	reached uint64 // index of the newest that a proxy enforces
+	kept    uint64 // index of the newest that is on disk, where any is
 }
 
 // feed is the watch that the proxy itself follows. That it asks for what comes after
@@ -70,6 +71,17 @@ func (s *sidecar) reached(index uint64) {
 	}
 }
 
+// kept notes that the snapshot of an index is on disk, or cannot be.
+func (s *sidecar) kept(index uint64) {
+	s.mu.Lock()
+	s.progress.kept = max(s.progress.kept, index)
+	news := s.advance()
+	s.mu.Unlock()
+	if news {
+		s.cfg.news()
+	}
+}
+
 // madeOf notes what the newest snapshot is made of, which may change while it stays
 // the same; s.mu is held.
 func (s *sidecar) madeOf(index uint64) {
@@ -82,7 +94,7 @@ func (s *sidecar) madeOf(index uint64) {
 // advance tells whether the proxy enforces other views than were known; s.mu is held.
 func (s *sidecar) advance() bool {
 	p := &s.progress
-	if p.reached < p.made || p.made == 0 || p.inForce == p.of {
+	if p.reached < p.made || p.made == 0 || p.inForce == p.of || s.file != nil && p.kept < p.made {
 		return false
 	}
 	p.inForce = p.of

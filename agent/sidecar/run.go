@@ -31,7 +31,7 @@ func (s *sidecar) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { s.assemble(assembling) })
 	if s.file != nil {
-		wg.Go(func() { s.file.keep(assembling, s.id, &s.out, s.log) })
+		wg.Go(func() { s.file.keep(assembling, s.id, &s.out, s.kept, s.log) })
 	}
 	if s.external {
 		<-ctx.Done()

@@ -1,0 +1,290 @@
+package remote
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/wire"
+)
+
+// Bounds of what is kept on disk. The answers heard longest ago give way.
+const (
+	maxShelved      = 2048
+	maxShelvedBytes = 64 << 20
+	maxShelvedView  = 8 << 20
+	// shelfPause is between two rounds of writing: many versions of a view are one write.
+	shelfPause = time.Second
+	shelfMagic = "weft view 1\n"
+	shelfExt   = ".view"
+)
+
+// shelf keeps the last answers on disk, each in a file of its own, so that an agent
+// that starts while no server answers knows what it knew: it answers stale reads from
+// there, marked as old. Watches are not fed from it, since what is made of them has
+// newer files of its own. Keys, sessions and the CA's settings are never written.
+type shelf struct {
+	dir string
+	log *slog.Logger
+
+	mu     sync.Mutex
+	rows   map[string]shelfRow
+	bytes  int64
+	due    map[string]shelved // what is to be written
+	wake   chan struct{}      // capacity 1
+	failed bool
+}
+
+// shelfRow is a file that is there.
+type shelfRow struct {
+	heard time.Time
+	size  int64
+}
+
+// shelved is an answer on its way to the disk.
+type shelved struct {
+	view  *catalog.View
+	heard time.Time
+}
+
+// openShelf lists what is in dir; nil where dir is "". What cannot be listed is as
+// good as not there, and said so.
+func openShelf(dir string, log *slog.Logger) *shelf {
+	if dir == "" {
+		return nil
+	}
+	s := &shelf{dir: dir, log: log, rows: map[string]shelfRow{}, due: map[string]shelved{}, wake: make(chan struct{}, 1)}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			log.Warn("the answers that were kept cannot be listed; without servers this host knows less", "file", dir, "err", err)
+		}
+		return s
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		switch {
+		case err != nil || !info.Mode().IsRegular():
+		case strings.HasSuffix(e.Name(), shelfExt):
+			s.rows[e.Name()] = shelfRow{heard: info.ModTime(), size: info.Size()}
+			s.bytes += info.Size()
+		case strings.HasSuffix(e.Name(), shelfExt+".tmp"): // of a process that was killed
+			_ = os.Remove(filepath.Join(dir, e.Name()))
+		}
+	}
+	return s
+}
+
+// shelfName is the file of a query as one caller sees it. Only a digest of the token
+// is in it.
+func shelfName(key viewKey) string {
+	h := sha256.New()
+	for _, part := range []string{key.token, string(key.query.Kind), key.query.Name, key.query.Sub} {
+		_, _ = h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(part)))) //nolint:gosec // far below
+		_, _ = h.Write([]byte(part))
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16]) + shelfExt
+}
+
+// isShelved tells which answers are written: what DNS, discovery and policy need, and
+// nothing in which others keep secrets.
+func isShelved(k catalog.QueryKind) bool {
+	switch k {
+	case catalog.QueryKey, catalog.QueryKeyTree, catalog.QueryKeyNames, catalog.QueryKeyDelays,
+		catalog.QuerySession, catalog.QueryNodeSessions, catalog.QuerySessions,
+		catalog.QueryCAConfig, catalog.QueryAutopilot, catalog.QueryDump:
+		return false
+	}
+	return true
+}
+
+// put has an answer written soon. It never waits for the disk.
+func (s *shelf) put(key viewKey, v *catalog.View) {
+	if s == nil || v == nil || !isShelved(key.query.Kind) {
+		return
+	}
+	name := shelfName(key)
+	s.mu.Lock()
+	if _, there := s.due[name]; there || len(s.due) < maxShelved {
+		s.due[name] = shelved{view: v, heard: time.Now()}
+	}
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run writes until ctx ends, and then what is left.
+func (s *shelf) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			s.flush()
+			return
+		case <-s.wake:
+			s.flush()
+		}
+		sleep(ctx, shelfPause)
+	}
+}
+
+func (s *shelf) flush() {
+	s.mu.Lock()
+	due := s.due
+	s.due = map[string]shelved{}
+	s.mu.Unlock()
+	if len(due) == 0 {
+		return
+	}
+	err := os.MkdirAll(s.dir, 0o700)
+	for name, a := range due {
+		if err != nil {
+			break
+		}
+		err = s.write(name, a)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err != nil && !s.failed:
+		s.log.Warn("what this host learned cannot be kept for a start without servers", "file", s.dir, "err", err)
+	case err == nil && s.failed:
+		s.log.Info("what this host learned is kept again", "file", s.dir)
+	}
+	s.failed = err != nil
+	s.shrink()
+}
+
+// write replaces the file of an answer in one step. It is not synced: a file that a
+// power cut damaged does not match its digest and is passed over.
+func (s *shelf) write(name string, a shelved) error {
+	b, err := wire.Marshal(a.view)
+	if err != nil {
+		return err
+	}
+	if len(b) > maxShelvedView {
+		s.forget(name)
+		return nil
+	}
+	body := binary.BigEndian.AppendUint64(nil, uint64(a.heard.UnixNano())) //nolint:gosec // after 1970
+	body = append(body, b...)
+	sum := sha256.Sum256(body)
+	path := filepath.Join(s.dir, name)
+	tmp := path + ".tmp" // one writer
+	if err := os.WriteFile(tmp, slices.Concat([]byte(shelfMagic), sum[:], body), 0o600); err != nil {
+		_ = os.Remove(tmp)
+		return err
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bytes += int64(len(b)) - s.rows[name].size
+	s.rows[name] = shelfRow{heard: a.heard, size: int64(len(b))}
+	return nil
+}
+
+func (s *shelf) forget(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drop(name)
+}
+
+// drop removes a file; s.mu is held.
+func (s *shelf) drop(name string) {
+	row, ok := s.rows[name]
+	if !ok {
+		return
+	}
+	delete(s.rows, name)
+	s.bytes -= row.size
+	_ = os.Remove(filepath.Join(s.dir, name)) // one that stays is listed at the next start
+}
+
+// shrink drops the oldest answers until the rest fits; s.mu is held.
+func (s *shelf) shrink() {
+	if len(s.rows) <= maxShelved && s.bytes <= maxShelvedBytes {
+		return
+	}
+	names := make([]string, 0, len(s.rows))
+	for n := range s.rows {
+		names = append(names, n)
+	}
+	slices.SortFunc(names, func(a, b string) int {
+		return cmp.Or(s.rows[a].heard.Compare(s.rows[b].heard), strings.Compare(a, b))
+	})
+	// A little more than must be, so that the next answer does not sort again.
+	for _, n := range names {
+		if len(s.rows) <= maxShelved*15/16 && s.bytes <= maxShelvedBytes/16*15 {
+			return
+		}
+		s.drop(n)
+	}
+}
+
+// get reads an answer back.
+func (s *shelf) get(key viewKey) (heldAnswer, bool) {
+	if s == nil {
+		return heldAnswer{}, false
+	}
+	name := shelfName(key)
+	s.mu.Lock()
+	_, there := s.rows[name]
+	s.mu.Unlock()
+	if !there {
+		return heldAnswer{}, false
+	}
+	a, err := readShelved(filepath.Join(s.dir, name))
+	if err == nil && a.view.Query != key.query {
+		err = fmt.Errorf("it answers %s", a.view.Query)
+	}
+	if err != nil {
+		s.log.Warn("an answer that was kept cannot be read and is forgotten", "query", key.query.String(), "file", name, "err", err)
+		s.forget(name)
+		return heldAnswer{}, false
+	}
+	return a, true
+}
+
+func readShelved(path string) (heldAnswer, error) {
+	const head = len(shelfMagic) + sha256.Size
+	info, err := os.Stat(path)
+	if err != nil {
+		return heldAnswer{}, err
+	}
+	if info.Size() > maxShelvedView+int64(head)+8 {
+		return heldAnswer{}, fmt.Errorf("%w: %d bytes", catalog.ErrTooLarge, info.Size())
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return heldAnswer{}, err
+	}
+	if len(b) < head+8 || string(b[:len(shelfMagic)]) != shelfMagic {
+		return heldAnswer{}, errors.New("it is not a kept answer of this version")
+	}
+	body := b[head:]
+	if sum := sha256.Sum256(body); !bytes.Equal(sum[:], b[len(shelfMagic):head]) {
+		return heldAnswer{}, errors.New("it is damaged")
+	}
+	v := &catalog.View{}
+	if err := wire.Unmarshal(body[8:], v); err != nil {
+		return heldAnswer{}, err
+	}
+	return heldAnswer{view: v, heard: time.Unix(0, int64(binary.BigEndian.Uint64(body)))}, nil //nolint:gosec // as written
+}

@@ -1,0 +1,132 @@
+package remote
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/wire"
+)
+
+// TestKnownAfterRestart: what was read or watched is known, and marked as old, to an
+// agent that starts a week later with no server; keys are not, nor what another token saw.
+func TestKnownAfterRestart(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "views")
+	keep := func(c *Config) { c.KeepDir = dir }
+	key := catalog.Query{Kind: catalog.QueryKey, Name: "secret"}
+	synctest.Test(t, func(t *testing.T) {
+		read := func(r *Remote, q catalog.Query, token string, after uint64) (*wire.ReadReply, error) {
+			return r.Read(t.Context(), &wire.ReadRequest{Query: q, Token: token, Consistency: wire.Stale, MinIndex: after, MaxWait: time.Second})
+		}
+		f := newFake(5)
+		r := inProcess(t, f, keep)
+		next(t, r.Watch(dbQuery), 0)
+		if _, err := read(r, key, "", 0); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := read(r, dbQuery, "one", 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(7 * 24 * time.Hour)
+
+		f = newFake(0)
+		f.setFail(catalog.ErrUnavailable)
+		r = inProcess(t, f, keep)
+		for _, token := range []string{"", "one"} {
+			for _, after := range []uint64{0, 4} {
+				rep, err := read(r, dbQuery, token, after)
+				if err != nil {
+					t.Fatalf("token %q, after %d: %v", token, after, err)
+				}
+				if rep.View.Index != 5 || len(rep.View.Nodes) != 1 || rep.Meta.KnownLeader || rep.Meta.LastContact < 7*24*time.Hour {
+					t.Errorf("token %q: %+v, %+v", token, rep.View, rep.Meta)
+				}
+			}
+		}
+		for q, token := range map[catalog.Query]string{key: "", dbQuery: "two", {Kind: catalog.QueryConnect, Name: "web"}: ""} {
+			if _, err := read(r, q, token, 0); !errors.Is(err, catalog.ErrUnavailable) {
+				t.Errorf("%s as %q: %v", q, token, err)
+			}
+		}
+		if _, err := r.Read(t.Context(), &wire.ReadRequest{Query: dbQuery}); !errors.Is(err, catalog.ErrUnavailable) {
+			t.Errorf("a default read is answered from disk: %v", err)
+		}
+		_ = r.Close()
+	})
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) != 2 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	for _, e := range files {
+		if info, err := e.Info(); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", e.Name(), info.Mode(), err)
+		}
+	}
+}
+
+// TestDamagedShelf: a file cut or changed at any place is passed over.
+func TestDamagedShelf(t *testing.T) {
+	dir := t.TempDir()
+	log := slog.New(slog.DiscardHandler)
+	s := openShelf(dir, log)
+	k := viewKey{query: dbQuery}
+	s.put(k, viewAt(5, "e1"))
+	s.flush()
+	path := filepath.Join(dir, shelfName(k))
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := openShelf(dir, log).get(k); !ok {
+		t.Fatal("a good file is not read")
+	}
+	for i := range good {
+		changed := append([]byte{}, good...)
+		changed[i] ^= 1
+		for name, bad := range map[string][]byte{"cut": good[:i], "changed": changed} {
+			if err := os.WriteFile(path, bad, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if a, ok := openShelf(dir, log).get(k); ok {
+				t.Fatalf("%s at %d: %+v", name, i, a.view)
+			}
+		}
+	}
+}
+
+// TestShelfIsBounded: the answers heard longest ago give way.
+func TestShelfIsBounded(t *testing.T) {
+	dir := t.TempDir()
+	s := openShelf(dir, slog.New(slog.DiscardHandler))
+	for i := range maxShelved + 10 {
+		q := catalog.Query{Kind: catalog.QueryConnect, Name: fmt.Sprint(i)}
+		s.put(viewKey{query: q}, &catalog.View{Query: q, Index: 1})
+		if i%100 == 0 {
+			s.flush()
+		}
+	}
+	s.flush()
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) > maxShelved || len(files) < maxShelved/2 {
+		t.Errorf("%d files, %v", len(files), err)
+	}
+	if _, ok := s.get(viewKey{query: catalog.Query{Kind: catalog.QueryConnect, Name: "0"}}); ok {
+		t.Error("the oldest is still there")
+	}
+	big := catalog.Query{Kind: catalog.QueryConnect, Name: "big"}
+	s.put(viewKey{query: big}, &catalog.View{Query: big, Problem: strings.Repeat("x", maxShelvedView)})
+	s.flush()
+	if _, ok := s.get(viewKey{query: big}); ok {
+		t.Error("an answer that is too large was kept")
+	}
+}
