@@ -88,7 +88,7 @@ func (a *Agent) build() error {
 		return err
 	}
 	if a.local, err = local.New(local.Config{
-		Node: cfg.node(cfg.Files.NodeMeta), DataDir: cfg.DataDir, Syncer: syncer, Logger: cfg.Logger,
+		Node: cfg.node(cfg.Files.NodeMeta), DataDir: cfg.DataDir, Syncer: syncer, Reached: a.remote.Reached, Logger: cfg.Logger,
 		MeshPort: cfg.MeshPort, SidecarMinPort: cfg.SidecarMinPort, SidecarMaxPort: cfg.SidecarMaxPort,
 		Hosts: hosts(a.gossip), Scripts: cfg.Checks.Scripts, CheckOutputMaxSize: cfg.Checks.OutputMaxSize, DiscardCheckOutput: cfg.Checks.DiscardOutput,
 		SidecarDeregisterAfter: cfg.Checks.SidecarDeregisterAfter,

@@ -31,7 +31,10 @@ type Config struct {
 	DataDir string
 	// Syncer takes statements to the servers. Required.
 	Syncer Syncer
-	Logger *slog.Logger
+	// Reached, where given, gives a channel that is closed when a server is reached again:
+	// what could not be stated then is at once. It may be nil.
+	Reached func() <-chan struct{}
+	Logger  *slog.Logger
 	// SidecarMinPort and SidecarMaxPort bound the ports given to sidecars, both
 	// included. Default 21000 to 21255.
 	SidecarMinPort int

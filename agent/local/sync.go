@@ -67,13 +67,20 @@ func (s *State) syncLoop(ctx context.Context) {
 		failures            int
 		lastSync, lastSaved time.Time
 		nextSync            = time.Now()
+		again               <-chan struct{} // closed when a server was reached since the last try began
 	)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		var reached <-chan struct{}
+		if failures > 0 && s.cfg.Reached != nil {
+			reached = again
+		}
 		select {
 		case <-ctx.Done():
 			return
+		case <-reached:
+			nextSync = time.Now()
 		case <-s.dirty:
 			if failures == 0 { // otherwise the retry takes it along
 				nextSync = later(lastSync.Add(coalesce), time.Now())
@@ -87,6 +94,9 @@ func (s *State) syncLoop(ctx context.Context) {
 		}
 		if !time.Now().Before(nextSync) {
 			lastSync = time.Now()
+			if s.cfg.Reached != nil {
+				again = s.cfg.Reached()
+			}
 			if err := s.say(ctx); err != nil {
 				failures++
 				nextSync = time.Now().Add(backoff(failures))

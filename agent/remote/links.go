@@ -26,8 +26,11 @@ import (
 const (
 	pingAfter   = 10 * time.Second
 	pingTimeout = 5 * time.Second
-	// connectTimeout bounds one attempt to reach any server.
+	// connectTimeout bounds one attempt to reach another server.
 	connectTimeout = 10 * time.Second
+	// seekTimeout bounds the search for any server. While they are silent, and do not
+	// refuse, it is one search, which asks again and again.
+	seekTimeout = time.Minute
 )
 
 // watchStream is the stream that is opened again elsewhere when its link retires;
@@ -39,9 +42,10 @@ const watchStream = "Watch"
 type links struct {
 	cfg Config
 
-	mu     sync.Mutex
-	cur    *link
-	closed bool
+	mu      sync.Mutex
+	cur     *link
+	reached chan struct{} // closed and replaced at each new connection
+	closed  bool
 }
 
 // link is one connection, to whichever server answered. It closes once it is
@@ -58,7 +62,7 @@ type link struct {
 }
 
 func newLinks(cfg Config) (*links, error) {
-	l := &links{cfg: cfg}
+	l := &links{cfg: cfg, reached: make(chan struct{})}
 	var err error
 	l.cur, err = l.open("")
 	return l, err
@@ -82,7 +86,7 @@ func (l *links) open(avoid string) (*link, error) {
 		}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           grpcbackoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
-			MinConnectTimeout: connectTimeout,
+			MinConnectTimeout: seekTimeout,
 		}),
 	)
 	if err != nil {
@@ -105,7 +109,22 @@ func (l *links) dial(ctx context.Context, k *link, avoid string) (net.Conn, erro
 	}
 	k.addr.Store(&addr)
 	l.cfg.Logger.Info("connected to a server", "addr", addr)
+	l.mu.Lock()
+	close(l.reached)
+	l.reached = make(chan struct{})
+	l.mu.Unlock()
 	return c, nil
+}
+
+// next is closed at the next new connection: whoever pauses since there was none need
+// not pause any longer.
+func (l *links) next() <-chan struct{} {
+	if l == nil {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.reached
 }
 
 // Invoke implements grpc.ClientConnInterface.

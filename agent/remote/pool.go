@@ -45,6 +45,8 @@ type PoolConfig struct {
 const (
 	// stagger is how long one server may keep others from being asked.
 	stagger = 300 * time.Millisecond
+	// askAgain is how often one of the servers is asked anew while all of them are silent.
+	askAgain = time.Second
 	// dialTimeout bounds the attempt to reach one server, its handshake included.
 	dialTimeout = 4 * time.Second
 	// maxServers bounds the list; clusters have three or five.
@@ -170,7 +172,8 @@ func (p *Pool) stay() time.Duration {
 
 // dial connects to any server, to the one at avoid only where no other answers.
 // Each is given a short while before the next is asked too, so that one that is
-// silent holds up nobody.
+// silent holds up nobody. When all are silent they are asked anew, one after the other,
+// until ctx ends: the cable may be back at any time, and the kernel asks ever more rarely.
 func (p *Pool) dial(ctx context.Context, avoid string) (net.Conn, string, error) {
 	addrs := p.Addrs()
 	if i := slices.Index(addrs, avoid); i >= 0 {
@@ -189,7 +192,7 @@ func (p *Pool) dial(ctx context.Context, avoid string) (net.Conn, string, error)
 	answers := make(chan answer)
 	asked, pending := 0, 0
 	ask := func() {
-		addr := addrs[asked]
+		addr := addrs[asked%len(addrs)]
 		asked++
 		pending++
 		go func() {
@@ -206,6 +209,7 @@ func (p *Pool) dial(ctx context.Context, avoid string) (net.Conn, string, error)
 		}()
 	}
 	ask()
+	last := time.Now()
 	next := time.NewTicker(stagger)
 	defer next.Stop()
 	var failed []string // of the first three
@@ -215,8 +219,9 @@ func (p *Pool) dial(ctx context.Context, avoid string) (net.Conn, string, error)
 			failed = append(failed, context.Cause(ctx).Error())
 			return nil, "", fmt.Errorf("no server answers: %w (%s)", catalog.ErrUnavailable, strings.Join(failed, "; "))
 		case <-next.C:
-			if asked < len(addrs) {
+			if asked < len(addrs) || pending > 0 && pending < 2*len(addrs)+2 && time.Since(last) >= askAgain {
 				ask()
+				last = time.Now()
 			}
 		case a := <-answers:
 			if a.err == nil {

@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
@@ -83,6 +84,9 @@ func (r *Remote) readHeld(ctx context.Context, key readKey) (*wire.ReadReply, bo
 			return rep, true
 		} else if refused(err) {
 			return nil, false
+		}
+		if try.Err() != nil && ctx.Err() == nil { // the next reader need not wait as long
+			r.views.heard(fmt.Errorf("read: no answer in %s: %w", staleTry, catalog.ErrUnavailable))
 		}
 	}
 	held, ok := r.views.last(key.viewKey)

@@ -46,7 +46,7 @@ func New(cfg Config) (*Remote, error) {
 
 func build(cfg Config, l *links, servers wire.Servers, m *metrics) *Remote {
 	r := &Remote{cfg: cfg, links: l, servers: servers, metrics: m, leaderless: leaderless{due: make(chan struct{}, 1)}}
-	r.views = newViews(cfg, servers, m)
+	r.views = newViews(cfg, servers, m, l.next)
 	r.fresh = newCoalescer(r.readOnce)
 	return r
 }
@@ -117,6 +117,9 @@ func (r *Remote) Server() string {
 	}
 	return r.links.server()
 }
+
+// Reached gives a channel that is closed at the next new connection to a server.
+func (r *Remote) Reached() <-chan struct{} { return r.links.next() }
 
 // Watch gives the answers to q as they change, from the view that all watchers of
 // q share. Its indexes are View.Index until a backup is restored; from then on

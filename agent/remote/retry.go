@@ -119,6 +119,20 @@ func (b *backoff) next() time.Duration {
 	return d/2 + rand.N(d/2+1)
 }
 
+// sleepUntil waits for d, or until again is closed, and reports false when ctx ended
+// first.
+func sleepUntil(ctx context.Context, d time.Duration, again <-chan struct{}) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-again:
+	case <-t.C:
+	}
+	return true
+}
+
 // sleep waits for d, and reports false when ctx ended first.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)

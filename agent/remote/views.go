@@ -34,7 +34,8 @@ type views struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
-	shelf   *shelf // nil: nothing is kept on disk
+	reached func() <-chan struct{} // closed at the next new connection
+	shelf   *shelf                 // nil: nothing is kept on disk
 
 	mu     sync.Mutex
 	open   map[viewKey]*view
@@ -52,10 +53,10 @@ type heldAnswer struct {
 	heard time.Time
 }
 
-func newViews(cfg Config, servers wire.Servers, m *metrics) *views {
+func newViews(cfg Config, servers wire.Servers, m *metrics, reached func() <-chan struct{}) *views {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &views{
-		cfg: cfg, servers: servers, metrics: m, ctx: ctx, cancel: cancel, shelf: openShelf(cfg.KeepDir, cfg.Logger),
+		cfg: cfg, servers: servers, metrics: m, ctx: ctx, cancel: cancel, reached: reached, shelf: openShelf(cfg.KeepDir, cfg.Logger),
 		open: map[viewKey]*view{}, held: map[viewKey]heldAnswer{},
 	}
 	if s.shelf != nil {
@@ -315,7 +316,7 @@ func (v *view) run(ctx context.Context) {
 	defer v.cancel()
 	pause := newBackoff(50*time.Millisecond, v.set.cfg.MaxBackoff)
 	for {
-		spoke := false
+		spoke, again := false, v.set.reached()
 		err := v.set.servers.Watch(ctx, v.request(), func(ev *wire.WatchEvent) error {
 			spoke = true
 			return v.event(ev)
@@ -337,7 +338,7 @@ func (v *view) run(ctx context.Context) {
 			v.set.heard(err)
 		}
 		v.set.cfg.Logger.Debug("stream of a view ended", "query", v.key.query.String(), "err", err)
-		if !sleep(ctx, pause.next()) {
+		if !sleepUntil(ctx, pause.next(), again) {
 			return
 		}
 	}
