@@ -5,11 +5,8 @@ package faults_test
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -148,89 +145,12 @@ func shout(addr string) []byte {
 	return b[:n]
 }
 
-// TestP13AgentCutOff cuts an agent off from everybody: it goes on answering what it
-// knows, marked as old, and catches up as soon as the cable is back.
-func TestP13AgentCutOff(t *testing.T) {
-	c := proc.StartCluster(t, proc.ClusterOptions{Servers: 3, Agents: 2, Namespaces: true})
-	a, b := c.Agents[0], c.Agents[1]
-	register(t, b.Agent, &api.AgentServiceRegistration{Name: "db", Port: 1})
-	health := func(n *proc.Node, o *api.QueryOptions) (int, *api.QueryMeta, error) {
-		got, meta, err := n.Client.Health().Service("db", "", true, o)
-		return len(got), meta, err
-	}
-	proc.Eventually(t, 10*time.Second, "a knows db", func() error {
-		if n, _, err := health(a, nil); err != nil || n != 1 {
-			return fmt.Errorf("%d, %v", n, err)
-		}
-		return nil
-	})
-	c.Isolate(a)
-	proc.Eventually(t, 40*time.Second, "a answers from memory and says so", func() error {
-		n, meta, err := health(a, &api.QueryOptions{AllowStale: true})
-		switch {
-		case err != nil || n != 1:
-			return fmt.Errorf("%d, %v", n, err)
-		case meta.KnownLeader:
-			return errors.New("it claims that there is a leader")
-		}
-		return nil
-	})
-	register(t, a.Agent, &api.AgentServiceRegistration{Name: "queued", Port: 2})
-	began := time.Now()
-	c.Network.Heal()
-	proc.Eventually(t, 30*time.Second, "all know what was registered meanwhile", func() error {
-		got, _, err := b.Client.Catalog().Service("queued", "", nil)
-		if err != nil || len(got) != 1 {
-			return fmt.Errorf("%d, %v", len(got), err)
-		}
-		return nil
-	})
-	t.Logf("caught up %s after the cable was back", time.Since(began).Round(10*time.Millisecond))
-}
-
-// TestP14ServersGone takes all servers away and restarts an agent meanwhile: its
-// proxies serve, with the policy and the certificates that they had.
-func TestP14ServersGone(t *testing.T) {
-	c := proc.StartCluster(t, proc.ClusterOptions{Servers: 3, Agents: 2})
-	a, b := c.Agents[0], c.Agents[1]
-	e := startEcho(t)
-	register(t, b.Agent, sidecar("echo", e.port()))
-	upstream := proc.FreePorts(t, 1)[0]
-	register(t, a.Agent, sidecar("client", 1, api.Upstream{DestinationName: "echo", LocalBindPort: upstream}))
-	if _, err := a.Client.Connect().IntentionUpsert(&api.Intention{SourceName: "client", DestinationName: "echo", Action: api.IntentionActionAllow}, nil); err != nil {
-		t.Fatal(err)
-	}
-	ask := func() error { return roundTrip(upstream) }
-	proc.Eventually(t, 20*time.Second, "client reaches echo", ask)
-	proc.Eventually(t, 10*time.Second, "the instance of echo is on a's disk", func() error {
-		b, err := os.ReadFile(filepath.Join(a.Dir, "proxies", "client-sidecar-proxy", "snapshot.json"))
-		if err == nil && !strings.Contains(string(b), `"echo-sidecar-proxy"`) {
-			err = errors.New("it is not in the snapshot")
-		}
-		return err
-	})
-	for _, s := range c.Servers {
-		s.Kill()
-	}
-	if err := ask(); err != nil {
-		t.Errorf("the servers are gone, and so is the mesh: %v", err)
-	}
-	for _, n := range []*proc.Node{a, b} {
-		n.Restart()
-	}
-	proc.Eventually(t, 20*time.Second, "client reaches echo, both agents having started with no server", ask)
-	for _, s := range c.Servers {
-		s.Launch()
-	}
-	c.WaitServing(40 * time.Second)
-	if err := ask(); err != nil {
-		t.Errorf("with the servers back: %v", err)
-	}
-}
-
 // roundTrip sends a line through a local port and wants it back.
-func roundTrip(port int) error {
-	c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), 2*time.Second)
+func roundTrip(port int) error { return roundTripTo(fmt.Sprintf("127.0.0.1:%d", port)) }
+
+// roundTripTo is roundTrip to an address.
+func roundTripTo(addr string) error {
+	c, err := net.DialTimeout("tcp", addr, 2*time.Second)
 	if err != nil {
 		return err
 	}

@@ -116,6 +116,11 @@ func startEcho(t *testing.T) *echo {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveEcho(t, ln)
+}
+
+func serveEcho(t *testing.T, ln net.Listener) *echo {
+	t.Helper()
 	e := &echo{ln: ln}
 	t.Cleanup(func() { ln.Close() })
 	go func() {

@@ -47,6 +47,9 @@ func NewNetwork(t testing.TB) *Network {
 	return n
 }
 
+// Base is the address of the test on the bridge, which all hosts reach.
+func (n *Network) Base() string { return n.base.String() }
+
 // AddHost makes another host.
 func (n *Network) AddHost() *Host {
 	n.t.Helper()
