@@ -116,7 +116,7 @@ type joining struct {
 // each server; the caller repeats it. Servers need none.
 func (c *Credentials) Enroll(ctx context.Context) (Joined, error) {
 	j, ok := c.source.(*joining)
-	if h := c.held.Load(); h != nil && (!ok || c.now().Before(h.cert.Leaf.NotAfter)) {
+	if h := c.held.Load(); h != nil && (!ok || c.Ready() && c.now().Before(h.cert.Leaf.NotAfter)) {
 		return Joined{ClusterID: h.trust.clusterID}, nil
 	}
 	j.mu.Lock()

@@ -37,6 +37,7 @@ type held struct {
 	cert   *tls.Certificate // the leaf alone
 	joined *tls.Certificate // the leaf and the root, for newcomers to check their pin
 	trust  *trust
+	node   string // whose certificate it is
 }
 
 // ServerConfig is what NewServer needs.
@@ -115,6 +116,7 @@ func (c *Credentials) hold(key crypto.Signer, leaf, root *x509.Certificate) erro
 		cert:   &tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf},
 		joined: &tls.Certificate{Certificate: [][]byte{leaf.Raw, root.Raw}, PrivateKey: key, Leaf: leaf},
 		trust:  t,
+		node:   p.Node,
 	})
 	return nil
 }
@@ -141,8 +143,12 @@ func (c *Credentials) Self() Peer {
 	return p
 }
 
-// Ready tells whether there is a certificate to show, be it expired.
-func (c *Credentials) Ready() bool { return c.held.Load() != nil }
+// Ready tells whether there is a certificate to show, be it expired. One of the name
+// that this node had before is none: its servers would let it speak for that name only.
+func (c *Credentials) Ready() bool {
+	h := c.held.Load()
+	return h != nil && h.node == c.self.Node
+}
 
 // NotAfter is the end of the certificate, zero when there is none.
 func (c *Credentials) NotAfter() time.Time {

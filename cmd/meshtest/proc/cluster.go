@@ -111,14 +111,10 @@ func (c *Cluster) node(name string, args []string) *Node {
 	n := &Node{Name: name, Addr: addr, Dir: filepath.Join(c.Dir, fmt.Sprintf("%d-%s", c.hosts, name))}
 	hcl := `ports { dns = -1 } performance { leave_drain_time = "200ms" }`
 	n.Agent = &Agent{
-		t: c.t, bin: Binary(c.t), host: h, HTTP: net.JoinHostPort(addr, "8500"),
+		t: c.t, bin: Binary(c.t), host: h,
 		args: append([]string{"agent", "-node", name, "-bind", addr, "-client", addr, "-data-dir", n.Dir, "-hcl", hcl}, args...),
 	}
-	client, err := api.NewClient(&api.Config{Address: n.HTTP, Scheme: "http", Transport: &http.Transport{DisableKeepAlives: true}})
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	n.Client = client
+	n.connect()
 	c.t.Cleanup(func() {
 		n.Kill()
 		if c.t.Failed() {
@@ -126,6 +122,41 @@ func (c *Cluster) node(name string, args []string) *Node {
 		}
 	})
 	return n
+}
+
+// SwapAddrs gives two hosts that are not running each other's address.
+func (c *Cluster) SwapAddrs(a, b *Node) {
+	c.t.Helper()
+	if c.Network != nil {
+		c.t.Fatal("hosts in namespaces keep their addresses")
+	}
+	was, is := a.Addr, b.Addr
+	for n, addr := range map[*Node]string{a: is, b: was} {
+		for i, arg := range n.args {
+			if (arg == "-bind" || arg == "-client") && i+1 < len(n.args) {
+				n.args[i+1] = addr
+			}
+		}
+		n.Addr = addr
+		n.connect()
+	}
+}
+
+// Rename gives a host that is not running another name.
+func (n *Node) Rename(name string) {
+	n.args[slices.Index(n.args, "-node")+1] = name
+	n.Name = name
+}
+
+// connect makes the client of the host's API.
+func (n *Node) connect() {
+	n.t.Helper()
+	n.HTTP = net.JoinHostPort(n.Addr, "8500")
+	client, err := api.NewClient(&api.Config{Address: n.HTTP, Scheme: "http", Transport: &http.Transport{DisableKeepAlives: true}})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.Client = client
 }
 
 // tail is the end of a log.
