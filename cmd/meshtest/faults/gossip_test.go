@@ -1,0 +1,189 @@
+//go:build faults
+
+package faults_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/weftmesh/weft/agent/gossip"
+	"github.com/weftmesh/weft/cmd/meshtest/proc"
+	"github.com/weftmesh/weft/connect/enroll"
+)
+
+// crowd is members of gossip in this process, beside the real hosts of a cluster.
+type crowd struct {
+	t      *testing.T
+	c      *proc.Cluster
+	secret enroll.Secret
+	mu     sync.Mutex
+	all    []*gossip.Gossip
+	wg     sync.WaitGroup
+	ctx    context.Context
+}
+
+func newCrowd(t *testing.T, c *proc.Cluster) *crowd {
+	t.Helper()
+	secret, err := enroll.ReadSecret(c.Secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &crowd{t: t, c: c, secret: secret, ctx: ctx}
+	t.Cleanup(func() {
+		cancel()
+		w.wg.Wait()
+	})
+	return w
+}
+
+// join adds a member.
+func (w *crowd) join(name string) error {
+	id := fmt.Sprintf("%08x-0000-4000-8000-%012x", len(name), []byte(name))[:36]
+	g, err := gossip.New(gossip.Config{
+		NodeName: name, NodeID: id, BindAddr: w.c.Network.Base(),
+		Tags:  map[string]string{"role": "node", "dc": "dc1", "build": "0.0.0-test"},
+		Label: w.secret.ClusterID(), SecretKeys: [][]byte{w.secret.GossipKey()},
+	})
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.all = append(w.all, g)
+	w.mu.Unlock()
+	w.wg.Go(func() { _ = g.Run(w.ctx) })
+	_, err = g.Join(w.ctx, []string{net.JoinHostPort(w.c.Servers[len(name)%3].Addr, "8301")})
+	return err
+}
+
+// duty stops a process for a part of each period, until the function that it returns
+// is called: a host without processor time.
+func duty(n *proc.Node, period, stopped time.Duration) func() {
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			n.Signal(syscall.SIGSTOP)
+			time.Sleep(stopped)
+			n.Signal(syscall.SIGCONT)
+			select {
+			case <-done:
+				return
+			case <-time.After(period - stopped):
+			}
+		}
+	}()
+	return func() { close(done); <-ended }
+}
+
+// nodeHealth is the state of a host as a server's catalog has it.
+func nodeHealth(asker *proc.Node, name string) (string, error) {
+	checks, _, err := asker.Client.Health().Node(name, nil)
+	if err != nil {
+		return "", err
+	}
+	for _, c := range checks {
+		if c.CheckID == "serfHealth" {
+			return c.Status, nil
+		}
+	}
+	return "", errors.New("there is no such node")
+}
+
+// TestP20GossipOfACrowd: 200 members, of whom one hears only 60 % of what is said to
+// it, one stands still for 3 s in 6 and three have a quarter of a processor: nobody
+// healthy is taken for dead, a crash and a silent host are known soon, newcomers too.
+func TestP20GossipOfACrowd(t *testing.T) {
+	c := proc.StartCluster(t, proc.ClusterOptions{Servers: 3, Agents: 7, Namespaces: true})
+	asker := c.Servers[0]
+	w := newCrowd(t, c)
+	members := proc.Count(50, 190)
+	began := time.Now()
+	var joins sync.WaitGroup
+	for i := range members {
+		joins.Go(func() {
+			if err := w.join("m" + strconv.Itoa(i)); err != nil {
+				t.Errorf("member %d: %v", i, err)
+			}
+		})
+	}
+	joins.Wait()
+	for _, s := range c.Servers {
+		alive(t, s, members+10, 60*time.Second)
+	}
+	t.Logf("P20: %d members are known to all servers after %s", members+10, time.Since(began).Round(10*time.Millisecond))
+
+	sick := c.Agents[:5]
+	c.Network.Lose(proc.HostOf(sick[0])[0], 40)
+	ends := []func(){duty(sick[1], 6*time.Second, 3*time.Second)}
+	for _, n := range sick[2:] {
+		ends = append(ends, duty(n, 100*time.Millisecond, 75*time.Millisecond))
+	}
+	isSick := func(name string) bool {
+		return slices.ContainsFunc(sick, func(n *proc.Node) bool { return n.Name == name })
+	}
+	wrong := map[string]bool{}
+	look := func(expected ...string) {
+		got, err := asker.Client.Agent().Members(false)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, m := range got {
+			if m.Status != 1 && !isSick(m.Name) && !slices.Contains(expected, m.Name) {
+				wrong[m.Name] = true
+			}
+		}
+	}
+	var late []time.Duration
+	for end, n := time.Now().Add(proc.Count(20*time.Second, time.Hour)), 0; time.Now().Before(end); n++ {
+		look()
+		if n%10 == 5 && len(late) < 100 {
+			name := "late" + strconv.Itoa(n)
+			at := time.Now()
+			if err := w.join(name); err != nil {
+				t.Fatal(err)
+			}
+			proc.Eventually(t, 90*time.Second, "the newcomer is in the catalog", func() error { _, err := nodeHealth(asker, name); return err })
+			late = append(late, time.Since(at))
+		}
+		pause(100)
+	}
+	slices.Sort(late)
+
+	until := func(n *proc.Node) time.Duration {
+		at := time.Now()
+		proc.Eventually(t, 60*time.Second, n.Name+" is critical", func() error {
+			if s, err := nodeHealth(asker, n.Name); s != "critical" {
+				return fmt.Errorf("%s, %w", s, err)
+			}
+			return nil
+		})
+		return time.Since(at)
+	}
+	crashed, silent := c.Agents[5], c.Agents[6]
+	crashed.Kill()
+	crash := until(crashed)
+	c.Network.Part(proc.HostOf(silent), proc.HostOf(c.Servers...))
+	silence := until(silent)
+	look(crashed.Name, silent.Name)
+	for _, end := range ends {
+		end()
+	}
+	t.Logf("P20: %d healthy members were taken for dead; of %d newcomers the last was known after %s; a crash after %s, a silent host after %s",
+		len(wrong), len(late), late[len(late)-1].Round(time.Millisecond), crash.Round(time.Millisecond), silence.Round(time.Millisecond))
+	if len(wrong) > 0 {
+		t.Errorf("taken for dead: %v", slices.Sorted(maps.Keys(wrong)))
+	}
+	if crash > 5*time.Second || silence > 15*time.Second {
+		t.Errorf("a crash is known after %s, a silent host after %s", crash, silence)
+	}
+}
