@@ -176,7 +176,11 @@ func (m *member) start(ctx context.Context, f *fleet, token string, n int) error
 	proxy := &catalog.Service{ID: "db-sidecar-proxy", Service: "db-sidecar-proxy", Kind: catalog.KindConnectProxy, Port: 20000 + n%97, Address: addr, Proxy: catalog.ConnectProxy{
 		DestinationServiceName: "db", DestinationServiceID: "db", LocalServiceAddress: "127.0.0.1", LocalServicePort: 1,
 	}}
-	if _, err := m.remote.Sync(ctx, catalog.NodeState{Node: node, Services: []*catalog.Service{db, proxy}}); err != nil {
+	err = until(func() error {
+		_, err := m.remote.Sync(ctx, catalog.NodeState{Node: node, Services: []*catalog.Service{db, proxy}})
+		return err
+	})
+	if err != nil {
 		return errors.Join(fmt.Errorf("agent %d: %w", m.i, err), m.remote.Close())
 	}
 	host := &catalog.Latest[*local.Host]{}
