@@ -183,21 +183,26 @@ func registration(node, service string, port int) string {
 }
 
 func (c *control) do(ctx context.Context, method, path, body string) error {
+	_, err := c.ask(ctx, method, path, body)
+	return err
+}
+
+// ask makes a request and gives what is answered.
+func (c *control) ask(ctx context.Context, method, path, body string) (string, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.http+path, strings.NewReader(body))
 	if err != nil {
-		return err
+		return "", err
 	}
 	resp, err := c.client.Do(req)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
-		return fmt.Errorf("%s %s: %s %s", method, path, resp.Status, text)
+	text, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s %s: %s %.200s", method, path, resp.Status, text)
 	}
-	_, err = io.Copy(io.Discard, resp.Body)
-	return err
+	return string(text), err
 }
 
 func (c *control) jobs() []job {

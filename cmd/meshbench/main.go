@@ -4,7 +4,7 @@
 // in turn, several rounds, and prints medians with their spread as Markdown.
 //
 // With the argument control it measures the control plane instead: catalog, health,
-// DNS and keys, with etcd beside it.
+// DNS and keys, with etcd beside it; with hosts, three servers and many agents.
 //
 // To add a contender, write a script for both sides (pair.go) and put it into the
 // list below. `make bench` runs this.
@@ -50,12 +50,24 @@ func main() {
 	window := flag.Duration("window", 2*time.Second, "how long each measurement lasts")
 	only := flag.String("only", "", "comma-separated contenders to run beside direct (default: all that are installed)")
 	mesh := flag.Bool("mesh", true, "also measure what only the mesh has: policy latency, start, memory, size")
+	agents := flag.String("agents", "10,100,1000", "how many agents `meshbench hosts` runs, one after the other")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if flag.Arg(0) == "control" {
 		if err := runControl(ctx, *rounds, *window); err != nil {
+			fmt.Fprintln(os.Stderr, "meshbench:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if flag.Arg(0) == "hosts" {
+		sizes, err := sizesOf(*agents)
+		if err == nil {
+			err = runHosts(ctx, *rounds, *window, sizes)
+		}
+		if err != nil {
 			fmt.Fprintln(os.Stderr, "meshbench:", err)
 			os.Exit(1)
 		}

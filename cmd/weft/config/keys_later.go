@@ -67,7 +67,8 @@ func aclKeys() []Key {
 const joinNote = "agents get their certificates with a token of weft join-token"
 
 func tlsKeys() []Key {
-	const note = "hosts speak TLS 1.3 to each other always, both ends with certificates of the cluster, which come by its secret and its join tokens"
+	// What is done instead: port 8300 is mutual TLS 1.3 whatever these say.
+	const note = "port 8300 is always mutual TLS 1.3, with certificates made from the cluster secret and join tokens; those of another authority are not used there"
 	keys := make([]Key, 0, 64)
 	for _, group := range []struct{ name, doc string }{
 		{"internal_rpc", "of the server port"}, {"grpc", "of gRPC"},

@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/weftmesh/weft/agent/local"
+	"github.com/weftmesh/weft/agent/remote"
+	"github.com/weftmesh/weft/agent/sidecar"
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/wire"
+	"github.com/weftmesh/weft/connect/enroll"
+)
+
+func sortDurations(d []time.Duration) { slices.Sort(d) }
+
+// crowd is agents in this process, each with the real connection to the servers, a
+// certificate of its own and a proxy of the service db.
+type crowd struct {
+	agents []*member
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex
+	waiting map[int]bool // who does not enforce what is expected yet
+	indexes []uint64     // what each enforces
+	last    time.Time
+	all     chan struct{}
+}
+
+// member is one agent.
+type member struct {
+	crowd  *crowd
+	i      int
+	remote *remote.Remote
+	ready  chan struct{}
+	once   sync.Once
+}
+
+// Report implements sidecar.Reporter: it notes what this agent enforces, and says so to
+// the servers as every agent does.
+func (m *member) Report(ctx context.Context, req *wire.ReportRequest) (*wire.ReportReply, error) {
+	for _, p := range req.Proxies {
+		m.crowd.enforces(m.i, p.Intentions)
+		if p.Intentions > 0 {
+			m.once.Do(func() { close(m.ready) })
+		}
+	}
+	return m.remote.Report(ctx, req)
+}
+
+func (c *crowd) enforces(i int, index uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if index <= c.indexes[i] {
+		return
+	}
+	c.indexes[i] = index
+	if c.waiting[i] {
+		delete(c.waiting, i)
+		if len(c.waiting) == 0 {
+			c.last = time.Now()
+			close(c.all)
+		}
+	}
+}
+
+// expect begins to wait until each agent enforces something newer than now.
+func (c *crowd) expect() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.waiting, c.all = map[int]bool{}, make(chan struct{})
+	for i := range c.agents {
+		c.waiting[i] = true
+	}
+}
+
+func (c *crowd) wait(ctx context.Context, most time.Duration) (time.Time, error) {
+	t := time.NewTimer(most)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return time.Time{}, context.Cause(ctx)
+	case <-t.C:
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return time.Time{}, fmt.Errorf("after %s %d of %d agents do not enforce the policy", most, len(c.waiting), len(c.agents))
+	case <-c.all:
+		return c.last, nil
+	}
+}
+
+func (c *crowd) stop() {
+	c.cancel()
+	c.wg.Wait()
+}
+
+func startCrowd(ctx context.Context, f *fleet, n int) (*crowd, error) {
+	token, err := os.ReadFile(f.token)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	c := &crowd{cancel: cancel, indexes: make([]uint64, n), agents: make([]*member, n)}
+	for i := range c.agents {
+		c.agents[i] = &member{crowd: c, i: i, ready: make(chan struct{})}
+	}
+	turns := make(chan struct{}, 16) // who joins at a time
+	err = parallel(n, func(i int) error {
+		turns <- struct{}{}
+		defer func() { <-turns }()
+		return c.agents[i].start(ctx, f, strings.TrimSpace(string(token)), n)
+	})
+	end := time.After(5 * time.Minute)
+	for _, a := range c.agents {
+		if err != nil {
+			break
+		}
+		select {
+		case <-a.ready:
+		case <-end:
+			err = fmt.Errorf("agent %d enforces nothing", a.i)
+		}
+	}
+	if err != nil {
+		c.stop()
+		return nil, err
+	}
+	return c, nil
+}
+
+// start joins the cluster, states the host and runs its proxy.
+func (m *member) start(ctx context.Context, f *fleet, token string, n int) error {
+	name := fmt.Sprintf("bench-%d-%d", n, m.i)
+	id := fmt.Sprintf("%08x-0000-4000-8000-%012x", n, m.i)
+	var seeds []string
+	for _, a := range f.addrs {
+		seeds = append(seeds, net.JoinHostPort(a, "8300"))
+	}
+	creds, err := enroll.NewAgent(enroll.AgentConfig{
+		Node: name, NodeID: id, Datacenter: "dc1", Logger: quiet,
+		Token: func() (string, error) { return token, nil }, Servers: func() []string { return seeds },
+	})
+	if err != nil {
+		return err
+	}
+	for try := 0; ; try++ {
+		if _, err = creds.Enroll(ctx); err == nil {
+			break
+		}
+		if try == 20 || ctx.Err() != nil {
+			return err
+		}
+		time.Sleep(time.Second)
+	}
+	pool, err := remote.NewPool(remote.PoolConfig{Seeds: seeds, Logger: quiet, Every: time.Hour, Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+		return creds.Dial(ctx, enroll.ProtoRPC, enroll.Peer{Role: enroll.RoleServer, Datacenter: "dc1"}, addr)
+	}})
+	if err != nil {
+		return err
+	}
+	if m.remote, err = remote.New(remote.Config{Pool: pool, Logger: quiet}); err != nil {
+		return err
+	}
+	addr := fmt.Sprintf("127.140.%d.%d", m.i/250, m.i%250+1)
+	node := &catalog.Node{Node: name, ID: id, Address: addr, Datacenter: "dc1"}
+	db := &catalog.Service{ID: "db", Service: "db", Port: 1, Address: addr}
+	proxy := &catalog.Service{ID: "db-sidecar-proxy", Service: "db-sidecar-proxy", Kind: catalog.KindConnectProxy, Port: 20000 + n%97, Address: addr, Proxy: catalog.ConnectProxy{
+		DestinationServiceName: "db", DestinationServiceID: "db", LocalServiceAddress: "127.0.0.1", LocalServicePort: 1,
+	}}
+	err = until(func() error {
+		_, err := m.remote.Sync(ctx, catalog.NodeState{Node: node, Services: []*catalog.Service{db, proxy}})
+		return err
+	})
+	if err != nil {
+		return errors.Join(fmt.Errorf("agent %d: %w", m.i, err), m.remote.Close())
+	}
+	host := &catalog.Latest[*local.Host]{}
+	host.Set(1, &local.Host{Node: node, Services: map[string]*catalog.Service{db.ID: db, proxy.ID: proxy}})
+	manager, err := sidecar.New(sidecar.Config{
+		Host: host, Views: m.remote.Watch, Signer: sidecar.NewSigner(m.remote), Reporter: m, Node: name,
+		Datacenter: "dc1", BindAddr: addr, DrainTimeout: time.Millisecond, Logger: quiet,
+	})
+	if err != nil {
+		return errors.Join(err, m.remote.Close())
+	}
+	linked, unlink := context.WithCancel(context.WithoutCancel(ctx)) // while the proxy ends
+	m.crowd.wg.Go(func() { _ = m.remote.Run(linked) })
+	m.crowd.wg.Go(func() {
+		defer unlink()
+		_ = manager.Run(ctx)
+	})
+	return nil
+}
+
+// sizesOf reads a list of numbers.
+func sizesOf(list string) (out []int, err error) {
+	for _, s := range strings.Split(list, ",") {
+		n, err := strconv.Atoi(strings.TrimSpace(s))
+		if err != nil || n < 1 {
+			return nil, fmt.Errorf("-agents: %q is no number above 0", s)
+		}
+		out = append(out, n)
+	}
+	return out, nil
+}
