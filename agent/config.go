@@ -33,6 +33,10 @@ type Config struct {
 	Advertise string
 	// AdvertiseWAN is the one for other datacenters. Default: Advertise.
 	AdvertiseWAN string
+	// TaggedAddresses are further ones by name; they replace those that follow from these.
+	TaggedAddresses map[string]string
+	// Locality is where the host stands; nil: nobody said.
+	Locality *catalog.Locality
 	// BindAddr is where inbound listeners of proxies are bound whose registration
 	// names no address. Default 0.0.0.0.
 	BindAddr string
@@ -188,9 +192,11 @@ func (c Config) node(meta map[string]string) *catalog.Node {
 		Datacenter:      c.Datacenter,
 		TaggedAddresses: map[string]string{"lan": c.Advertise, "wan": c.AdvertiseWAN},
 		Meta:            map[string]string{},
+		Locality:        c.Locality,
 	}
 	n.TaggedAddresses["lan_"+family(c.Advertise)] = c.Advertise
 	n.TaggedAddresses["wan_"+family(c.AdvertiseWAN)] = c.AdvertiseWAN
+	maps.Copy(n.TaggedAddresses, c.TaggedAddresses)
 	if meta == nil {
 		meta = c.NodeMeta
 	}

@@ -57,7 +57,9 @@ type Config struct {
 	Admit func(m catalog.Member) error
 	// ReapAfter is how long members that failed or left are remembered. Default 72 hours.
 	ReapAfter time.Duration
-	Logger    *slog.Logger
+	// Pace is how fast gossip goes.
+	Pace   Pace
+	Logger *slog.Logger
 
 	start time.Time // of this member
 }
@@ -223,6 +225,7 @@ func (g *Gossip) settings() *memberlist.Config {
 	c.AwarenessMaxMultiplier = 8
 	c.ProbeTimeout = 500 * time.Millisecond
 	c.DeadNodeReclaimTime = 30 * time.Second
+	g.cfg.Pace.apply(c)
 	c.UDPBufferSize = 1400
 	c.HandoffQueueDepth = 4096
 	c.CIDRsAllowed = g.cfg.AllowedNets

@@ -126,7 +126,7 @@ func (c *call) parseConsistency(cfg Config, discovery bool) error {
 	_, stale := c.query["stale"]
 	_, consistent := c.query["consistent"]
 	_, leader := c.query["leader"]
-	_, c.opts.cached = c.query["cached"]
+	c.opts.cached = c.query.Has("cached") && !cfg.NoCache
 	if stale && consistent {
 		return &httpError{http.StatusBadRequest, "Cannot specify ?stale with ?consistent, conflicting semantics."}
 	}

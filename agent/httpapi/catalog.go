@@ -22,7 +22,7 @@ func (a catalogAPI) routes() []Route {
 			Permission: Permission{acl.Read, of, name}, params: paramsDiscovery, effective: true, handle: f,
 		}
 	}
-	service := []Param{paramTag, paramMeta, paramFilter, paramNear, paramMerge}
+	service := []Param{paramTag, paramMeta, paramFilter, paramNear, paramMerge, paramPeer}
 	datacenters := read("/v1/catalog/datacenters", "the datacenters, nearest first", "", "", nil, a.datacenters)
 	datacenters.params, datacenters.effective = paramsToken, false
 	return []Route{
@@ -114,7 +114,7 @@ func (a catalogAPI) service(kind catalog.QueryKind) func(*call) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		v, err := a.q.read(c, c.instances(kind, name))
+		v, err := a.q.instances(c, kind, name)
 		if err != nil {
 			return nil, err
 		}

@@ -20,7 +20,7 @@ func (a healthAPI) routes() []Route {
 	}
 	instances := []Param{
 		{"passing", "only instances whose every check passes, those of the node included"},
-		paramTag, paramMeta, paramFilter, paramNear, paramMerge,
+		paramTag, paramMeta, paramFilter, paramNear, paramMerge, paramPeer,
 	}
 	service := read("/v1/health/service/:service", "the instances of a service with node and checks",
 		Permission{acl.Read, acl.Service, "service"}, instances, a.instances(catalog.QueryService))
@@ -102,7 +102,7 @@ func (a healthAPI) instances(kind catalog.QueryKind) func(*call) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		v, err := a.q.read(c, c.instances(kind, name))
+		v, err := a.q.instances(c, kind, name)
 		if err != nil {
 			return nil, err
 		}

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -31,8 +30,10 @@ type Config struct {
 	TLSAddrs         []string
 	TLS              TLSFiles
 	HandshakeTimeout time.Duration
-	// UnixMode is the mode of Unix sockets. Default 0600.
-	UnixMode os.FileMode
+	// Unix is whose Unix sockets are.
+	Unix UnixSockets
+	// NoCache asks the servers even where a request says ?cached.
+	NoCache bool
 	// AllowedHosts are names by which clients may call this agent, beside IP
 	// addresses, names without a dot, names under Domain, and the host's own name.
 	AllowedHosts []string
@@ -142,8 +143,8 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Authorize == nil {
 		c.Authorize = func(string) (acl.Authorizer, error) { return acl.AllowAll(), nil }
 	}
-	if c.UnixMode == 0 {
-		c.UnixMode = 0o600
+	if c.Unix.Mode == 0 {
+		c.Unix = UnixSockets{Mode: 0o600, UID: -1, GID: -1}
 	}
 	setDefault(&c.Domain, "consul")
 	setDefault(&c.Self.Datacenter, "dc1")
@@ -189,7 +190,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg}
 	s.handler = newHandler(cfg, m)
 	for _, addr := range cfg.Addrs {
-		l, err := listen(addr, cfg.UnixMode)
+		l, err := listen(addr, cfg.Unix)
 		if err != nil {
 			s.Close()
 			return nil, fmt.Errorf("http api: %w", err)
@@ -211,7 +212,7 @@ func (s *Server) bindTLS() (err error) {
 		return err
 	}
 	for _, addr := range s.cfg.TLSAddrs {
-		l, err := listen(addr, s.cfg.UnixMode)
+		l, err := listen(addr, s.cfg.Unix)
 		if err != nil {
 			return err
 		}

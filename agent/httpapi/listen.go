@@ -14,8 +14,15 @@ import (
 	"time"
 )
 
+// UnixSockets says who may use Unix sockets.
+type UnixSockets struct {
+	Mode os.FileMode // 0: 0600, of the process's user and group
+	// UID and GID own them; -1 leaves those of the process.
+	UID, GID int
+}
+
 // listen binds "host:port" or "unix:///path".
-func listen(addr string, mode os.FileMode) (net.Listener, error) {
+func listen(addr string, unix UnixSockets) (net.Listener, error) {
 	path, isUnix := strings.CutPrefix(addr, "unix://")
 	if !isUnix {
 		l, err := net.Listen("tcp", addr)
@@ -34,10 +41,20 @@ func listen(addr string, mode os.FileMode) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", addr, err)
 	}
-	if err := os.Chmod(path, mode.Perm()); err != nil {
+	if err := unix.own(path); err != nil {
 		return nil, errors.Join(fmt.Errorf("listen on %s: %w", addr, err), l.Close())
 	}
 	return l, nil
+}
+
+// own gives a socket its owner, then its mode, so that nobody gets more than both say.
+func (u UnixSockets) own(path string) error {
+	if u.UID >= 0 || u.GID >= 0 {
+		if err := os.Chown(path, u.UID, u.GID); err != nil {
+			return fmt.Errorf("%w: only root may give sockets away; a user may to groups that it is in (unix_sockets.user, unix_sockets.group)", err)
+		}
+	}
+	return os.Chmod(path, u.Mode.Perm())
 }
 
 // removeStaleSocket removes a socket that nobody answers on. Anything else at the

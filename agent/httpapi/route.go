@@ -97,6 +97,7 @@ var (
 	paramMeta   = Param{"node-meta", "key:value that the node must have; may be repeated"}
 	paramNear   = Param{"near", "nearest first, by network distance from this node; _agent is this agent's own"}
 	paramMerge  = Param{"merge-central-config", "show proxies and gateways with what proxy-defaults and service-defaults say merged in"}
+	paramPeer   = Param{"peer", "the instances that the peered cluster of this name exports; none, as long as no cluster is peered"}
 	paramCAS    = Param{"cas", "act only when the entry's ModifyIndex is this; 0: when there is none"}
 	paramEntry  = []Param{{"source", "the calling service, or *; required"}, {"destination", "the called service, or *; required"}}
 )

@@ -40,7 +40,10 @@ func (r *rig) run() (stop func() error) {
 func TestRunServesTCPAndUnix(t *testing.T) {
 	dir := t.TempDir()
 	sock := filepath.Join(dir, "weft.sock")
-	r := newRig(t, func(c *Config) { c.Addrs = []string{"127.0.0.1:0", "unix://" + sock}; c.UnixMode = 0o660 })
+	r := newRig(t, func(c *Config) {
+		c.Addrs = []string{"127.0.0.1:0", "unix://" + sock}
+		c.Unix = UnixSockets{Mode: 0o660, UID: -1, GID: os.Getgid()}
+	})
 	stop := r.run()
 	if info, err := os.Stat(sock); err != nil || info.Mode().Perm() != 0o660 {
 		t.Fatal(info, err)
@@ -90,7 +93,7 @@ func TestBindRefusals(t *testing.T) {
 	for addr, want := range map[string]string{
 		"unix://" + file: "is no socket", "unix://" + live: "another process serves", taken.Addr().String(): "in use", "nonsense": "nonsense",
 	} {
-		if _, err := listen(addr, 0o600); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := listen(addr, UnixSockets{Mode: 0o600, UID: -1, GID: -1}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", addr, err, want)
 		}
 	}
@@ -105,7 +108,7 @@ func TestBindRefusals(t *testing.T) {
 	}
 	s.(*net.UnixListener).SetUnlinkOnClose(false)
 	_ = s.Close()
-	again, err := listen("unix://"+stale, 0o600)
+	again, err := listen("unix://"+stale, UnixSockets{Mode: 0o600, UID: -1, GID: -1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -422,3 +422,27 @@ func TestMetricsFormats(t *testing.T) {
 		t.Fatalf("no OpenMetrics: %q", om.body)
 	}
 }
+
+// TestPeersInstances: whoever asks for the instances of a peered cluster is never
+// given ours.
+func TestPeersInstances(t *testing.T) {
+	r := newRig(t)
+	r.want(r.do("PUT", "/v1/catalog/register", registerWeb), 200, "true")
+	for _, path := range []string{"/v1/health/service/web", "/v1/catalog/service/web", "/v1/health/connect/web", "/v1/catalog/connect/web"} {
+		if a := r.want(r.do("GET", path+"?peer=other", ""), 200, ""); strings.TrimSpace(a.body) != "[]" || a.header.Get("X-Consul-Index") == "" {
+			t.Errorf("%s: %s %v", path, a.body, a.header)
+		}
+		r.want(r.do("GET", path+"?sg=x", ""), 400, `Invalid query parameter: "sg" - Sameness groups are a Consul Enterprise feature`)
+		r.want(r.do("GET", path+"?sameness-group=x", ""), 400, "")
+	}
+	if a := r.do("GET", "/v1/health/service/web", ""); strings.TrimSpace(a.body) == "[]" {
+		t.Error("the instances of this cluster are gone")
+	}
+}
+
+func TestWithoutCache(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.NoCache = true })
+	if a := r.want(r.do("GET", "/v1/catalog/nodes?cached", ""), 200, ""); a.header.Get("X-Cache") != "" {
+		t.Errorf("answered from the cache: %v", a.header)
+	}
+}

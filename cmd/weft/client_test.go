@@ -158,7 +158,7 @@ func TestValidate(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, out, errs := call(nil, "validate", "-dev", dir)
-	if code != exitOK || out != "Configuration is valid!\n" || !strings.Contains(errs, "a.hcl:2: raft_protocol has no effect yet") {
+	if code != exitOK || out != "Configuration is valid!\n" || !strings.Contains(errs, "a.hcl:2: raft_protocol is ignored: ") {
 		t.Errorf("code %d, out %q, err %q", code, out, errs)
 	}
 	for src, want := range map[string]string{

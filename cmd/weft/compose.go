@@ -41,6 +41,7 @@ type host struct {
 	pool   *remote.Pool   // the servers on other hosts; nil beside a server
 	server *server.Server // nil on an agent
 	agent  *agent.Agent
+	paths  []string // of the configuration
 }
 
 // newHost validates and binds everything, in the order in which the parts need
@@ -130,10 +131,14 @@ func (h *host) gossipConfig() gossip.Config {
 	}
 	return gossip.Config{
 		NodeName: c.NodeName, NodeID: h.nodeID,
-		BindAddr: c.BindAddr, BindPort: c.Ports.SerfLAN, AdvertiseAddr: c.AdvertiseAddr,
+		BindAddr: cmp.Or(c.Gossip.BindAddr, c.BindAddr), BindPort: c.Ports.SerfLAN, AdvertiseAddr: c.AdvertiseAddr,
 		Tags: tags, Label: h.trust.clusterID, SecretKeys: h.trust.keys, KeyringFile: c.KeyringFile(), AwaitKeys: true,
 		PeersFile: c.PeersFile(), RejoinAfterLeave: c.Cluster.RejoinAfterLeave,
 		AllowedNets: c.GossipNets(), Admit: agent.Admit(c.Datacenter), ReapAfter: c.Cluster.ReconnectTimeout, Logger: h.log,
+		Pace: gossip.Pace{
+			Interval: c.Gossip.Interval, Nodes: c.Gossip.Nodes, ProbeInterval: c.Gossip.ProbeInterval, ProbeTimeout: c.Gossip.ProbeTimeout,
+			RetransmitMult: c.Gossip.RetransmitMult, SuspicionMult: c.Gossip.SuspicionMult,
+		},
 	}
 }
 
@@ -188,7 +193,8 @@ func (h *host) agentConfig(reg *prometheus.Registry, load func() (*config.Config
 	c := h.cfg
 	out := agent.Config{
 		NodeName: c.NodeName, NodeID: h.nodeID, Datacenter: c.Datacenter,
-		Advertise: c.AdvertiseAddr, BindAddr: c.BindAddr, NodeMeta: c.NodeMeta,
+		Advertise: c.AdvertiseAddr, AdvertiseWAN: c.Advertised.WAN, TaggedAddresses: c.TaggedAddresses(), Locality: c.Locality(),
+		BindAddr: c.BindAddr, NodeMeta: c.NodeMeta,
 		Version: buildInfo().Version, DataDir: c.DataDir, HoldTimeout: c.Cluster.RPCHoldTimeout,
 		Gossip: h.gossip, Courier: h.gossip, HTTP: h.httpConfig(reg), Files: filesOf(c), DNS: dnsConfig(c),
 		DNSViews:     dns.ViewsConfig{AllowStale: c.DNS.AllowStale, MaxStale: c.DNS.MaxStale, UseCache: c.DNS.UseCache},
@@ -233,8 +239,18 @@ func (h *host) httpConfig(reg *prometheus.Registry) httpapi.Config {
 	for _, l := range c.HTTPSAddrs() {
 		secure = append(secure, l.String())
 	}
+	headers := c.ResponseHeaders
+	if c.Advertised.Translate {
+		headers = maps.Clone(headers)
+		if headers == nil {
+			headers = map[string]string{}
+		}
+		headers["X-Consul-Translate-Addresses"] = "true"
+	}
+	uid, gid := c.SocketOwner()
 	return httpapi.Config{
-		Mint: h.trust.mint(), Addrs: addrs, UnixMode: c.UnixMode(), Domain: c.Domain, Dev: c.Dev, EnableDebug: c.EnableDebug,
+		Unix: httpapi.UnixSockets{Mode: c.UnixMode(), UID: uid, GID: gid}, NoCache: !c.HTTPUseCache,
+		Mint: h.trust.mint(), Addrs: addrs, Domain: c.Domain, Dev: c.Dev, EnableDebug: c.EnableDebug,
 		TLSAddrs: secure, TLS: httpapi.TLSFiles(c.HTTPSFiles()), HandshakeTimeout: c.HTTPS.HandshakeTimeout,
 		Self: httpapi.Self{
 			Server: c.Server, Revision: b.Revision, BuildDate: b.BuildDate,
@@ -243,7 +259,7 @@ func (h *host) httpConfig(reg *prometheus.Registry) httpapi.Config {
 		Keyring: h.gossip, Monitor: h.logs.tap, DefaultQueryTime: c.DefaultQueryTime, MaxQueryTime: c.MaxQueryTime,
 		DiscoveryMaxStale: c.DiscoveryMaxStale, MaxConnsPerClient: cmp.Or(c.HTTPMaxConnsClient, -1),
 		KVMaxValueSize: int64(c.KVMaxValueSize), TxnMaxRequest: int64(c.TxnMaxRequest),
-		MaxHeaderBytes: c.MaxHeaderBytes, ResponseHeaders: c.ResponseHeaders, Gatherer: reg,
+		MaxHeaderBytes: c.MaxHeaderBytes, ResponseHeaders: headers, Gatherer: reg,
 		BlockEndpoints: c.BlockEndpoints, AllowWriteFrom: c.Writers(), AllowedHosts: c.AllowedHosts,
 	}
 }

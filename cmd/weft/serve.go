@@ -2,12 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -46,6 +43,7 @@ func runAgent(ctx context.Context, opt config.Options, s streams) error {
 	if err != nil {
 		return err
 	}
+	h.paths = opt.Paths
 	removePID, err := writePIDFile(cfg.PIDFile)
 	if err != nil {
 		h.close()
@@ -76,6 +74,7 @@ func (h *host) run(ctx context.Context, sigs <-chan os.Signal) error {
 	ended := make(chan struct{})
 	go h.signals(agentCtx, sigs, ended, stopAgent)
 	go h.announce(agentCtx)
+	go h.autoReload(agentCtx)
 	go h.tend(ended)
 
 	err := h.agent.Run(agentCtx)
@@ -143,23 +142,21 @@ func (h *host) hangup(ctx context.Context) {
 }
 
 // announce gives a new cluster its config entries, and says when the host serves:
-// its API knows a leader and a certificate authority.
+// it knows a leader and a certificate authority.
 func (h *host) announce(ctx context.Context) {
 	if err := h.writeEntries(ctx); err != nil && ctx.Err() == nil {
 		h.log.Error("the cluster lacks what the configuration gives it", "err", err)
 	}
-	if addrs, _ := h.agent.HTTPAddrs(); len(addrs) > 0 {
-		// systemd is not kept waiting for servers that may be gone for long: this host
-		// serves what it knows, and another start would change nothing.
-		early := time.AfterFunc(readyGrace, func() {
-			h.log.Warn("no leader is known yet; what is on this host's disk is served meanwhile", "node", h.cfg.NodeName)
-			notify(h.log, daemon.SdNotifyReady)
-		})
-		err := awaitService(ctx, addrs[0])
-		early.Stop()
-		if err != nil {
-			return // the agent ends
-		}
+	// systemd is not kept waiting for servers that may be gone for long: this host
+	// serves what it knows, and another start would change nothing.
+	early := time.AfterFunc(readyGrace, func() {
+		h.log.Warn("no leader is known yet; what is on this host's disk is served meanwhile", "node", h.cfg.NodeName)
+		notify(h.log, daemon.SdNotifyReady)
+	})
+	err := h.agent.AwaitService(ctx)
+	early.Stop()
+	if err != nil {
+		return // the agent ends
 	}
 	h.log.Info("ready", "node", h.cfg.NodeName, "dur", time.Since(h.begin))
 	notify(h.log, daemon.SdNotifyReady)
@@ -167,59 +164,6 @@ func (h *host) announce(ctx context.Context) {
 
 // readyGrace is how long systemd waits at most for a leader to be known.
 const readyGrace = 10 * time.Second
-
-// leaderPoll is the time between questions while the answer is no.
-const leaderPoll = 25 * time.Millisecond
-
-// awaitService waits until the API at addr knows a leader and a certificate authority.
-func awaitService(ctx context.Context, addr net.Addr) error {
-	c := &http.Client{
-		Timeout: requestTimeout,
-		Transport: &http.Transport{
-			DisableKeepAlives: true,
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return (&net.Dialer{}).DialContext(ctx, addr.Network(), addr.String())
-			},
-		},
-	}
-	tick := time.NewTicker(leaderPoll)
-	defer tick.Stop()
-	for {
-		if knowsLeader(ctx, c) && hasRoots(ctx, c) {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
-	}
-}
-
-func knowsLeader(ctx context.Context, c *http.Client) bool {
-	var leader string
-	return ask(ctx, c, "/v1/status/leader", &leader) && leader != ""
-}
-
-// hasRoots tells whether certificates can be had.
-func hasRoots(ctx context.Context, c *http.Client) bool {
-	var roots struct{ ActiveRootID string }
-	return ask(ctx, c, "/v1/connect/ca/roots", &roots) && roots.ActiveRootID != ""
-}
-
-func ask(ctx context.Context, c *http.Client, path string, out any) bool {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost"+path, nil)
-	if err != nil {
-		return false
-	}
-	resp, err := c.Do(req)
-	if err != nil {
-		return false
-	}
-	defer resp.Body.Close()
-	err = json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(out)
-	return err == nil && resp.StatusCode == http.StatusOK
-}
 
 // startError gives an error of the start the exit code that tells a supervisor
 // whether starting again can help.

@@ -93,6 +93,9 @@ func (c *Config) resolveAddresses() error {
 	if err := c.resolveDNS(); err != nil {
 		return err
 	}
+	if err := c.resolveAdvertised(); err != nil {
+		return err
+	}
 	if c.AdvertiseAddr == "" {
 		advertise, err := c.defaultAdvertise()
 		if err != nil {

@@ -27,6 +27,8 @@ type Config struct {
 	BindAddr      string `key:"bind_addr"`
 	AdvertiseAddr string `key:"advertise_addr"`
 	ClientAddr    string `key:"client_addr"`
+	Advertised    Advertised
+	Place         Place
 	Addresses     Addresses
 	Ports         Ports
 
@@ -63,8 +65,11 @@ type Config struct {
 	AllowedHosts       []string          `key:"http_config.allowed_hosts"`
 	EnableDebug        bool              `key:"enable_debug"`
 	HTTPS              HTTPS
+	HTTPUseCache       bool   `key:"http_config.use_cache"`
 	SocketMode         string `key:"unix_sockets.mode"`
+	Sockets            SocketOwner
 	PIDFile            string `key:"pid_file"`
+	AutoReload         bool   `key:"auto_reload_config"`
 	// LeaveOnTerminate and SkipLeaveOnInterrupt are nil until Load resolves their
 	// defaults, which depend on Server.
 	LeaveOnTerminate     *bool         `key:"leave_on_terminate"`
@@ -81,6 +86,7 @@ type Config struct {
 	RaftTrailingLogs          int           `key:"raft_trailing_logs"`
 	Autopilot                 Autopilot
 	Cluster                   Cluster
+	Gossip                    GossipSettings
 
 	// Warnings are said once, when the agent starts or is validated.
 	Warnings []string
@@ -165,6 +171,7 @@ func Default() *Config {
 		SessionTTLMin:          10 * time.Second,
 		MaxHeaderBytes:         64 << 10,
 		SocketMode:             "0600",
+		HTTPUseCache:           true,
 		LeaveDrainTime:         5 * time.Second,
 
 		RaftSnapshotThreshold: 16384, RaftSnapshotInterval: 30 * time.Second, RaftTrailingLogs: 10240,
@@ -175,6 +182,7 @@ func Default() *Config {
 			ServerStabilizationTime: 10 * time.Second,
 		},
 		Cluster: defaultCluster(),
+		Gossip:  defaultGossip(),
 		where:   map[string]Pos{},
 	}
 }

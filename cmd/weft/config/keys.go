@@ -6,7 +6,7 @@ import "slices"
 func Keys() []Key {
 	return slices.Concat(
 		generalKeys(), addressKeys(), meshKeys(), definitionKeys(), logKeys(), httpKeys(), lifecycleKeys(), operatorKeys(),
-		checkKeys(), logFileKeys(), httpsKeys(), watchKeys(),
+		hostKeys(), checkKeys(), logFileKeys(), httpsKeys(), watchKeys(),
 		joinKeys(), clusterKeys(), aclKeys(), tlsKeys(), dnsKeys(), telemetryKeys(), laterKeys(), ignoredKeys(), refusedKeys(),
 	)
 }

@@ -1,30 +1,10 @@
 package config
 
-// Keys that this version knows but that do nothing yet, so that files written for
-// later versions, or for Consul, load.
+// Keys that this version knows but that do nothing yet, or never will, so that files
+// written for later versions, or for Consul, load.
 
 func clusterKeys() []Key {
 	return with(Accepted, "",
-		Key{Name: "encrypt_verify_incoming", Type: Bool, Default: "true", Doc: "Refuse gossip that is not encrypted."},
-		Key{Name: "encrypt_verify_outgoing", Type: Bool, Default: "true", Doc: "Encrypt gossip that is sent."},
-		Key{Name: "advertise_addr_ipv4", Type: String, Doc: "The IPv4 address that other hosts use for this one."},
-		Key{Name: "advertise_addr_ipv6", Type: String, Doc: "The IPv6 address that other hosts use for this one."},
-		Key{Name: "tagged_addresses", Type: StringMap, Doc: "Further addresses of this host by name."},
-		Key{Name: "translate_wan_addrs", Type: Bool, Default: "false", Doc: "Answer with WAN addresses for other datacenters."},
-		Key{Name: "serf_lan", Type: String, Flag: "serf-lan-bind", Doc: "The address of gossip, where it differs from bind_addr."},
-		Key{Name: "gossip_lan.gossip_interval", Type: Duration, Default: "200ms", Doc: "The time between rounds of gossip."},
-		Key{Name: "gossip_lan.gossip_nodes", Type: Int, Default: "3", Doc: "To how many hosts a round goes."},
-		Key{Name: "gossip_lan.probe_interval", Type: Duration, Default: "1s", Doc: "The time between probes of a random host."},
-		Key{Name: "gossip_lan.probe_timeout", Type: Duration, Default: "500ms", Doc: "How long a probe waits."},
-		Key{Name: "gossip_lan.retransmit_mult", Type: Int, Default: "4", Doc: "How often a message is repeated."},
-		Key{Name: "gossip_lan.suspicion_mult", Type: Int, Default: "4", Doc: "How long a silent host is only suspected."},
-		Key{Name: "performance.raft_multiplier", Type: Int, Default: "1", Doc: "Scales the timers of Raft."},
-		Key{Name: "performance.grpc_keepalive_interval", Type: Duration, Default: "30s", Doc: "The time between keep-alives to servers."},
-		Key{Name: "performance.grpc_keepalive_timeout", Type: Duration, Default: "20s", Doc: "How long a keep-alive waits."},
-		Key{Name: "raft_protocol", Type: Int, Default: "3", Flag: "raft-protocol", Doc: "The version of the Raft protocol. Only 3 exists here."},
-		Key{Name: "protocol", Type: Int, Default: "2", Flag: "protocol", Doc: "The version of the gossip protocol. Only 2 exists here."},
-		Key{Name: "raft_logstore", Type: AnyMap, Doc: "Settings of the Raft log store."},
-		Key{Name: "server_rejoin_age_max", Type: Duration, Default: "168h", Doc: "After how long an absent server may not come back by itself."},
 		Key{Name: "primary_datacenter", Type: String, Flag: "primary-datacenter", Doc: "The datacenter that leads the others."},
 		Key{Name: "primary_gateways", Type: StringList, Doc: "Mesh gateways of the primary datacenter."},
 		Key{Name: "primary_gateways_interval", Type: Duration, Default: "30s", Doc: "The time between attempts to reach them."},
@@ -35,18 +15,12 @@ func clusterKeys() []Key {
 		Key{Name: "gossip_wan", Type: AnyMap, Doc: "Gossip between datacenters."},
 		Key{Name: "serf_wan", Type: String, Flag: "serf-wan-bind", Doc: "The address of gossip between datacenters."},
 		Key{Name: "serf_wan_allowed_cidrs", Type: StringList, Doc: "Networks whose servers may join."},
-		Key{Name: "advertise_addr_wan", Type: String, Flag: "advertise-wan", Doc: "The address that other datacenters use for this host."},
-		Key{Name: "advertise_addr_wan_ipv4", Type: String, Doc: "The IPv4 address for other datacenters."},
-		Key{Name: "advertise_addr_wan_ipv6", Type: String, Doc: "The IPv6 address for other datacenters."},
 		Key{Name: "advertise_reconnect_timeout", Type: Duration, Doc: "After how long others forget this host once it fails."},
 		Key{Name: "peering.enabled", Type: Bool, Default: "true", Doc: "Whether clusters may be peered.", Note: "peering comes in a later version"},
 		Key{Name: "peering.test_allow_peer_registrations", Type: Bool, Default: "false", Doc: "For tests of peering only."},
 		Key{Name: "ports.serf_wan", Type: Int, Default: "8302", Flag: "serf-wan-port", Doc: "The port of gossip between datacenters."},
 		Key{Name: "enable_agent_tls_for_checks", Type: Bool, Default: "false", Doc: "Use the agent's certificate in HTTP and gRPC checks."},
 		Key{Name: "connect.enable_mesh_gateway_wan_federation", Type: Bool, Default: "false", Doc: "Join datacenters through mesh gateways."},
-		Key{Name: "disable_host_node_id", Type: Bool, Default: "true", Flag: "disable-host-node-id", Doc: "Make a random node ID rather than one from the host.", Note: "node IDs are always random"},
-		Key{Name: "locality.region", Type: String, Doc: "The region of this host."},
-		Key{Name: "locality.zone", Type: String, Doc: "The zone of this host."},
 	)
 }
 
@@ -75,8 +49,11 @@ func aclKeys() []Key {
 	)
 }
 
+// joinNote says how hosts get their certificates here.
+const joinNote = "agents get their certificates with a token of weft join-token"
+
 func tlsKeys() []Key {
-	const note = "the server of this version stays in process"
+	const note = "servers and agents prove themselves to each other with certificates from the cluster's secret and join tokens, always and in both directions"
 	keys := make([]Key, 0, 64)
 	for _, group := range []struct{ name, doc string }{
 		{"internal_rpc", "of the server port"}, {"grpc", "of gRPC"},
@@ -103,16 +80,16 @@ func tlsKeys() []Key {
 		)
 	}
 	keys = append(keys,
-		Key{Name: "tls.enable_agent_tls_for_checks", Type: Bool, Default: "false", Doc: "Use the agent's certificate in checks."},
+		Key{Name: "tls.enable_agent_tls_for_checks", Type: Bool, Default: "false", Doc: "Use the agent's certificate in checks.", Note: "checks bring no certificate"},
 		Key{Name: "verify_incoming_rpc", Type: Bool, Doc: "Former name of tls.internal_rpc.verify_incoming."},
 		Key{Name: "verify_outgoing", Type: Bool, Doc: "Former name of tls.defaults.verify_outgoing."},
 		Key{Name: "verify_server_hostname", Type: Bool, Doc: "Former name of tls.internal_rpc.verify_server_hostname."},
 		Key{Name: "server_name", Type: String, Doc: "The name that this host's certificate carries."},
-		Key{Name: "auto_encrypt.tls", Type: Bool, Default: "false", Doc: "Get a certificate from the servers."},
-		Key{Name: "auto_encrypt.allow_tls", Type: Bool, Default: "false", Doc: "Give certificates to agents."},
-		Key{Name: "auto_encrypt.dns_san", Type: StringList, Doc: "DNS names in that certificate."},
-		Key{Name: "auto_encrypt.ip_san", Type: StringList, Doc: "Addresses in that certificate."},
-		Key{Name: "auto_config", Type: AnyMap, Doc: "Enrolment by a token of another system."},
+		Key{Name: "auto_encrypt.tls", Type: Bool, Default: "false", Doc: "Get a certificate from the servers.", Note: joinNote},
+		Key{Name: "auto_encrypt.allow_tls", Type: Bool, Default: "false", Doc: "Give certificates to agents.", Note: joinNote},
+		Key{Name: "auto_encrypt.dns_san", Type: StringList, Doc: "DNS names in that certificate.", Note: joinNote},
+		Key{Name: "auto_encrypt.ip_san", Type: StringList, Doc: "Addresses in that certificate.", Note: joinNote},
+		Key{Name: "auto_config", Type: AnyMap, Doc: "Enrolment by a token of another system.", Note: joinNote},
 	)
-	return with(Accepted, note, keys...)
+	return with(Ignored, note, keys...)
 }
