@@ -34,6 +34,8 @@ const (
 	CmdDelCertRevocation    CommandType = 71
 	CmdPruneCertRevocations CommandType = 72
 
+	CmdSetVirtualIPs CommandType = 80
+
 	CmdRevoke CommandType = 60
 	CmdAllow  CommandType = 61
 )
@@ -85,6 +87,8 @@ func NewCommand(t CommandType) (Command, error) {
 		return &DeleteCertRevocation{}, nil
 	case CmdPruneCertRevocations:
 		return &PruneCertRevocations{}, nil
+	case CmdSetVirtualIPs:
+		return &SetVirtualIPs{}, nil
 	case CmdRevoke:
 		return &Revoke{}, nil
 	case CmdAllow:

@@ -48,6 +48,48 @@ func gatewayLinks(e ConfigEntry) []GatewayLink {
 	return out
 }
 
+// apiGatewayLinks lists the services of the routes among entries that are bound to
+// an API gateway, each once.
+func apiGatewayLinks(gw *APIGateway, entries []Entry) []GatewayLink {
+	var out []GatewayLink
+	add := func(services []Name, route ConfigEntry) {
+		at := max(gw.ModifyIndex, route.Raft().ModifyIndex)
+		for _, s := range services {
+			if slices.ContainsFunc(out, func(l GatewayLink) bool { return l.Service == s }) {
+				continue
+			}
+			out = append(out, GatewayLink{
+				Gateway: gw.Name, Kind: KindAPIGateway, Service: s, RaftIndex: RaftIndex{CreateIndex: at, ModifyIndex: at},
+			})
+		}
+	}
+	for _, e := range entries {
+		switch r := e.ConfigEntry.(type) {
+		case *HTTPRoute:
+			if r.Status.boundTo(gw.Name) {
+				add(r.services(), r)
+			}
+		case *TCPRoute:
+			if r.Status.boundTo(gw.Name) {
+				add(r.services(), r)
+			}
+		}
+	}
+	return out
+}
+
+// HasParent tells whether an entry is a route that names the gateway.
+func HasParent(e ConfigEntry, gateway Name) bool {
+	var parents []ResourceReference
+	switch r := e.(type) {
+	case *HTTPRoute:
+		parents = r.Parents
+	case *TCPRoute:
+		parents = r.Parents
+	}
+	return slices.ContainsFunc(parents, func(p ResourceReference) bool { return p.Name == gateway })
+}
+
 // LeadsTo tells whether the entry is that of a gateway with the service, which is
 // in the mesh or not; a wildcard stands for the services of the mesh.
 func LeadsTo(e ConfigEntry, service Name, inMesh bool) bool {
@@ -57,14 +99,18 @@ func LeadsTo(e ConfigEntry, service Name, inMesh bool) bool {
 }
 
 // GatewayLinks lists what the entries of a gateway lead to, sorted by service and
-// port. A wildcard stands for those of the instances' services that are not named
+// port; an API gateway leads where the routes among them do. A wildcard stands for those of the instances' services that are not named
 // beside it: of an ingress gateway those of the mesh, of a terminating gateway those
 // that also speak without it.
 func GatewayLinks(entries []Entry, instances []*Instance) []GatewayLink {
 	since, plain, mesh := servicesOf(instances)
 	out := []GatewayLink{}
 	for _, e := range entries {
-		out = append(out, expandLinks(gatewayLinks(e.ConfigEntry), since, plain, mesh)...)
+		links := gatewayLinks(e.ConfigEntry)
+		if gw, ok := e.ConfigEntry.(*APIGateway); ok {
+			links = apiGatewayLinks(gw, entries)
+		}
+		out = append(out, expandLinks(links, since, plain, mesh)...)
 	}
 	slices.SortFunc(out, func(a, b GatewayLink) int {
 		return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Kind, b.Kind))

@@ -82,22 +82,37 @@ func condition(kind string, ok bool, reason, message string, of ResourceReferenc
 	return Condition{Type: kind, Status: status, Reason: reason, Message: message, Resource: of}
 }
 
-func (j *gatewayJudge) httpRoute(r *HTTPRoute) []Condition {
-	var services []Name
-	for _, rule := range r.Rules {
+// boundTo tells whether a route with this status is on a listener of the gateway.
+func (s EntryStatus) boundTo(gateway Name) bool {
+	return slices.ContainsFunc(s.Conditions, func(c Condition) bool {
+		return c.Type == conditionBound && c.Status == "True" && c.Resource.Name == gateway
+	})
+}
+
+func (e *HTTPRoute) services() []Name {
+	var out []Name
+	for _, rule := range e.Rules {
 		for _, s := range rule.Services {
-			services = append(services, s.Name)
+			out = append(out, s.Name)
 		}
 	}
-	return j.route(r.Name, services, IsHTTP, r.Hostnames, r.Parents)
+	return out
+}
+
+func (e *TCPRoute) services() []Name {
+	var out []Name
+	for _, s := range e.Services {
+		out = append(out, s.Name)
+	}
+	return out
+}
+
+func (j *gatewayJudge) httpRoute(r *HTTPRoute) []Condition {
+	return j.route(r.Name, r.services(), IsHTTP, r.Hostnames, r.Parents)
 }
 
 func (j *gatewayJudge) tcpRoute(r *TCPRoute) []Condition {
-	var services []Name
-	for _, s := range r.Services {
-		services = append(services, s.Name)
-	}
-	return j.route(r.Name, services, func(p string) bool { return p == ProtocolTCP }, nil, r.Parents)
+	return j.route(r.Name, r.services(), func(p string) bool { return p == ProtocolTCP }, nil, r.Parents)
 }
 
 // route judges a route whose protocol is one that speaks accepts.

@@ -12,7 +12,7 @@ const (
 	QueryInstances      QueryKind = "instances"       // Instances of all services, without checks
 	QueryService        QueryKind = "service"         // Instances of Name, of any kind
 	QueryConnect        QueryKind = "connect"         // Instances that speak the mesh's mTLS for Name: sidecars and native
-	QueryGateway        QueryKind = "gateway"         // Entries of the gateways called Name, and Instances of all services, without checks: see GatewayLinks
+	QueryGateway        QueryKind = "gateway"         // Entries of the gateways called Name, with the routes of an API gateway, and Instances of all services, without checks: see GatewayLinks
 	QueryIngress        QueryKind = "ingress"         // Instances of the ingress gateways that lead to service Name
 	QueryNode           QueryKind = "node"            // Nodes (0 or 1) and Instances of node Name (services, their checks and the node's)
 	QueryNodeChecks     QueryKind = "node-checks"     // Checks of node Name

@@ -12,7 +12,7 @@ type gatewaysAPI struct{ q *queries }
 
 func (a gatewaysAPI) routes() []Route {
 	return []Route{{
-		Method: http.MethodGet, Path: "/v1/catalog/gateway-services/:gateway", Summary: "the services that a terminating or ingress gateway leads to",
+		Method: http.MethodGet, Path: "/v1/catalog/gateway-services/:gateway", Summary: "the services that a terminating, ingress or API gateway leads to",
 		Permission: Permission{acl.Read, acl.Service, "gateway"}, MaxBody: bodyNone, params: paramsDiscovery, effective: true, handle: a.services,
 	}}
 }

@@ -88,6 +88,9 @@ func (s *servers) Apply(_ context.Context, req *wire.ApplyRequest) (*wire.ApplyR
 	if err != nil {
 		return nil, err
 	}
+	if set, is := v.(catalog.VirtualIPsSet); is {
+		return &wire.ApplyReply{Index: index, OK: set.Found, Names: set.TakenFrom}, nil
+	}
 	ok, isBool := v.(bool)
 	return &wire.ApplyReply{Index: index, OK: ok || !isBool}, nil
 }

@@ -139,7 +139,7 @@ func allRoutes(cfg Config, q *queries) []Route {
 		catalogAPI{cfg, q}.routes(), catalogWriteAPI{cfg}.routes(), healthAPI{q}.routes(),
 		caAPI{cfg, q}.routes(), certRevocationsAPI{cfg, q}.routes(), intentionsAPI{cfg, q}.routes(), intentionIDsAPI{cfg, q}.routes(), enforcedAPI{cfg}.routes(),
 		configAPI{cfg, q}.routes(), chainAPI{cfg, q}.routes(), exportsAPI{q}.routes(), statusAPI{cfg}.routes(), aclAPI{}.routes(),
-		gatewaysAPI{q}.routes(), peeringAPI{}.routes(),
+		gatewaysAPI{q}.routes(), virtualIPAPI{cfg}.routes(), peeringAPI{}.routes(),
 		operatorAPI{cfg, q}.routes(), keyringAPI{cfg}.routes(), trustAPI{cfg, q}.routes(), snapshotAPI{cfg}.routes(),
 		preparedQueriesAPI{cfg, q}.routes(), coordinatesAPI{cfg, q}.routes(), uiAPI{cfg, q}.routes(),
 		kvAPI{cfg, q}.routes(), sessionsAPI{cfg, q}.routes(), txnAPI{cfg}.routes(), eventsAPI{cfg}.routes(),

@@ -8,9 +8,13 @@ import (
 )
 
 // kindsOfGateways are the kinds of entries that say what a gateway leads to.
-var kindsOfGateways = []string{catalog.KindTerminatingGatewayEntry, catalog.KindIngressGatewayEntry}
+var kindsOfGateways = []string{catalog.KindTerminatingGatewayEntry, catalog.KindIngressGatewayEntry, catalog.KindAPIGatewayEntry}
 
-// gateway gives the entries of the gateways that are called name.
+// kindsOfRoutes are the kinds of entries that say what an API gateway leads to.
+var kindsOfRoutes = []string{catalog.KindHTTPRoute, catalog.KindTCPRoute}
+
+// gateway gives the entries of the gateways that are called name, and the routes that
+// name an API gateway of them.
 func (r reader) gateway(name catalog.Name) []catalog.Entry {
 	var out []catalog.Entry
 	for _, kind := range kindsOfGateways {
@@ -18,8 +22,31 @@ func (r reader) gateway(name catalog.Name) []catalog.Entry {
 			out = append(out, catalog.Entry{ConfigEntry: e})
 		}
 	}
-	slices.SortFunc(out, func(a, b catalog.Entry) int { return cmp.Compare(a.EntryKind(), b.EntryKind()) })
+	if _, ok := r.entry(catalog.KindAPIGatewayEntry, name); ok {
+		for _, kind := range kindsOfRoutes {
+			for _, row := range all[*entryRow](r, tableEntries, byKind, kind) {
+				if catalog.HasParent(row.Entry, name) {
+					out = append(out, catalog.Entry{ConfigEntry: row.Entry})
+				}
+			}
+		}
+	}
+	slices.SortStableFunc(out, func(a, b catalog.Entry) int { return cmp.Compare(a.EntryKind(), b.EntryKind()) })
 	return out
+}
+
+// gatewayKeys are what the gateways of a name rest on beside their entries.
+func (r reader) gatewayKeys(name catalog.Name) []indexKey {
+	if len(r.gateway(name)) == 0 {
+		return nil
+	}
+	keys := []indexKey{fixed(keyInstances)}
+	if _, ok := r.entry(catalog.KindAPIGatewayEntry, name); ok {
+		for _, kind := range kindsOfRoutes {
+			keys = append(keys, fixed(classKey(classKind, kind)))
+		}
+	}
+	return keys
 }
 
 // ingress gives the instances of the ingress gateways that lead to a service, and

@@ -57,6 +57,8 @@ func (w *writer) applyOperator(cmd catalog.Command) (any, error) {
 		return nil, nil
 	case *catalog.SetAutopilot:
 		return w.setAutopilot(c), nil
+	case *catalog.SetVirtualIPs:
+		return w.setVirtualIPs(c), nil
 	case *catalog.Revoke:
 		return w.revoke(c), nil
 	case *catalog.Allow:

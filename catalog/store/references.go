@@ -52,7 +52,7 @@ func (r reader) chain(q catalog.Query) (chain *catalog.Chain, problem string, ke
 		return nil, err.Error(), src.keys
 	}
 	if row, ok := r.virtualIP(q.Name); ok {
-		chain.AutoVirtualIPs, chain.ManualVirtualIPs = []string{row.addr().String()}, []string{}
+		chain.AutoVirtualIPs, chain.ManualVirtualIPs = []string{row.addr().String()}, append([]string{}, row.Manual...)
 	}
 	return chain, "", src.keys
 }
@@ -79,10 +79,7 @@ func (r reader) derivedKeys(q catalog.Query) []indexKey {
 		_, _, keys := r.chain(q)
 		return keys
 	case q.Kind == catalog.QueryGateway:
-		if len(r.gateway(q.Name)) == 0 {
-			return nil
-		}
-		return []indexKey{fixed(keyInstances)}
+		return r.gatewayKeys(q.Name)
 	case q.Kind == catalog.QueryIngress:
 		instances, keys := r.ingress(q.Name)
 		if q.Sub == catalog.SubMerged {

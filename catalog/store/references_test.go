@@ -324,3 +324,34 @@ func TestVirtualIPs(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// TestAPIGatewayWakes: who asks what an API gateway leads to hears of its routes.
+func TestAPIGatewayWakes(t *testing.T) {
+	st := newStore(t, Config{})
+	q := catalog.Query{Kind: catalog.QueryGateway, Name: "gw"}
+	index := uint64(1)
+	set := func(e catalog.ConfigEntry) {
+		t.Helper()
+		index++
+		if _, err := st.Apply(index, &catalog.SetConfigEntry{Entry: catalog.Entry{ConfigEntry: e}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func() *catalog.View {
+		t.Helper()
+		v, err := st.Read(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	set(&catalog.APIGateway{EntryHead: catalog.EntryHead{Name: "gw"}, Listeners: []catalog.APIGatewayListener{{Name: "l", Port: 80, Protocol: "tcp"}}})
+	before := read()
+	set(&catalog.TCPRoute{
+		EntryHead: catalog.EntryHead{Name: "r"}, Parents: []catalog.ResourceReference{{Kind: catalog.KindAPIGatewayEntry, Name: "gw"}},
+		Services: []catalog.TCPRouteService{{Name: "db"}},
+	})
+	if after := read(); after.Index <= before.Index || len(after.Entries) != 2 {
+		t.Errorf("%d entries at %d, before %d at %d", len(after.Entries), after.Index, len(before.Entries), before.Index)
+	}
+}

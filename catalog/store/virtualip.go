@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/weftmesh/weft/catalog"
 )
@@ -13,6 +14,8 @@ import (
 type virtualIPRow struct {
 	Service catalog.Name
 	Offset  uint32
+	// Manual are further addresses, which somebody gave to the service by hand.
+	Manual []string
 }
 
 // virtualIPMark is, in place of a service, that of the row with the highest offset
@@ -97,6 +100,33 @@ func (w *writer) settleVirtualIP(service catalog.Name) {
 	}
 	w.remove(tableVirtualIPs, row)
 	w.retire(classVirtualIP, service)
+}
+
+// setVirtualIPs gives a service manual addresses; an address is that of one service.
+func (w *writer) setVirtualIPs(c *catalog.SetVirtualIPs) catalog.VirtualIPsSet {
+	row, ok := w.virtualIP(c.Service)
+	if !ok || c.Service == virtualIPMark {
+		return catalog.VirtualIPsSet{}
+	}
+	out := catalog.VirtualIPsSet{Found: true}
+	for _, other := range all[*virtualIPRow](w.reader, tableVirtualIPs, byID) {
+		if other.Service == c.Service || !slices.ContainsFunc(other.Manual, func(ip string) bool { return slices.Contains(c.IPs, ip) }) {
+			continue
+		}
+		w.giveManual(other, slices.DeleteFunc(slices.Clone(other.Manual), func(ip string) bool { return slices.Contains(c.IPs, ip) }))
+		out.TakenFrom = append(out.TakenFrom, other.Service)
+	}
+	if !slices.Equal(row.Manual, c.IPs) {
+		w.giveManual(row, slices.Clone(c.IPs))
+	}
+	return out
+}
+
+func (w *writer) giveManual(row *virtualIPRow, ips []string) {
+	next := *row
+	next.Manual = ips
+	w.insert(tableVirtualIPs, &next)
+	w.touchName(classVirtualIP, row.Service)
 }
 
 // virtualTag is under which tagged address an instance shows that of its service.

@@ -71,6 +71,8 @@ type ApplyReply struct {
 	Index uint64
 	// OK is the result of commands that answer true or false; true for all others.
 	OK bool
+	// Names are those of the services that SetVirtualIPs took addresses from.
+	Names []string
 }
 
 // ReadRequest asks a query once.

@@ -79,6 +79,8 @@ func (h *Handler) needsOf(cmd catalog.Command) ([]need, error) {
 			out = append(out, need{acl.Write, acl.Node, u.Node})
 		}
 		return out, nil
+	case *catalog.SetVirtualIPs:
+		return []need{{acl.Write, acl.Mesh, ""}}, nil
 	case *catalog.SetAutopilot, *catalog.Revoke, *catalog.Allow, *catalog.SetCertRevocation, *catalog.DeleteCertRevocation:
 		return []need{{acl.Write, acl.Operator, ""}}, nil
 	case *catalog.SetCAConfig, *catalog.SetRoots, *catalog.SetEntryStatus, *catalog.EndKeyDelays, *catalog.PruneCertRevocations:

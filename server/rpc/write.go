@@ -110,7 +110,11 @@ func (h *Handler) Apply(ctx context.Context, req *wire.ApplyRequest) (_ *wire.Ap
 		return nil, err
 	}
 	ok, isBool := result.(bool)
-	return &wire.ApplyReply{Index: index, OK: ok || !isBool}, nil
+	reply := &wire.ApplyReply{Index: index, OK: ok || !isBool}
+	if set, is := result.(catalog.VirtualIPsSet); is {
+		reply.OK, reply.Names = set.Found, set.TakenFrom
+	}
+	return reply, nil
 }
 
 // complete sets what must not be decided while the command is applied.
