@@ -38,7 +38,7 @@ func TestAwaitServiceWithoutAPI(t *testing.T) {
 	defer a.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*readyPoll)
 	defer cancel()
-	if err := a.AwaitService(ctx); !errors.Is(err, context.DeadlineExceeded) {
+	if err := AwaitService(ctx, a); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("it was ready without a server: %v", err)
 	}
 }

@@ -15,12 +15,12 @@ const (
 	readyWait = 10 * time.Second
 )
 
-// AwaitService waits until this agent knows a leader and a certificate authority,
-// whether or not it serves an HTTP API. Run must be running.
-func (a *Agent) AwaitService(ctx context.Context) error {
+// AwaitService waits until an agent knows a leader and a certificate authority,
+// whether or not it serves an HTTP API. Its Run must be running.
+func AwaitService(ctx context.Context, a *Agent) error {
 	tick := time.NewTicker(readyPoll)
 	defer tick.Stop()
-	for !a.serves(ctx) {
+	for !serves(ctx, a) {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -30,7 +30,7 @@ func (a *Agent) AwaitService(ctx context.Context) error {
 	return nil
 }
 
-func (a *Agent) serves(ctx context.Context) bool {
+func serves(ctx context.Context, a *Agent) bool {
 	ctx, cancel := context.WithTimeout(ctx, readyWait)
 	defer cancel()
 	st, err := a.remote.Status(ctx, &wire.StatusRequest{})

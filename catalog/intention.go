@@ -20,6 +20,24 @@ const (
 // Allowed tells whether a request with this verdict passes.
 func (a Action) Allowed() bool { return a == ActionAllow || a == ActionAudit }
 
+// IntentionMode says what becomes of what an intention denies.
+type IntentionMode string
+
+// Modes. ModeEnforce, or none, refuses it. ModeAudit lets it pass, and records it:
+// a rule that is tried out first breaks nobody.
+const (
+	ModeEnforce IntentionMode = "enforce"
+	ModeAudit   IntentionMode = "audit"
+)
+
+func (m IntentionMode) validate(at string) error {
+	switch m {
+	case "", ModeEnforce, ModeAudit:
+		return nil
+	}
+	return Invalidf("%s must be 'enforce' or 'audit', not %q", at, string(m))
+}
+
 // Intention says whether Source may reach Destination. It is one source of a
 // service-intentions entry, seen from the side of who talks to whom.
 type Intention struct {
@@ -35,6 +53,7 @@ type Intention struct {
 	Action      Action
 	Permissions []*IntentionPermission
 	JWT         *IntentionJWT
+	Mode        IntentionMode
 	Meta        map[string]string
 	Precedence  int
 	// CreatedAt and UpdatedAt are those of legacy intentions, else nil.
@@ -101,7 +120,8 @@ type Intentions []*Intention
 // that matches r, or fallback when none does; any fallback but allow is deny.
 //
 // An intention with L7 permissions, or one that asks for a JWT, never allows a
-// request that carries no HTTP: what cannot be shown to match is denied.
+// request that carries no HTTP: what cannot be shown to match is denied. What an
+// intention in audit mode would deny is ActionAudit.
 func (in Intentions) Decide(r Request, fallback Action) Decision {
 	var best *Intention
 	for _, i := range in {
@@ -124,6 +144,9 @@ func (in Intentions) Decide(r Request, fallback Action) Decision {
 	}}
 	if best.Action.Allowed() && len(best.Permissions) == 0 && best.JWT == nil {
 		d.Action = best.Action
+	}
+	if d.Action == ActionDeny && best.Mode == ModeAudit {
+		d.Action = ActionAudit
 	}
 	return d
 }

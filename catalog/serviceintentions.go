@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,8 +14,10 @@ import (
 type ServiceIntentions struct {
 	Name    Name // the destination, or "*"
 	Sources []*SourceIntention
-	JWT     *IntentionJWT     `json:",omitempty"`
-	Meta    map[string]string `json:",omitempty"`
+	JWT     *IntentionJWT `json:",omitempty"`
+	// Mode holds for the sources that have none of their own.
+	Mode IntentionMode     `json:",omitempty"`
+	Meta map[string]string `json:",omitempty"`
 	RaftIndex
 }
 
@@ -26,7 +29,8 @@ type SourceIntention struct {
 	Permissions []*IntentionPermission `json:",omitempty"`
 	Precedence  int
 	Type        string
-	Description string `json:",omitempty"`
+	Description string        `json:",omitempty"`
+	Mode        IntentionMode `json:",omitempty"`
 	// Legacy fields belong to intentions made by the deprecated ID endpoints.
 	LegacyID         string            `json:",omitempty"`
 	LegacyMeta       map[string]string `json:",omitempty"`
@@ -136,6 +140,9 @@ func (e *ServiceIntentions) Validate() error {
 	if len(e.Sources) == 0 {
 		return Invalidf("At least one source is required")
 	}
+	if err := e.Mode.validate("Mode"); err != nil {
+		return err
+	}
 	seen := make(map[[2]string]bool, len(e.Sources))
 	for i, s := range e.Sources {
 		at := fmt.Sprintf("Sources[%d]", i)
@@ -150,6 +157,9 @@ func (e *ServiceIntentions) Validate() error {
 		}
 		if s.Type != "" && s.Type != "consul" {
 			return Invalidf("%s.Type must be set to 'consul'", at)
+		}
+		if err := s.Mode.validate(at + ".Mode"); err != nil {
+			return err
 		}
 		if err := s.validateVerdict(at, e.Name); err != nil {
 			return err
@@ -298,6 +308,7 @@ func (e *ServiceIntentions) Intentions() Intentions {
 			Action:          s.Action,
 			Permissions:     s.Permissions,
 			JWT:             e.JWT,
+			Mode:            cmp.Or(s.Mode, e.Mode),
 			Meta:            e.Meta,
 			Precedence:      s.Precedence,
 			CreatedAt:       s.LegacyCreateTime,

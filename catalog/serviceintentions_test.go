@@ -156,3 +156,33 @@ func TestDecodeConfigEntryRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestAuditMode: what an intention in audit mode denies passes, and says so; a source
+// may enforce within an entry that audits.
+func TestAuditMode(t *testing.T) {
+	e := &ServiceIntentions{Name: "db", Mode: ModeAudit, Sources: []*SourceIntention{
+		{Name: "web", Action: ActionDeny},
+		{Name: "batch", Action: ActionDeny, Mode: ModeEnforce},
+		{Name: "api", Action: ActionAllow},
+		{Name: "l7", Permissions: []*IntentionPermission{{Action: ActionAllow, HTTP: &IntentionHTTP{PathPrefix: "/"}}}},
+	}}
+	e.Normalize()
+	if err := e.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	for source, want := range map[string]Action{
+		"web": ActionAudit, "batch": ActionDeny, "api": ActionAllow, "l7": ActionAudit, "other": ActionDeny,
+	} {
+		if d := e.Intentions().Decide(Request{Source: source, Destination: "db"}, ActionDeny); d.Action != want {
+			t.Errorf("%s: %s, want %s (%s)", source, d.Action, want, d.Reason())
+		}
+	}
+	for _, bad := range []*ServiceIntentions{
+		{Name: "db", Mode: "dry", Sources: []*SourceIntention{{Name: "web", Action: ActionDeny}}},
+		{Name: "db", Sources: []*SourceIntention{{Name: "web", Action: ActionDeny, Mode: "dry"}}},
+	} {
+		if err := bad.Validate(); err == nil {
+			t.Errorf("%+v is taken", bad)
+		}
+	}
+}

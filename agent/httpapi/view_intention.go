@@ -23,6 +23,7 @@ type intentionView struct {
 	Action          catalog.Action                 `json:",omitempty"`
 	Permissions     []*catalog.IntentionPermission `json:",omitempty" bexpr:"-"`
 	JWT             *catalog.IntentionJWT          `json:",omitempty" bexpr:"-"`
+	Mode            catalog.IntentionMode          `json:",omitempty"`
 	Meta            map[string]string              `json:",omitempty"`
 	Precedence      int
 	Hash            []byte `json:",omitempty" bexpr:"-"`
@@ -35,7 +36,7 @@ func viewIntention(i *catalog.Intention) intentionView {
 		ID: i.ID, Description: i.Description,
 		SourceNS: "default", SourceName: i.SourceName, SourcePeer: i.SourcePeer,
 		DestinationNS: "default", DestinationName: i.DestinationName,
-		SourceType: orString(i.SourceType, "consul"), Action: i.Action, Permissions: i.Permissions, JWT: i.JWT, Meta: i.Meta,
+		SourceType: orString(i.SourceType, "consul"), Action: i.Action, Permissions: i.Permissions, JWT: i.JWT, Mode: i.Mode, Meta: i.Meta,
 		Precedence:  catalog.Precedence(i.SourceName, i.DestinationName),
 		CreateIndex: i.CreateIndex, ModifyIndex: i.ModifyIndex,
 	}

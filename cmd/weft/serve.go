@@ -12,6 +12,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"github.com/weftmesh/weft/agent"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/cmd/weft/config"
 	"github.com/weftmesh/weft/server"
@@ -153,7 +154,7 @@ func (h *host) announce(ctx context.Context) {
 		h.log.Warn("no leader is known yet; what is on this host's disk is served meanwhile", "node", h.cfg.NodeName)
 		notify(h.log, daemon.SdNotifyReady)
 	})
-	err := h.agent.AwaitService(ctx)
+	err := agent.AwaitService(ctx, h.agent)
 	early.Stop()
 	if err != nil {
 		return // the agent ends

@@ -30,6 +30,10 @@ func newSyslog(facility int, level slog.Leveler) (*syslogHandler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("enable_syslog: no syslog answers on this host: %w", err)
 	}
+	return syslogOf(to, level), nil
+}
+
+func syslogOf(to *syslog.Writer, level slog.Leveler) *syslogHandler {
 	out := &syslogWriter{to: to}
 	return &syslogHandler{out: out, Handler: slog.NewTextHandler(out, &slog.HandlerOptions{
 		Level: level,
@@ -39,7 +43,7 @@ func newSyslog(facility int, level slog.Leveler) (*syslogHandler, error) {
 			}
 			return a
 		},
-	})}, nil
+	})}
 }
 
 // Handle implements slog.Handler.
