@@ -93,11 +93,15 @@ type fleet struct {
 	expect int
 	nodes  map[int]*rig
 	dirs   map[int]string
-	change func(i int, cfg *Config)
+	// settled servers come back at their old address. Raft 1.8 has a data race where an
+	// address changes while entries are sent (replication.go, updateLastAppended).
+	settled bool
+	addrs   map[int]string
+	change  func(i int, cfg *Config)
 }
 
 func newFleet(t testing.TB, expect int) *fleet {
-	return &fleet{t: t, secret: enroll.NewSecret(), town: newTown(), expect: expect, nodes: map[int]*rig{}, dirs: map[int]string{}}
+	return &fleet{t: t, secret: enroll.NewSecret(), town: newTown(), expect: expect, nodes: map[int]*rig{}, dirs: map[int]string{}, addrs: map[int]string{}}
 }
 
 func idOf(i int) string { return fmt.Sprintf("%08d-1111-4111-8111-111111111111", i) }
@@ -110,10 +114,15 @@ func (f *fleet) up(i int) *rig {
 	if f.dirs[i] == "" {
 		f.dirs[i] = f.t.TempDir()
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	at := "127.0.0.1:0"
+	if f.settled && f.addrs[i] != "" {
+		at = f.addrs[i]
+	}
+	ln, err := net.Listen("tcp", at)
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	f.addrs[i] = ln.Addr().String()
 	log := slog.New(slog.DiscardHandler)
 	if os.Getenv("WEFT_TEST_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(f.t.Output(), nil)).With("self", nameOf(i))

@@ -445,7 +445,7 @@ func TestNewAddress(t *testing.T) {
 // it is brought up to date and votes.
 func TestLostDiskDoesNotVote(t *testing.T) {
 	f := newFleet(t, 3)
-	f.change = quick
+	f.change, f.settled = quick, true
 	for i := 1; i <= 3; i++ {
 		f.up(i)
 	}

@@ -59,7 +59,7 @@ func (r *Remote) SaveSnapshot(ctx context.Context, req *wire.SaveSnapshotRequest
 	if err != nil {
 		return err
 	}
-	pause, end := newBackoff(50*time.Millisecond, time.Second), time.Now().Add(r.cfg.HoldTimeout)
+	pause, end := newBackoff(time.Second), time.Now().Add(r.cfg.HoldTimeout)
 	for {
 		began := false
 		r.metrics.calls.WithLabelValues("save_snapshot").Inc()

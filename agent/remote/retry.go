@@ -34,7 +34,7 @@ func (r retryRule) again(err error) bool {
 // retry makes a call, and makes it again as rule allows until the hold time is
 // over: long enough for the servers to elect a leader.
 func retry[T any](ctx context.Context, r *Remote, call string, rule retryRule, do func(context.Context) (T, error)) (T, error) {
-	pause := newBackoff(50*time.Millisecond, time.Second)
+	pause := newBackoff(time.Second)
 	end := time.Now().Add(r.cfg.HoldTimeout)
 	for {
 		v, err := once(ctx, r, call, r.cfg.CallTimeout, do)
@@ -109,8 +109,11 @@ func (l *leaderless) heard(err error) {
 // length, so that what broke together does not come back together.
 type backoff struct{ step, limit time.Duration }
 
-func newBackoff(first, limit time.Duration) *backoff {
-	return &backoff{step: min(first, limit), limit: limit}
+// firstPause is how long a backoff waits at first.
+const firstPause = 50 * time.Millisecond
+
+func newBackoff(limit time.Duration) *backoff {
+	return &backoff{step: min(firstPause, limit), limit: limit}
 }
 
 func (b *backoff) next() time.Duration {

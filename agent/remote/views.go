@@ -314,7 +314,7 @@ var errEpoch = errors.New("the servers' state was replaced")
 // run keeps the stream open until ctx ends or the servers refuse the query.
 func (v *view) run(ctx context.Context) {
 	defer v.cancel()
-	pause := newBackoff(50*time.Millisecond, v.set.cfg.MaxBackoff)
+	pause := newBackoff(v.set.cfg.MaxBackoff)
 	for {
 		spoke, again := false, v.set.reached()
 		err := v.set.servers.Watch(ctx, v.request(), func(ev *wire.WatchEvent) error {
@@ -331,7 +331,7 @@ func (v *view) run(ctx context.Context) {
 		}
 		v.set.metrics.restarts.Inc()
 		if spoke {
-			pause = newBackoff(50*time.Millisecond, v.set.cfg.MaxBackoff)
+			pause = newBackoff(v.set.cfg.MaxBackoff)
 		}
 		// A stream that was cancelled, though not by us, goes on at another server.
 		if err != nil && !errors.Is(err, errEpoch) && !errors.Is(err, context.Canceled) {

@@ -9,10 +9,10 @@ import (
 const (
 	// PingEvery is how often a server lets an idle connection hear from it.
 	PingEvery = 1500 * time.Millisecond
-	// SilentAfter is the silence after which another server is better asked, and
-	// DeadAfter that after which a connection is given up.
+	// SilentAfter is the silence after which another server is better asked.
 	SilentAfter = 2200 * time.Millisecond
-	DeadAfter   = 3500 * time.Millisecond
+	// DeadAfter is the silence after which a connection is given up.
+	DeadAfter = 3500 * time.Millisecond
 )
 
 // Heard is a client's connection that knows when it last heard from the server. A

@@ -23,7 +23,7 @@ const (
 	knockPause   = 20 * time.Millisecond
 	knockTimeout = 200 * time.Millisecond
 	// orphanTurn is how long each server lets those before it try to be elected.
-	orphanTurn = 200 * time.Millisecond
+	orphanTurn = 300 * time.Millisecond
 	// orphanRest bounds how often this is done, whatever a network pretends.
 	orphanRest = time.Second
 )
