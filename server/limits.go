@@ -20,6 +20,9 @@ const (
 	maxAgentWaits = 8192
 	// maxAgentCalls bounds its other requests.
 	maxAgentCalls = 512
+	// maxAgentPolicies bounds its questions, of the calls, about who enforces a policy:
+	// each makes the leader ask all servers again and again.
+	maxAgentPolicies = 8
 	// syncRate and syncBurst bound how often it states its host, a second.
 	syncRate  = 20
 	syncBurst = 100
@@ -35,25 +38,29 @@ type limits struct {
 
 // usage is what one agent asks.
 type usage struct {
-	calls, waits int
-	tokens       float64
-	at           time.Time
+	calls, waits, policies int
+	tokens                 float64
+	at                     time.Time
 }
 
 func newLimits() *limits { return &limits{now: time.Now, agents: map[string]*usage{}} }
 
 // begin takes a place for a request; the caller gives it back.
 func (l *limits) begin(c rpc.Caller, waits bool) (end func(), err error) {
+	if waits {
+		return l.take(c, func(u *usage) *int { return &u.waits }, maxAgentWaits, "watches and reads that wait")
+	}
+	return l.take(c, func(u *usage) *int { return &u.calls }, maxAgentCalls, "requests")
+}
+
+// take takes one of the places that an agent has of a kind.
+func (l *limits) take(c rpc.Caller, kind func(*usage) *int, most int, what string) (end func(), err error) {
 	if !c.Agent {
 		return func() {}, nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	u := l.of(c.NodeID)
-	n, most, what := &u.calls, maxAgentCalls, "requests"
-	if waits {
-		n, most, what = &u.waits, maxAgentWaits, "watches and reads that wait"
-	}
+	n := kind(l.of(c.NodeID))
 	if *n >= most {
 		return nil, wire.ToStatus(fmt.Errorf("%w: %s has %d %s under way here, the most allowed", catalog.ErrUnavailable, c, most, what))
 	}
@@ -86,7 +93,7 @@ func (l *limits) sweep() {
 	}
 	now := l.now()
 	for id, u := range l.agents {
-		if u.calls == 0 && u.waits == 0 && now.Sub(u.at) > syncBurst/syncRate*time.Second {
+		if u.calls == 0 && u.waits == 0 && u.policies == 0 && now.Sub(u.at) > syncBurst/syncRate*time.Second {
 			delete(l.agents, id)
 		}
 	}
@@ -120,6 +127,12 @@ func (l *limits) calls(ctx context.Context, req any, _ *grpc.UnaryServerInfo, ne
 		if err := l.sync(caller); err != nil {
 			return nil, err
 		}
+	case *wire.EnforcedRequest:
+		end, err := l.take(caller, func(u *usage) *int { return &u.policies }, maxAgentPolicies, "questions about who enforces a policy")
+		if err != nil {
+			return nil, err
+		}
+		defer end()
 	}
 	end, err := l.begin(caller, waits)
 	if err != nil {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -77,5 +78,29 @@ func TestLimits(t *testing.T) {
 	}
 	if len(l.agents) > sweepAt {
 		t.Errorf("%d agents are remembered", len(l.agents))
+	}
+}
+
+// TestPolicyQuestions: an agent may ask only a few times at once who enforces a
+// policy, as each question makes the leader ask all servers until it is answered.
+func TestPolicyQuestions(t *testing.T) {
+	l := newLimits()
+	one := rpc.WithCaller(t.Context(), rpc.Caller{Agent: true, NodeID: "1"})
+	var ask func(left int) error
+	ask = func(left int) error {
+		if left == 0 {
+			return nil
+		}
+		_, err := l.calls(one, &wire.EnforcedRequest{Destination: "db"}, nil, func(context.Context, any) (any, error) { return nil, ask(left - 1) })
+		return err
+	}
+	if err := ask(maxAgentPolicies); err != nil {
+		t.Error(err)
+	}
+	if err := ask(maxAgentPolicies + 1); !errors.Is(wire.FromStatus(err), catalog.ErrUnavailable) {
+		t.Error("one more:", err)
+	}
+	if err := ask(maxAgentPolicies); err != nil {
+		t.Error("after they were answered:", err)
 	}
 }

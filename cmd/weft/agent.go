@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -146,6 +147,10 @@ func prepareDataDir(dir string) error {
 		return nil
 	}
 	err := os.MkdirAll(dir, 0o700)
+	if info, serr := os.Stat(dir); serr == nil && info.Mode().Perm()&0o002 != 0 && runtime.GOOS != "windows" {
+		return withCode(exitDataDir, fmt.Errorf("data directory %s has mode %#o: every user of this host could put keys and registrations there; chmod o-w %s",
+			dir, info.Mode().Perm(), dir))
+	}
 	if err == nil {
 		var f *os.File
 		if f, err = os.CreateTemp(dir, ".probe-"); err == nil {
