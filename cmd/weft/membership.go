@@ -26,7 +26,7 @@ func joinCommand(s streams) *cli.Command {
 			var failed error
 			for _, addr := range c.Args().Slice() {
 				if _, err := cl.call(c.Context, http.MethodPut, "/v1/agent/join/"+url.PathEscape(addr), params, nil, nil); err != nil {
-					failed = errors.Join(failed, fmt.Errorf("%s: %w", addr, err))
+					failed = errors.Join(failed, fmt.Errorf("%s: %w", addr, cl.explain(err)))
 					continue
 				}
 				joined++
