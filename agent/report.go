@@ -78,7 +78,10 @@ func (a agentStats) sections() map[string]map[string]string {
 	}
 	own := map[string]string{
 		"server": "false", "known_servers": strconv.Itoa(r.Servers), "connected": strconv.FormatBool(r.Connected),
-		"connected_to": r.Server, "joined": strconv.FormatBool(r.Joined),
+		"joined": strconv.FormatBool(r.Joined),
+	}
+	if r.Connected {
+		own["connected_to"] = r.Server
 	}
 	if !r.NotAfter.IsZero() {
 		own["certificate_until"] = r.NotAfter.UTC().Format(time.RFC3339)

@@ -360,7 +360,7 @@ func (p *Proxy) handshakeWith(ctx context.Context, a *attempt, key instanceKey, 
 // those that take no offer which they do not know.
 func (p *Proxy) offer(ctx context.Context, a *attempt, key instanceKey) (*Conn, error) {
 	p.tunnels.mu.Lock()
-	silent := p.tunnels.instance(key).noALPN
+	silent := p.svc.now().Before(p.tunnels.instance(key).noALPN)
 	p.tunnels.mu.Unlock()
 	base := a.w.peers[key.id]
 	if !silent && !p.oneToOne {
@@ -371,7 +371,7 @@ func (p *Proxy) offer(ctx context.Context, a *attempt, key instanceKey) (*Conn, 
 			return c, err
 		}
 		p.tunnels.mu.Lock()
-		p.tunnels.instance(key).noALPN = true
+		p.tunnels.instance(key).noALPN = p.svc.now().Add(askAgain)
 		p.tunnels.mu.Unlock()
 	}
 	return p.svc.reach(ctx, a.up, key.addr, key.id, base)

@@ -52,9 +52,13 @@ type outboundTunnel struct {
 type instance struct {
 	tunnels []*outboundTunnel
 	dialing *dialing
-	plain   bool // it spoke no tunnels when last asked
-	noALPN  bool // and refused to be asked
+	plain   bool      // it spoke no tunnels when last asked
+	noALPN  time.Time // it refused to be asked, and is not until then
 }
+
+// askAgain is after how long an instance that knows no protocols is offered some
+// again: it may be another program by then, and its refusal was not authenticated.
+const askAgain = 10 * time.Minute
 
 // dialing is a handshake under way that others wait for.
 type dialing struct {
@@ -147,7 +151,7 @@ func (t *tunnels) put(o *outboundTunnel) {
 	defer t.mu.Unlock()
 	o.active, o.empty = o.since, o.since
 	in := t.instance(o.key)
-	in.plain, in.noALPN = false, false
+	in.plain, in.noALPN = false, time.Time{}
 	for _, old := range in.tunnels {
 		if old.cred != o.cred || old.world.bundle != o.world.bundle {
 			old.link.Drain(tunnel.CodeDraining)

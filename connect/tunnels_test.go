@@ -108,7 +108,9 @@ func TestPeersWithoutTunnels(t *testing.T) {
 	})
 	t.Run("refuses to be asked", func(t *testing.T) {
 		cert := ca.leaf(t, "db", time.Now().Add(-time.Minute), time.Now().Add(time.Hour))
+		var asked atomic.Int32
 		far := serve(t, func(c *net.TCPConn) {
+			asked.Add(1)
 			s := tls.Server(c, &tls.Config{Certificates: []tls.Certificate{*cert}, ClientAuth: tls.RequireAnyClientCert, NextProtos: []string{"other"}})
 			_, _ = io.Copy(s, s)
 			_ = s.Close()
@@ -116,6 +118,18 @@ func TestPeersWithoutTunnels(t *testing.T) {
 		web := startSidecar(t, ca, "web", func(s *Snapshot) { s.Upstreams = []Upstream{upstreamOf("db", far)} })
 		for range 3 {
 			must(t, tryOnce(web.upstream("db")))
+		}
+		if n := asked.Load(); n != 4 {
+			t.Errorf("%d connections for 3: it is asked once", n)
+		}
+		web.tunnels.mu.Lock()
+		for _, in := range web.tunnels.instances {
+			in.noALPN = time.Now() // it is time to ask again
+		}
+		web.tunnels.mu.Unlock()
+		must(t, tryOnce(web.upstream("db")))
+		if n := asked.Load(); n != 6 {
+			t.Errorf("%d connections: it is asked again after a while", n)
 		}
 	})
 }
