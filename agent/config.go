@@ -15,6 +15,7 @@ import (
 	"github.com/weftmesh/weft/agent/checks"
 	"github.com/weftmesh/weft/agent/dns"
 	"github.com/weftmesh/weft/agent/events"
+	"github.com/weftmesh/weft/agent/handover"
 	"github.com/weftmesh/weft/agent/httpapi"
 	"github.com/weftmesh/weft/agent/remote"
 	"github.com/weftmesh/weft/agent/watches"
@@ -90,6 +91,8 @@ type Config struct {
 	// DrainTimeout is how long running connections of a proxy may finish when it stops,
 	// where its registration does not say. Default 5 s.
 	DrainTimeout time.Duration
+	// Sockets keeps what listens for the process that comes next. Nil: nobody does.
+	Sockets *handover.Sockets
 	// CheckUpdateInterval holds back changes of a check's output alone. Default 5 min.
 	CheckUpdateInterval time.Duration
 

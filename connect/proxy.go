@@ -28,6 +28,9 @@ type ProxyConfig struct {
 	Logger  *slog.Logger     // nil: slog.Default
 	Metrics *Metrics         // shared by the proxies of a process; nil: none
 	Now     func() time.Time // nil: time.Now
+	// Sockets keeps what the proxy listens on for the process that comes next; nil: it
+	// ends with this one.
+	Sockets Sockets
 }
 
 // Proxy runs a Service for an application that knows nothing of it: a mutual-TLS
@@ -45,6 +48,7 @@ type Proxy struct {
 	live      census // connections on their way or carried, and pending drains
 
 	serverTLS *tls.Config
+	sockets   Sockets // may be nil
 
 	mu        sync.Mutex
 	inbound   *listener
@@ -69,7 +73,9 @@ func NewProxy(cfg ProxyConfig) (*Proxy, error) {
 	if cfg.ID == "" {
 		return nil, errors.New("proxy: no ID")
 	}
-	svc, err := NewService(ServiceConfig(cfg))
+	svc, err := NewService(ServiceConfig{
+		ID: cfg.ID, Signer: cfg.Signer, KeyFile: cfg.KeyFile, Logger: cfg.Logger, Metrics: cfg.Metrics, Now: cfg.Now,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("proxy %s: %w", cfg.ID, err)
 	}
@@ -81,6 +87,7 @@ func NewProxy(cfg ProxyConfig) (*Proxy, error) {
 		upstreams: map[string]*outlet{},
 		drains:    map[drainKey]context.CancelFunc{},
 		serverTLS: tunnelConfig(svc.serverTLS),
+		sockets:   cfg.Sockets,
 	}
 	p.tunnels.init()
 	return p, nil
@@ -211,7 +218,7 @@ func (p *Proxy) reconcileInbound(live context.Context, snap *Snapshot) {
 	}
 	p.cancelDrain(drainKey{})
 	if p.inbound == nil {
-		l := &listener{spec: want, owner: "inbound listener of " + snap.Service, log: p.log, admit: p.gate.wait}
+		l := &listener{spec: want, owner: "inbound listener of " + snap.Service, log: p.log, admit: p.gate.wait, sockets: p.sockets}
 		l.serve = func(c net.Conn) {
 			w := newWire(c)
 			place := p.gate.enter(w) // here, so that the order is that of arrival
@@ -255,7 +262,7 @@ func (p *Proxy) reconcileUpstreams(live context.Context, snap *Snapshot) {
 	for at, w := range want {
 		o := p.upstreams[at]
 		if o == nil {
-			o = &outlet{listener: &listener{spec: w.spec, owner: "upstream " + w.key, log: p.log, driver: p.driver}}
+			o = &outlet{listener: &listener{spec: w.spec, owner: "upstream " + w.key, log: p.log, driver: p.driver, sockets: p.sockets}}
 			o.serve = func(c net.Conn) { p.serveUpstream(live, *o.key.Load(), c) }
 			o.key.Store(&w.key)
 			o.start(live)

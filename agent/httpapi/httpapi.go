@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weftmesh/weft/catalog/acl"
+	"github.com/weftmesh/weft/connect"
 	"github.com/weftmesh/weft/connect/enroll"
 )
 
@@ -33,6 +34,8 @@ type Config struct {
 	HandshakeTimeout time.Duration
 	// UnixMode is the mode of Unix sockets. Default 0600.
 	UnixMode os.FileMode
+	// Sockets keeps the listeners for the process that comes next. Nil: nobody does.
+	Sockets connect.Sockets
 	// AllowedHosts are names by which clients may call this agent, beside IP
 	// addresses, names without a dot, names under Domain, and the host's own name.
 	AllowedHosts []string
@@ -188,7 +191,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg}
 	s.handler = newHandler(cfg, m)
 	for _, addr := range cfg.Addrs {
-		l, err := listen(addr, cfg.UnixMode)
+		l, err := open(cfg, addr)
 		if err != nil {
 			s.Close()
 			return nil, fmt.Errorf("http api: %w", err)
@@ -210,7 +213,7 @@ func (s *Server) bindTLS() (err error) {
 		return err
 	}
 	for _, addr := range s.cfg.TLSAddrs {
-		l, err := listen(addr, s.cfg.UnixMode)
+		l, err := open(s.cfg, addr)
 		if err != nil {
 			return err
 		}

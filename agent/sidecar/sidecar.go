@@ -45,6 +45,8 @@ type Config struct {
 
 	Logger  *slog.Logger
 	Metrics *connect.Metrics // shared by all proxies; nil: none
+	// Sockets keeps what the proxies listen on for the next process; nil: nobody does.
+	Sockets connect.Sockets
 
 	// start makes a proxy; tests replace it.
 	start func(connect.ProxyConfig) (proxy, error)
@@ -90,7 +92,10 @@ type Manager struct {
 	mu      sync.Mutex
 	running map[string]*sidecar      // by proxy ID
 	ending  map[string]chan struct{} // closed when the last proxy of that ID has drained
+	gaveUp  bool                     // another process takes over
 	wg      sync.WaitGroup
+	// draining is what earlier processes of this agent still carry, by proxy and process.
+	draining map[string]map[int][]connect.PeerStatus
 }
 
 // New validates cfg and makes the directory of the proxies.
@@ -99,7 +104,7 @@ func New(cfg Config) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Manager{cfg: cfg, running: map[string]*sidecar{}, ending: map[string]chan struct{}{}}, nil
+	return &Manager{cfg: cfg, running: map[string]*sidecar{}, ending: map[string]chan struct{}{}, draining: map[string]map[int][]connect.PeerStatus{}}, nil
 }
 
 // Run keeps the proxies in step with the host until ctx ends, then drains all of
@@ -138,6 +143,9 @@ func (m *Manager) reconcile(ctx context.Context, host *local.Host) {
 	want := wanted(host)
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.gaveUp {
+		return
+	}
 	for id, s := range m.running {
 		switch reg, ok := want[id]; {
 		case !ok:
@@ -213,7 +221,11 @@ func (m *Manager) Status() []connect.Status {
 	m.mu.Unlock()
 	out := make([]connect.Status, 0, len(list))
 	for _, s := range list {
-		out = append(out, s.status())
+		st := s.status()
+		m.mu.Lock()
+		st.Drainers = m.drained(s.id)
+		m.mu.Unlock()
+		out = append(out, st)
 	}
 	slices.SortFunc(out, func(a, b connect.Status) int { return cmp.Compare(a.Proxy, b.Proxy) })
 	return out

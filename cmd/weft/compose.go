@@ -41,12 +41,13 @@ type host struct {
 	pool   *remote.Pool   // the servers on other hosts; nil beside a server
 	server *server.Server // nil on an agent
 	agent  *agent.Agent
+	relay  *relay
 }
 
 // newHost validates and binds everything, in the order in which the parts need
 // each other. load reads the configuration again.
-func newHost(cfg *config.Config, l *logs, load func() (*config.Config, error), begin time.Time) (h *host, err error) {
-	h = &host{cfg: cfg, begin: begin, logs: l, log: l.logger()}
+func newHost(cfg *config.Config, l *logs, load func() (*config.Config, error), begin time.Time, r *relay) (h *host, err error) {
+	h = &host{cfg: cfg, begin: begin, logs: l, log: l.logger(), relay: r}
 	defer func() {
 		if err != nil {
 			h.close()
@@ -191,10 +192,10 @@ func (h *host) agentConfig(reg *prometheus.Registry, load func() (*config.Config
 		Advertise: c.AdvertiseAddr, BindAddr: c.BindAddr, NodeMeta: c.NodeMeta,
 		Version: buildInfo().Version, DataDir: c.DataDir, HoldTimeout: c.Cluster.RPCHoldTimeout,
 		Gossip: h.gossip, Courier: h.gossip, HTTP: h.httpConfig(reg), Files: filesOf(c), DNS: dnsConfig(c),
-		DNSViews:     dns.ViewsConfig{AllowStale: c.DNS.AllowStale, MaxStale: c.DNS.MaxStale, UseCache: c.DNS.UseCache},
-		Load:         h.reload(load),
-		Coordinates:  h.coordinates(),
-		DrainTimeout: c.LeaveDrainTime, NoCentralConfig: !c.CentralServiceConfig,
+		DNSViews:    dns.ViewsConfig{AllowStale: c.DNS.AllowStale, MaxStale: c.DNS.MaxStale, UseCache: c.DNS.UseCache},
+		Load:        h.reload(load),
+		Coordinates: h.coordinates(),
+		Sockets:     h.relay.sockets, DrainTimeout: c.LeaveDrainTime, NoCentralConfig: !c.CentralServiceConfig,
 		SidecarMinPort: c.Ports.SidecarMinPort, SidecarMaxPort: c.Ports.SidecarMaxPort,
 		CheckUpdateInterval: cmp.Or(c.CheckUpdateInterval, -1), // 0 is at once
 		Checks:              checkConfig(c),
