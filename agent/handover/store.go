@@ -39,11 +39,12 @@ func (s *store) remove(name string) {
 }
 
 func (s *store) send(state string, oob []byte) error {
-	c, err := net.DialUnix("unixgram", nil, s.addr)
+	// One that is not connected, as only those may send descriptors; the kernel names it.
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram"})
 	if err != nil {
 		return fmt.Errorf("notify: %w", err)
 	}
-	_, _, err = c.WriteMsgUnix([]byte(state), oob, nil)
+	_, _, err = c.WriteMsgUnix([]byte(state), oob, s.addr)
 	return errors.Join(err, c.Close())
 }
 

@@ -87,6 +87,14 @@ func Start(t testing.TB, args ...string) *Agent {
 // StartEnv is Start with environment variables beside those of the test.
 func StartEnv(t testing.TB, env []string, args ...string) *Agent {
 	t.Helper()
+	a := Prepare(t, env, args...)
+	a.Exec()
+	return a
+}
+
+// Prepare is StartEnv without the start.
+func Prepare(t testing.TB, env []string, args ...string) *Agent {
+	t.Helper()
 	p := FreePorts(t, 3)
 	low := sidecarRange()
 	hcl := fmt.Sprintf("ports { http = %d, serf_lan = %d, server = %d, dns = -1, sidecar_min_port = %d, sidecar_max_port = %d }",
@@ -100,7 +108,6 @@ func StartEnv(t testing.TB, env []string, args ...string) *Agent {
 		t.Fatal(err)
 	}
 	a.Client = c
-	a.Exec()
 	t.Cleanup(func() {
 		a.Kill()
 		if t.Failed() {
