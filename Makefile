@@ -62,8 +62,9 @@ audit: ## Known vulnerabilities in what we depend on (needs the Internet)
 
 ##@ Measure
 .PHONY: bench
-bench: build ## Speed of the mesh as ratios to a direct connection, side by side (about 5 minutes)
+bench: build ## Speed of the mesh as ratios to a direct connection, and of the control plane beside etcd (about 7 minutes)
 	WEFT_BINARY=$(CURDIR)/bin/weft $(GO) run ./cmd/meshbench
+	WEFT_BINARY=$(CURDIR)/bin/weft $(GO) run ./cmd/meshbench -window 1s control
 
 ##@ Document
 .PHONY: docs

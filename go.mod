@@ -35,10 +35,13 @@ require (
 	pgregory.net/rapid v1.3.0
 )
 
-require github.com/godbus/dbus/v5 v5.2.4
+require (
+	github.com/anishathalye/porcupine v1.3.1
+	github.com/godbus/dbus/v5 v5.2.4
+	google.golang.org/protobuf v1.36.12
+)
 
 require (
-	github.com/anishathalye/porcupine v1.3.1 // indirect
 	github.com/armon/go-metrics v0.4.1 // indirect
 	github.com/beorn7/perks v1.0.1 // indirect
 	github.com/boltdb/bolt v1.3.1 // indirect
@@ -68,5 +71,4 @@ require (
 	golang.org/x/sync v0.24.0 // indirect
 	golang.org/x/text v0.42.0 // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260817212433-ac3dfec99bb1 // indirect
-	google.golang.org/protobuf v1.36.12 // indirect
 )

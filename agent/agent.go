@@ -78,12 +78,12 @@ func (a *Agent) build() error {
 		return err
 	}
 	var syncer local.Syncer
-	if a.central, syncer, err = newCentral(cfg, a.remote); err != nil {
+	if a.central, syncer, err = newCentral(cfg, a.joiner.guard(a.remote), a.remote.Watch); err != nil {
 		return err
 	}
 	if a.local, err = local.New(local.Config{
 		Node: cfg.node(cfg.Files.NodeMeta), DataDir: cfg.DataDir, Syncer: syncer, Logger: cfg.Logger,
-		SidecarMinPort: cfg.SidecarMinPort, SidecarMaxPort: cfg.SidecarMaxPort,
+		MeshPort: cfg.MeshPort, SidecarMinPort: cfg.SidecarMinPort, SidecarMaxPort: cfg.SidecarMaxPort,
 		Hosts: hosts(a.gossip), Scripts: cfg.Checks.Scripts, CheckOutputMaxSize: cfg.Checks.OutputMaxSize, DiscardCheckOutput: cfg.Checks.DiscardOutput,
 		SidecarDeregisterAfter: cfg.Checks.SidecarDeregisterAfter,
 		CheckUpdateInterval:    cfg.CheckUpdateInterval, AliasTarget: aliasTargets(a.remote.Watch),
@@ -95,9 +95,9 @@ func (a *Agent) build() error {
 	}
 	if a.sidecars, err = sidecar.New(sidecar.Config{
 		Host: merged(a.local, a.central).Watch(), Views: a.remote.Watch, Signer: sidecar.NewSigner(a.remote),
+		Sockets: sockets(cfg), Reporter: a.remote, Node: cfg.NodeName,
 		Listening: a.local.SetListening, Datacenter: cfg.Datacenter, DataDir: cfg.DataDir,
-		BindAddr: cfg.BindAddr, DrainTimeout: cfg.DrainTimeout, Logger: cfg.Logger, Metrics: connect.NewMetrics(cfg.Registerer),
-		Sockets: sockets(cfg),
+		BindAddr: cfg.BindAddr, DrainTimeout: cfg.DrainTimeout, AccessLog: cfg.AccessLog, MeshPort: cfg.MeshPort, Logger: cfg.Logger, Metrics: connect.NewMetrics(cfg.Registerer),
 	}); err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ func httpConfig(a *Agent) httpapi.Config {
 	h := a.cfg.HTTP
 	h.Self.Datacenter, h.Self.NodeName, h.Self.NodeID, h.Self.Version = a.cfg.Datacenter, a.cfg.NodeName, a.cfg.NodeID, a.cfg.Version
 	h.Local, h.Servers, h.Proxies, h.Leaves = merged(a.local, a.central), a.remote, a.sidecars, a.leaves
-	h.Operators, h.Events = a.remote, a.events
+	h.Operators, h.Policies, h.Events = a.remote, a.remote, a.events
 	h.Control, h.Sockets = control{a}, sockets(a.cfg)
 	h.Self.Stats = agentStats{a}.sections
 	if a.gossip != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/weftmesh/weft/agent/remote"
 	"github.com/weftmesh/weft/agent/watches"
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect"
 	"github.com/weftmesh/weft/connect/enroll"
 )
 
@@ -93,6 +94,10 @@ type Config struct {
 	DrainTimeout time.Duration
 	// Sockets keeps what listens for the process that comes next. Nil: nobody does.
 	Sockets *handover.Sockets
+	// AccessLog says which connections of the proxies get a line in the log.
+	AccessLog connect.AccessLog
+	// MeshPort is the one inbound port of all sidecars that name none; 0: each has its own.
+	MeshPort int
 	// CheckUpdateInterval holds back changes of a check's output alone. Default 5 min.
 	CheckUpdateInterval time.Duration
 
@@ -137,6 +142,11 @@ type Gossip interface {
 	Alone() bool
 	// Peers are the addresses at which members were last, also before this start.
 	Peers() []string
+	// Servers counts the servers beside this host that are alive, and those that were
+	// once and are missed.
+	Servers() (alive, missing int)
+	// Elder is the address of a living host of which this one is a copy; "" for none.
+	Elder() string
 	// Changed has a value after the members changed. It is for one reader: the server,
 	// where there is one, else the agent.
 	Changed() <-chan struct{}

@@ -31,10 +31,13 @@ type Join struct {
 	// Refresh asks the servers at some addresses, of a host that is one itself, for what
 	// changed while it was away. Nil: Credentials do that.
 	Refresh func(ctx context.Context, servers []string) error
+	// Server tells that this host is one.
+	Server bool
 }
 
 const (
 	joinFirst = 250 * time.Millisecond
+	joinTaken = time.Second
 	// joinLook is how often it is looked whether this host is alone.
 	joinLook = 2 * time.Second
 )
@@ -52,12 +55,14 @@ type joiner struct {
 	pool   *remote.Pool        // nil beside a server
 	ready  chan struct{}       // closed once there is a certificate
 	retry  chan struct{}       // has a value when an operator named an address
+	met    chan struct{}       // closed once another member was seen
 }
 
 func newJoiner(cfg Config) *joiner {
 	j := &joiner{
 		cfg: cfg.Join, log: cfg.Logger, node: cfg.NodeName, dc: cfg.Datacenter, gossip: cfg.Gossip,
 		creds: cfg.Credentials, pool: cfg.Pool, ready: make(chan struct{}), retry: make(chan struct{}, 1),
+		met: make(chan struct{}),
 	}
 	if j.cfg.Every <= 0 {
 		j.cfg.Every = 30 * time.Second
@@ -88,6 +93,10 @@ func (j *joiner) identify(ctx context.Context) error {
 		if j.givesUp(tries) {
 			return fmt.Errorf("no server let this host in, tried %d times: %w", tries, err)
 		}
+		if reason := enroll.ReasonOf(err); reason == enroll.ReasonNameTaken || reason == enroll.ReasonNodeIDInUse {
+			p.reset() // until the others miss the host that had the name before
+			p.first = joinTaken
+		}
 		if p.loud() {
 			j.log.Warn("this host has not joined a cluster yet, will retry", "node", j.node, "err", err)
 		}
@@ -115,19 +124,26 @@ func (j *joiner) run(ctx context.Context) error {
 		return nil
 	}
 	p := pauses{first: joinFirst, most: j.cfg.Every}
-	met, tries := false, 0
+	met, tries, asked := false, 0, time.Now()
 	var asking sync.WaitGroup
 	defer asking.Wait()
-	asking.Go(func() { j.refresh(ctx) })
+	if j.cfg.Refresh != nil {
+		asking.Go(func() { j.refresh(ctx) }) // Credentials ask by themselves at the start
+	}
 	for ctx.Err() == nil {
 		targets := j.targets()
 		if !j.gossip.Alone() || len(targets) == 0 {
 			if !met && !j.gossip.Alone() {
 				met = true
+				close(j.met)
 				j.log.Info("this host takes part in the gossip of its cluster", "node", j.node, "members", len(j.gossip.Members()))
 			}
 			p.reset()
 			sleep(ctx, joinLook)
+			if j.partly() && time.Since(asked) > askAgain {
+				asked = time.Now()
+				j.refresh(ctx)
+			}
 			continue
 		}
 		_, err := j.gossip.Join(ctx, targets)
@@ -147,13 +163,32 @@ func (j *joiner) run(ctx context.Context) error {
 	return nil
 }
 
+// askAgain is how often servers are asked while gossip misses some.
+const askAgain = 30 * time.Second
+
+// partly tells whether this host may be in touch with a part of its cluster only, as
+// hosts are that have old keys of gossip: one that is a server misses another, others
+// see none.
+func (j *joiner) partly() bool {
+	alive, missing := j.gossip.Servers()
+	if j.cfg.Server {
+		return missing > 0
+	}
+	return alive == 0
+}
+
 // refresh learns the keys of gossip of now, without which nobody hears this host.
 func (j *joiner) refresh(ctx context.Context) {
-	if j.cfg.Refresh == nil {
-		return
-	}
 	ctx, cancel := context.WithTimeout(ctx, refreshWait)
 	defer cancel()
+	if j.cfg.Refresh == nil {
+		if j.creds != nil {
+			if _, err := j.creds.Renew(ctx); err != nil && ctx.Err() == nil {
+				j.log.Debug("no server told what changed meanwhile", "node", j.node, "err", err)
+			}
+		}
+		return
+	}
 	var servers []string
 	for _, a := range j.targets() {
 		if s := j.serverAt(a); !slices.Contains(servers, s) && len(servers) < 8 {
@@ -163,8 +198,6 @@ func (j *joiner) refresh(ctx context.Context) {
 	if len(servers) == 0 {
 		return
 	}
-	// Another one first each time: one that was down itself may know no better.
-	rand.Shuffle(len(servers), func(a, b int) { servers[a], servers[b] = servers[b], servers[a] })
 	if err := j.cfg.Refresh(ctx, servers); err != nil && ctx.Err() == nil {
 		j.log.Debug("no other server told what changed meanwhile", "node", j.node, "err", err)
 	}

@@ -6,7 +6,6 @@ import (
 	"github.com/weftmesh/weft/agent/central"
 	"github.com/weftmesh/weft/agent/httpapi"
 	"github.com/weftmesh/weft/agent/local"
-	"github.com/weftmesh/weft/agent/remote"
 	"github.com/weftmesh/weft/catalog"
 )
 
@@ -23,11 +22,11 @@ func (m mergedHost) Host() *local.Host { return m.central.Merge(m.State.Host()) 
 func (m mergedHost) Watch() catalog.Watch[*local.Host] { return m.central.Watch() }
 
 // newCentral makes the merger, unless it is not wanted, and the way of statements.
-func newCentral(cfg Config, to *remote.Remote) (*central.Merger, local.Syncer, error) {
+func newCentral(cfg Config, to local.Syncer, views func(catalog.Query) catalog.Watch[*catalog.View]) (*central.Merger, local.Syncer, error) {
 	if cfg.NoCentralConfig {
 		return nil, to, nil
 	}
-	m, err := central.New(central.Config{Views: to.Watch, DataDir: cfg.DataDir, Logger: cfg.Logger})
+	m, err := central.New(central.Config{Views: views, DataDir: cfg.DataDir, Logger: cfg.Logger})
 	if err != nil {
 		return nil, nil, err
 	}

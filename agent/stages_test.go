@@ -45,7 +45,9 @@ func (g *fakeGossip) Join(_ context.Context, addrs []string) (int, error) {
 	return 0, errors.New("nobody answers")
 }
 
+func (g *fakeGossip) Elder() string            { return "" }
 func (g *fakeGossip) Alone() bool              { return true }
+func (g *fakeGossip) Servers() (int, int)      { return 0, 0 }
 func (g *fakeGossip) Peers() []string          { return nil }
 func (g *fakeGossip) Changed() <-chan struct{} { return nil }
 

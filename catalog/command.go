@@ -25,11 +25,14 @@ const (
 	CmdEndKeyDelays    CommandType = 27
 	CmdTxn             CommandType = 28
 
-	CmdSetEntryStatus   CommandType = 30
-	CmdSetPreparedQuery CommandType = 40
-	CmdDelPreparedQuery CommandType = 41
-	CmdSetCoordinates   CommandType = 42
-	CmdSetAutopilot     CommandType = 50
+	CmdSetEntryStatus       CommandType = 30
+	CmdSetPreparedQuery     CommandType = 40
+	CmdDelPreparedQuery     CommandType = 41
+	CmdSetCoordinates       CommandType = 42
+	CmdSetAutopilot         CommandType = 50
+	CmdSetCertRevocation    CommandType = 70
+	CmdDelCertRevocation    CommandType = 71
+	CmdPruneCertRevocations CommandType = 72
 
 	CmdRevoke CommandType = 60
 	CmdAllow  CommandType = 61
@@ -76,6 +79,12 @@ func NewCommand(t CommandType) (Command, error) {
 		return &SetCoordinates{}, nil
 	case CmdSetAutopilot:
 		return &SetAutopilot{}, nil
+	case CmdSetCertRevocation:
+		return &SetCertRevocation{}, nil
+	case CmdDelCertRevocation:
+		return &DeleteCertRevocation{}, nil
+	case CmdPruneCertRevocations:
+		return &PruneCertRevocations{}, nil
 	case CmdRevoke:
 		return &Revoke{}, nil
 	case CmdAllow:

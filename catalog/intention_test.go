@@ -2,6 +2,8 @@ package catalog
 
 import (
 	"cmp"
+	"math/rand/v2"
+	"os"
 	"slices"
 	"testing"
 
@@ -80,6 +82,40 @@ func drawIntentions(t *rapid.T) Intentions {
 }
 
 func TestDecideAgainstBruteForce(t *testing.T) { rapid.Check(t, checkDecide) }
+
+// TestP17DecideAtLength judges a million pairs in two ways with WEFT_TEST_LONG, fewer without.
+func TestP17DecideAtLength(t *testing.T) {
+	n := 50_000
+	if os.Getenv("WEFT_TEST_LONG") != "" {
+		n = 1_000_000
+	}
+	r := rand.New(rand.NewPCG(1, 7)) //nolint:gosec // the same each time
+	of := func(list []string) string { return list[r.IntN(len(list))] }
+	names := []Name{"web", "db", "we", "web2", "*"}
+	var in Intentions
+	for i := range n {
+		if i%8 == 0 {
+			seen := map[[3]string]bool{}
+			in = in[:0]
+			for range r.IntN(20) {
+				x := &Intention{SourceName: of(names), DestinationName: of(names), SourcePeer: of(decidePeers), Action: decideActions[r.IntN(len(decideActions))]}
+				if k := [3]string{x.SourceName, x.DestinationName, x.SourcePeer}; !seen[k] {
+					seen[k] = true
+					in = append(in, x)
+				}
+			}
+			if r.IntN(2) == 0 {
+				in.Sort()
+			}
+		}
+		req := Request{Source: of(names[:4]), Destination: of(names[:4]), SourcePeer: of(decidePeers)}
+		fallback := decideActions[r.IntN(len(decideActions))]
+		action, ref := decideByForce(in, req, fallback)
+		if d := in.Decide(req, fallback); d.Action != action || d.Rule != ref {
+			t.Fatalf("%d: %+v of %d intentions: %s, by force %s by %s", i, req, len(in), d.Reason(), action, ref)
+		}
+	}
+}
 
 func FuzzDecide(f *testing.F) { f.Fuzz(rapid.MakeFuzz(checkDecide)) }
 

@@ -24,7 +24,7 @@ const (
 	QueryConfigEntries  QueryKind = "config-entries"  // Entries of kind Name
 	QueryConfigEntry    QueryKind = "config-entry"    // Entries (0 or 1) of kind Name and name Sub
 	QueryChain          QueryKind = "chain"           // Chain of service Name, or Problem; ChainOptions.Query makes it
-	QueryRoots          QueryKind = "roots"           // Roots and CAConfig.ClusterID
+	QueryRoots          QueryKind = "roots"           // Roots, CAConfig.ClusterID, and RevokedCerts without their descriptions
 	QueryCAConfig       QueryKind = "ca-config"       // CAConfig
 
 	QueryDump            QueryKind = "dump"             // Nodes, Instances and Checks: all
@@ -33,6 +33,7 @@ const (
 	QueryCoordinates     QueryKind = "coordinates"      // Coordinates: all
 	QueryCoordinate      QueryKind = "coordinate"       // Coordinates (0 or 1) of node Name
 	QueryAutopilot       QueryKind = "autopilot"        // Autopilot
+	QueryCertRevocations QueryKind = "cert-revocations" // RevokedCerts: all
 	QueryRevocations     QueryKind = "revocations"      // Revocations: all
 
 	QueryKey          QueryKind = "kv"            // Pairs (0 or 1) with key Name
@@ -82,7 +83,7 @@ func (q Query) Validate() error {
 			return err
 		}
 		return validPrefix(q.Name)
-	case QueryDump, QueryPreparedQueries, QueryCoordinates, QueryAutopilot, QueryRevocations:
+	case QueryDump, QueryPreparedQueries, QueryCoordinates, QueryAutopilot, QueryRevocations, QueryCertRevocations:
 		return nil
 	case QueryPreparedQuery, QueryCoordinate:
 		return validName("query "+string(q.Kind), q.Name)
@@ -140,10 +141,11 @@ type View struct {
 	Delays   []*KeyDelay
 	Sessions []*Session
 
-	Queries     []*PreparedQuery
-	Coordinates []*NodeCoordinate
-	Autopilot   *Autopilot
-	Revocations []*Revocation
+	Queries      []*PreparedQuery
+	Coordinates  []*NodeCoordinate
+	Autopilot    *Autopilot
+	Revocations  []*Revocation
+	RevokedCerts []*CertRevocation
 
 	encode  sync.Once
 	encoded []byte

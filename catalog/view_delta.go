@@ -28,9 +28,10 @@ type Delta struct {
 	Delays     Rows[*KeyDelay]
 	Sessions   Rows[*Session]
 
-	Queries     Rows[*PreparedQuery]
-	Coordinates Rows[*NodeCoordinate]
-	Revocations Rows[*Revocation]
+	Queries      Rows[*PreparedQuery]
+	Coordinates  Rows[*NodeCoordinate]
+	Revocations  Rows[*Revocation]
+	RevokedCerts Rows[*CertRevocation]
 	// Default, CAConfig, Chain, Problem and Autopilot are those of the new view.
 	Default   Action
 	CAConfig  *CAConfig
@@ -89,9 +90,10 @@ var (
 	delayList   = byKey(func(d *KeyDelay) Key { return Key{A: d.Key} })
 	sessionList = byKey(func(s *Session) Key { return Key{A: s.ID} })
 
-	queryList      = byKey(func(q *PreparedQuery) Key { return Key{A: q.ID} })
-	coordinateList = byKey(func(c *NodeCoordinate) Key { return Key{A: c.Node} })
-	revocationList = byKey(func(r *Revocation) Key { return Key{A: r.Kind, B: r.ID} })
+	queryList       = byKey(func(q *PreparedQuery) Key { return Key{A: q.ID} })
+	coordinateList  = byKey(func(c *NodeCoordinate) Key { return Key{A: c.Node} })
+	revocationList  = byKey(func(r *Revocation) Key { return Key{A: r.Kind, B: r.ID} })
+	revokedCertList = byKey(func(r *CertRevocation) Key { return Key{A: r.Key()} })
 )
 
 // Diff returns what turns old into v. It is nil where there is no such thing:
@@ -126,6 +128,7 @@ func (v *View) makeDiff(old *View) *Delta {
 		rootList.diff(&d.Roots, old.Roots, v.Roots) &&
 		queryList.diff(&d.Queries, old.Queries, v.Queries) &&
 		coordinateList.diff(&d.Coordinates, old.Coordinates, v.Coordinates) &&
+		revokedCertList.diff(&d.RevokedCerts, old.RevokedCerts, v.RevokedCerts) &&
 		revocationList.diff(&d.Revocations, old.Revocations, v.Revocations) &&
 		pairList.diff(&d.Pairs, old.Pairs, v.Pairs) &&
 		keyList.diff(&d.Keys, old.Keys, v.Keys) &&
@@ -159,6 +162,7 @@ func (d *Delta) Patch(old *View) (*View, error) {
 	v.Roots = rootList.patch(old.Roots, d.Roots)
 	v.Queries = queryList.patch(old.Queries, d.Queries)
 	v.Coordinates = coordinateList.patch(old.Coordinates, d.Coordinates)
+	v.RevokedCerts = revokedCertList.patch(old.RevokedCerts, d.RevokedCerts)
 	v.Revocations = revocationList.patch(old.Revocations, d.Revocations)
 	v.Pairs = pairList.patch(old.Pairs, d.Pairs)
 	v.Keys = keyList.patch(old.Keys, d.Keys)
@@ -182,7 +186,7 @@ func (d *Delta) complete() bool {
 	return !slices.Contains(d.Nodes.Put, nil) && !slices.Contains(d.Services.Put, nil) &&
 		!slices.Contains(d.Checks.Put, nil) && !slices.Contains(d.Intentions.Put, nil) &&
 		!slices.Contains(d.Roots.Put, nil) && !slices.Contains(d.Queries.Put, nil) &&
-		!slices.Contains(d.Coordinates.Put, nil) && !slices.Contains(d.Revocations.Put, nil) && !slices.Contains(d.Pairs.Put, nil) &&
+		!slices.Contains(d.Coordinates.Put, nil) && !slices.Contains(d.RevokedCerts.Put, nil) && !slices.Contains(d.Revocations.Put, nil) && !slices.Contains(d.Pairs.Put, nil) &&
 		!slices.Contains(d.Delays.Put, nil) && !slices.Contains(d.Sessions.Put, nil)
 }
 

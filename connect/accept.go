@@ -35,7 +35,11 @@ func (s *Service) meet(ctx context.Context, w *wire, config *tls.Config) (*Conn,
 		return nil, nil, s.refuse(w, s.full(lim), "")
 	}
 	t := secureServer(w, config)
-	if err := s.handshake(ctx, t, w, lim.HandshakeTimeout, false); err != nil {
+	w.turns = &turnstile{g: s.guard, src: sourceOf(w.RemoteAddr()), until: time.Now().Add(lim.HandshakeTimeout)}
+	err = s.handshake(ctx, t, w, lim.HandshakeTimeout, false)
+	w.turns.end()
+	w.turns = nil
+	if err != nil {
 		if errors.Is(err, errNothingSaid) {
 			return nil, nil, s.knocked(w, before, err)
 		}
@@ -86,6 +90,9 @@ func (s *Service) judgeRow(r *row, before proof) (*world, *RefusedError) {
 	}
 	if w.id != before.id {
 		return w, r.refused(&RefusedError{Reason: ReasonTLSFailed, Err: fmt.Errorf("this service became %s after the handshake", w.id)})
+	}
+	if s.guard.full() {
+		return w, r.refused(&RefusedError{Reason: ReasonLimit, Err: errNoDescriptors})
 	}
 	if lim := w.limits(); lim.MaxInboundConnections > 0 && inbound > lim.MaxInboundConnections {
 		return w, r.refused(s.full(lim))
@@ -221,19 +228,22 @@ func (s *Service) refuse(w *wire, e *RefusedError, peer string) error {
 // ended is called once for each row: out of the table, into counters and log.
 func (s *Service) ended(r *row, e ending, admitted bool) {
 	s.table.remove(r)
-	if r.endpoint != nil {
-		s.balancer.done(r.endpoint)
-	}
+	dur := max(s.now().Sub(r.started), 1)
 	if admitted {
 		r.pair.open.Dec()
+		r.pair.lasted(dur)
 	}
 	r.settle()
 	r.pair.count(e.reason)
 	in, out := r.bytes()
+	if r.endpoint != nil {
+		s.balancer.spoke(r.endpoint, e.reason, out)
+		s.balancer.done(r.endpoint)
+	}
 	s.journal.post(line{
 		reason: e.reason, outbound: r.outbound, source: r.source, destination: r.destination,
 		peer: r.peer, addr: r.addr, upstream: r.upstream, instance: r.instance, rule: e.rule, hint: e.hint, err: e.err,
-		in: in, out: out, dur: max(s.now().Sub(r.started), 1),
+		in: in, out: out, dur: dur,
 	})
 }
 

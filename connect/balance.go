@@ -21,6 +21,12 @@ type endpoint struct {
 	fails  int   // in a row
 	until  time.Time
 	err    string
+
+	failedAt time.Time
+	strikes  int // connections in a row that it ended without a byte
+	rule     Ejection
+	upstream string
+	of       int // instances of the upstream
 }
 
 type endpointKey struct{ upstream, addr string }
@@ -59,7 +65,7 @@ func (b *balancer) state(up *upstream, e *Endpoint) *endpoint {
 		if b.all == nil {
 			b.all = map[endpointKey]*endpoint{}
 		}
-		s = &endpoint{}
+		s = &endpoint{upstream: up.key}
 		b.all[k] = s
 	}
 	return s
@@ -98,9 +104,10 @@ func (b *balancer) pick(up *upstream, tried []bool) *candidate {
 	e := &up.Instances[i]
 	s := b.state(up, e)
 	s.active++
-	if s.fails > 0 {
+	s.rule, s.of = up.Ejection, len(up.Instances)
+	if s.fails >= max(s.rule.Failures, 1) && !s.until.IsZero() {
 		// One connection finds out whether it is back; the others keep away.
-		s.until = now.Add(skipFor(s.fails))
+		s.until = now.Add(s.rule.skipFor(s.fails - max(s.rule.Failures, 1) + 1))
 	}
 	return &candidate{Endpoint: e, state: s}
 }
@@ -139,27 +146,19 @@ func (b *balancer) load(up *upstream, i int) float64 {
 // weight is at least 1, and bounded so that sums cannot overflow.
 func weight(e *Endpoint) int { return min(max(e.Weight, 1), 1<<16) }
 
-func skipFor(fails int) time.Duration {
-	return min(skipMin<<min(fails-1, 10), skipMax)
-}
-
 // failed notes that no connection came about.
 func (b *balancer) failed(s *endpoint, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s.active--
-	s.fails++
-	s.until = b.now().Add(skipFor(s.fails))
-	s.err = err.Error()
+	b.failedOnce(s, err.Error())
 }
 
 // suspect notes that an instance took a connection and did not serve it.
 func (b *balancer) suspect(s *endpoint, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s.fails++
-	s.until = b.now().Add(skipFor(s.fails))
-	s.err = err.Error()
+	b.failedOnce(s, err.Error())
 }
 
 // worked notes that an instance serves; the connection stays counted until done.

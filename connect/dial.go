@@ -75,6 +75,8 @@ func (s *Service) upstream(ctx context.Context, name catalog.Name, from string) 
 		return nil, nil, s.refuseDial(w, name, from, ReasonNoInstance, err)
 	case len(up.Instances) == 0:
 		return nil, nil, s.refuseDial(w, name, from, ReasonNoInstance, fmt.Errorf("%s has no healthy instance", name))
+	case s.guard.full():
+		return nil, nil, s.refuseDial(w, name, from, ReasonLimit, errNoDescriptors)
 	case !s.table.reserve(up.key, up.MaxConnections):
 		err = fmt.Errorf("%d connections to %s are open, which is the limit", up.MaxConnections, name)
 		return nil, nil, s.refuseDial(w, name, from, ReasonLimit, err)

@@ -14,6 +14,12 @@
 // the table and then loads the snapshot; Update stores the snapshot and then walks
 // the table. Whichever comes first, one of the two judges by the newer policy.
 //
+// A Proxy carries connections as streams in tunnels (package tunnel), on event loops
+// that all proxies of a process share: accept, judge, carry and end run on them and
+// never wait. What may wait has a goroutine: handshakes, dials by name, the log. A peer
+// without tunnels gets one TLS connection for each, on the same loops. Service.Dial and
+// Service.Accept, for applications that are in the mesh themselves, are one to one.
+//
 // A stream that ended early never looks complete: TLS without close_notify, a
 // reset, or a close by policy reaches the application as a reset.
 package connect

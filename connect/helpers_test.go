@@ -27,6 +27,7 @@ import (
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/identity"
+	"github.com/weftmesh/weft/connect/tunnel"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -211,6 +212,9 @@ func allow(sources ...string) catalog.Intentions {
 	return in
 }
 
+// testDriver, where it is not nil, carries the connections of all sidecars.
+var testDriver tunnel.Driver
+
 // startSidecar runs a proxy of service and waits until it serves.
 func startSidecar(t testing.TB, ca *testCA, service string, change func(*Snapshot)) *sidecar {
 	t.Helper()
@@ -231,6 +235,7 @@ func startSidecarWith(t testing.TB, ca *testCA, service string, cfg ProxyConfig,
 	p, err := NewProxy(cfg)
 	must(t, err)
 	s.Proxy = p
+	p.driver = testDriver
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
 	go func() {

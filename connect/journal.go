@@ -43,8 +43,9 @@ type line struct {
 // journal writes one log line for each connection, and keeps repeated refusals
 // from filling the disk.
 type journal struct {
-	log *slog.Logger
-	now func() time.Time
+	log    *slog.Logger
+	now    func() time.Time
+	access AccessLog
 
 	queue lineQueue
 
@@ -78,7 +79,7 @@ func (j *journal) write(l *line) {
 	level, suppressed := slog.LevelInfo, 0
 	if l.reason.failure() {
 		var quiet bool
-		if suppressed, quiet = j.repeated(l); quiet {
+		if suppressed, quiet = j.repeated(l); quiet || j.access.Off {
 			return
 		}
 		if l.reason != ReasonDraining {

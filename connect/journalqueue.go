@@ -20,6 +20,9 @@ type lineQueue struct {
 
 // post has l written soon. When the log takes no more, lines are left out and counted.
 func (j *journal) post(l line) {
+	if !l.reason.failure() && j.access.leavesOut() {
+		return
+	}
 	q := &j.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()

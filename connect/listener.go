@@ -166,8 +166,8 @@ func (l *listener) isBound(ctx context.Context, ln net.Listener) (net.Listener, 
 // acceptOn has the driver accept until stop.
 func (l *listener) acceptOn(ctx context.Context, ln net.Listener) {
 	if u, ok := ln.(*net.UnixListener); ok && l.sockets == nil {
-		u.SetUnlinkOnClose(false) // the driver takes the descriptor, and closes ln
-		defer os.Remove(l.addr)
+		u.SetUnlinkOnClose(false)                // the driver takes the descriptor, and closes ln
+		defer func() { _ = os.Remove(l.addr) }() // the next bind tells why it is in the way
 	}
 	var told atomic.Bool
 	stop, err := l.driver.Listen(ln, l.serve, func(err error) {

@@ -26,6 +26,7 @@ type Metrics struct {
 	bytes       *prometheus.CounterVec
 	failures    *prometheus.CounterVec
 	handshakes  *prometheus.HistogramVec
+	durations   *prometheus.HistogramVec
 	applied     *prometheus.GaugeVec
 	expires     *prometheus.GaugeVec
 
@@ -75,6 +76,7 @@ type pairKey struct {
 type pairMetrics struct {
 	ended             *prometheus.CounterVec // by reason
 	open              prometheus.Gauge
+	duration          prometheus.Observer
 	bytesIn, bytesOut prometheus.Counter
 }
 
@@ -108,6 +110,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help:    "Duration of TLS handshakes that succeeded.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
 		}, []string{"direction"}),
+		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "weft_proxy_connection_seconds",
+			Help:    "How long connections that were let through lasted.",
+			Buckets: []float64{.001, .005, .025, .1, .5, 2.5, 10, 60, 600, 3600},
+		}, pair),
 		applied: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "weft_proxy_applied_index",
 			Help: "Index of the snapshot that the proxy enforces.",
@@ -118,7 +125,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}, []string{"proxy"}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.connections, m.open, settledBytes{m.bytes, m}, m.failures, m.handshakes, m.applied, m.expires)
+		reg.MustRegister(m.connections, m.open, settledBytes{m.bytes, m}, m.failures, m.handshakes, m.durations, m.applied, m.expires)
 	}
 	return m
 }
@@ -141,6 +148,7 @@ func (m *Metrics) pair(outbound bool, source, destination catalog.Name) *pairMet
 	p := &pairMetrics{
 		ended:    m.connections.MustCurryWith(l),
 		open:     m.open.With(l),
+		duration: m.durations.With(l),
 		bytesIn:  m.bytes.MustCurryWith(l).WithLabelValues("in"),
 		bytesOut: m.bytes.MustCurryWith(l).WithLabelValues("out"),
 	}
@@ -149,6 +157,9 @@ func (m *Metrics) pair(outbound bool, source, destination catalog.Name) *pairMet
 }
 
 func (p *pairMetrics) count(why Reason) { p.ended.WithLabelValues(string(why)).Inc() }
+
+// lasted counts a connection that was let through, at its end.
+func (p *pairMetrics) lasted(d time.Duration) { p.duration.Observe(d.Seconds()) }
 
 func (m *Metrics) handshake(outbound bool, took time.Duration) {
 	m.handshakes.WithLabelValues(direction(outbound)).Observe(took.Seconds())

@@ -41,7 +41,7 @@ func (p *Proxy) serveUpstream(ctx context.Context, key catalog.Name, app net.Con
 	var first *candidate
 	w := p.svc.world.Load()
 	if w.problem == "" && p.svc.keys.usable(w) == nil {
-		if up := w.upstreams[key]; up != nil && p.svc.table.reserve(up.key, up.MaxConnections) {
+		if up := w.upstreams[key]; up != nil && !p.svc.guard.full() && p.svc.table.reserve(up.key, up.MaxConnections) {
 			a.begin(w, up)
 			if first = a.next(); first == nil {
 				p.svc.table.release(up.key)

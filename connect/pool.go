@@ -1,6 +1,7 @@
 package connect
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"crypto/x509"
 	"slices"
@@ -293,4 +294,30 @@ func (t *tunnels) close() {
 			_ = o.link.Close()
 		}
 	}
+}
+
+// status lists those that have not ended, sorted.
+func (t *tunnels) status() []TunnelStatus {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []TunnelStatus
+	add := func(dir, peer, addr string, since time.Time, l tunnel.Link) {
+		if st := l.Status(); !isDone(l) {
+			out = append(out, TunnelStatus{dir, peer, addr, st.Streams, st.Draining, since})
+		}
+	}
+	for i := range t.inbound {
+		if l := i.link.Load(); l != nil {
+			add(direction(false), i.text, i.addr, i.since, *l)
+		}
+	}
+	for _, in := range t.instances {
+		for _, o := range in.tunnels {
+			add(direction(true), o.key.id.String(), o.key.addr, o.since, o.link)
+		}
+	}
+	slices.SortFunc(out, func(a, b TunnelStatus) int {
+		return cmp.Or(cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.Peer, b.Peer), cmp.Compare(a.Addr, b.Addr), a.Since.Compare(b.Since))
+	})
+	return out
 }

@@ -31,6 +31,13 @@ type ProxyConfig struct {
 	// Sockets keeps what the proxy listens on for the process that comes next; nil: it
 	// ends with this one.
 	Sockets Sockets
+	// AccessLog says which connections get a line when they end.
+	AccessLog AccessLog
+	// Guard bounds what strangers may cost, for all services of a process. Nil: its own.
+	Guard *Guard
+	// Port is shared with other proxies: a snapshot whose inbound address is on it opens
+	// no listener. May be nil.
+	Port *Port
 }
 
 // Proxy runs a Service for an application that knows nothing of it: a mutual-TLS
@@ -52,9 +59,12 @@ type Proxy struct {
 
 	mu        sync.Mutex
 	inbound   *listener
+	port      *Port              // shared; nil: none
+	sharing   string             // the server name for which the port is shared; "": it is not
 	upstreams map[string]*outlet // by listenKey
 	clashes   map[catalog.Name]string
 	drains    map[drainKey]context.CancelFunc
+	resting   *resting
 }
 
 // outlet is the listener of an upstream. Which one may change while it listens.
@@ -75,12 +85,14 @@ func NewProxy(cfg ProxyConfig) (*Proxy, error) {
 	}
 	svc, err := NewService(ServiceConfig{
 		ID: cfg.ID, Signer: cfg.Signer, KeyFile: cfg.KeyFile, Logger: cfg.Logger, Metrics: cfg.Metrics, Now: cfg.Now,
+		AccessLog: cfg.AccessLog, Guard: cfg.Guard,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("proxy %s: %w", cfg.ID, err)
 	}
 	p := &Proxy{
 		id:        cfg.ID,
+		port:      cfg.Port,
 		svc:       svc,
 		log:       svc.log,
 		gate:      newGate(maxHandshakes, maxHandshakesPerSource),
@@ -166,6 +178,7 @@ func (p *Proxy) apply(live context.Context, snap *Snapshot) {
 	defer p.mu.Unlock()
 	p.reconcileInbound(live, snap)
 	p.reconcileUpstreams(live, snap)
+	p.reconcileRest(live, snap)
 	p.isApplied(snap)
 }
 
@@ -210,6 +223,11 @@ func (p *Proxy) reconcileInbound(live context.Context, snap *Snapshot) {
 		p.inbound.stop()
 		p.inbound = nil
 	}
+	p.sharePort(live, snap)
+	if p.sharing != "" && p.inbound != nil {
+		p.inbound.stop()
+		p.inbound = nil
+	}
 	p.noInbound.Store(want.addr == "")
 	if want.addr == "" {
 		p.tunnels.drainInbound()
@@ -217,10 +235,14 @@ func (p *Proxy) reconcileInbound(live context.Context, snap *Snapshot) {
 		return
 	}
 	p.cancelDrain(drainKey{})
-	if p.inbound == nil {
+	if p.inbound == nil && p.sharing == "" {
 		l := &listener{spec: want, owner: "inbound listener of " + snap.Service, log: p.log, admit: p.gate.wait, sockets: p.sockets}
 		l.serve = func(c net.Conn) {
 			w := newWire(c)
+			if p.svc.guard.tooHigh(w) {
+				_ = p.svc.refuse(w, &RefusedError{Reason: ReasonLimit, Destination: p.svc.world.Load().service(), Err: errNoDescriptors}, "")
+				return
+			}
 			place := p.gate.enter(w) // here, so that the order is that of arrival
 			p.spawn(c, func() { p.serveInbound(live, w, place) })
 		}
@@ -321,6 +343,7 @@ func (p *Proxy) drain(kill context.CancelFunc) {
 	if p.inbound != nil {
 		p.inbound.stop()
 	}
+	p.unshare()
 	for _, o := range p.upstreams {
 		o.stop()
 	}
@@ -328,6 +351,7 @@ func (p *Proxy) drain(kill context.CancelFunc) {
 	for key := range p.drains {
 		p.cancelDrain(key)
 	}
+	p.endRest()
 	p.mu.Unlock()
 	p.noInbound.Store(true)
 	p.tunnels.drain()

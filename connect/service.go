@@ -36,6 +36,10 @@ type ServiceConfig struct {
 	Logger  *slog.Logger     // nil: slog.Default
 	Metrics *Metrics         // nil: none
 	Now     func() time.Time // nil: time.Now
+	// AccessLog says which connections get a line when they end.
+	AccessLog AccessLog
+	// Guard bounds what strangers may cost, for all services of a process. Nil: its own.
+	Guard *Guard
 }
 
 // Service is one identity in the mesh: it dials and accepts mutual-TLS
@@ -46,6 +50,7 @@ type Service struct {
 	log     *slog.Logger
 	now     func() time.Time
 	metrics *Metrics
+	guard   *Guard
 
 	world    atomic.Pointer[world]
 	updating sync.Mutex // one Update at a time
@@ -74,6 +79,9 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Guard == nil {
+		cfg.Guard = NewGuard(GuardConfig{})
+	}
 	if cfg.Metrics == nil {
 		cfg.Metrics = NewMetrics(nil)
 	}
@@ -82,9 +90,11 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 		log:     cfg.Logger,
 		now:     cfg.Now,
 		metrics: cfg.Metrics,
+		guard:   cfg.Guard,
 	}
-	s.table.rows = map[*row]struct{}{}
+	s.table.rows, s.table.guard = map[*row]struct{}{}, cfg.Guard
 	s.balancer.now = cfg.Now
+	s.journal.access = cfg.AccessLog
 	s.journal.init(cfg.Logger, cfg.Now)
 	s.keys = newKeyring(cfg)
 	s.serverTLS = identity.ServerConfig(s.tlsOptions(s.bundle))
@@ -147,15 +157,19 @@ func (s *Service) Update(snap *Snapshot) {
 // thousands of connections share a few sources and certificates.
 func (s *Service) judge(w, old *world) {
 	verdicts := map[catalog.Name]catalog.Decision{}
+	own := w.ownRevocation()
 	chains := chainVerdicts{w: w, now: s.now(), known: map[any]error{}}
 	for _, r := range s.table.all(nil) {
 		if w.bundle != old.bundle {
 			if err := chains.check(r); err != nil {
-				r.kill(ending{reason: ReasonPolicyChanged, rule: "trust bundle", err: err})
+				r.kill(ending{reason: ReasonPolicyChanged, rule: w.untrusted(r), err: err})
 				continue
 			}
 		}
 		if r.outbound {
+			if own != "" {
+				r.kill(ending{reason: ReasonPolicyChanged, rule: "revoked: " + w.id.String(), err: errors.New(own)})
+			}
 			continue
 		}
 		d, ok := verdicts[r.source]
@@ -246,6 +260,7 @@ func newWorld(snap *Snapshot, old *world) *world {
 		return w
 	}
 	w.local, _ = netip.ParseAddrPort(snap.Local) // anything else is dialled by name
+	w.problem = w.ownRevocation()                // the upstreams stay known: it may be taken back
 	for i := range snap.Upstreams {
 		u := &snap.Upstreams[i]
 		key := snap.upstreamKey(u)
@@ -280,7 +295,7 @@ func (s *Snapshot) upstreamKey(u *Upstream) catalog.Name {
 }
 
 func (w *world) sameTrust(snap *Snapshot) bool {
-	return w.bundle != nil && w.snap.TrustDomain == snap.TrustDomain &&
+	return w.bundle != nil && w.snap.TrustDomain == snap.TrustDomain && w.snap.sameRevoked(snap) &&
 		w.snap.SigningRoot == snap.SigningRoot && slices.Equal(w.snap.Roots, snap.Roots)
 }
 
@@ -294,6 +309,7 @@ func (w *world) loadTrust(snap *Snapshot, old *world) error {
 			return fmt.Errorf("signing root of the snapshot: %w", err)
 		}
 	}
+	b = b.Revoking(snap.RevokedSerials, snap.RevokedIDs)
 	w.bundle = b
 	if old != nil && old.bundle.Fingerprint() == b.Fingerprint() {
 		w.bundle = old.bundle // listed in another order

@@ -23,6 +23,11 @@ type Snapshot struct {
 	// root is renewed at once. Empty: a leaf is renewed when Roots gains one.
 	SigningRoot string `json:",omitempty"`
 
+	// RevokedSerials and RevokedIDs are certificates, by the serials of leaves in hex
+	// with colons, and SPIFFE IDs that are not trusted whoever vouches for them.
+	RevokedSerials []string `json:",omitempty"`
+	RevokedIDs     []string `json:",omitempty"`
+
 	// Intentions can decide for Service as destination; Default where none matches.
 	Intentions catalog.Intentions
 	Default    catalog.Action
@@ -35,6 +40,8 @@ type Snapshot struct {
 
 	Upstreams []Upstream
 	Limits    Limits
+	// Rest is nil while the instance serves as it should.
+	Rest *Rest `json:",omitempty"`
 }
 
 // Upstream is a destination that Service dials through a loopback listener.
@@ -52,6 +59,8 @@ type Upstream struct {
 	ConnectTimeout time.Duration // for each instance; 0 is 5 s
 	// MaxConnections bounds the connections that are open, or being opened, to it; 0: no cap.
 	MaxConnections int `json:",omitempty"`
+	// Ejection says when an instance that fails is left alone.
+	Ejection Ejection `json:",omitzero"`
 }
 
 // Endpoint is the mTLS address of one instance of an upstream.

@@ -18,14 +18,18 @@ type Status struct {
 	// Applied is the index of the snapshot enforced now.
 	Applied uint64
 	// Ready tells whether connections can be made and taken; else Problem says why not.
-	Ready       bool
-	Problem     string `json:",omitempty"`
+	Ready   bool
+	Problem string `json:",omitempty"`
+	// Resting says why connections are asked to end, where they are.
+	Resting     string `json:",omitempty"`
 	Certificate *CertificateStatus
 	// Inbound is nil when the snapshot asks for no inbound listener.
 	Inbound   *ListenerStatus
 	Upstreams []UpstreamStatus
 	// Peers sums the open connections by source and destination.
 	Peers []PeerStatus
+	// Tunnels carry the connections to and from peers that speak them.
+	Tunnels []TunnelStatus
 	// Drainers are earlier processes of the agent that still carry connections.
 	Drainers []DrainerStatus `json:",omitempty"`
 	// Errors are the last refusals and failures, oldest first.
@@ -55,6 +59,7 @@ type ListenerStatus struct {
 	Listening bool
 	Error     string `json:",omitempty"` // why it does not
 	Local     string `json:",omitempty"` // inbound: the application behind it
+	Shared    string `json:",omitempty"` // inbound: by what it is told apart from others of the mesh port
 }
 
 // UpstreamStatus describes an upstream and its instances.
@@ -107,6 +112,16 @@ type ConnectionStatus struct {
 	BytesOut    int64
 }
 
+// TunnelStatus is one tunnel.
+type TunnelStatus struct {
+	Direction string // "inbound" or "outbound"
+	Peer      string // SPIFFE ID of the far end
+	Addr      string // of the far end
+	Streams   int    // connections that it carries now
+	Draining  bool   // it takes no new ones
+	Since     time.Time
+}
+
 // ErrorStatus is a refusal or failure of the recent past.
 type ErrorStatus struct {
 	Time        time.Time
@@ -125,7 +140,7 @@ func (p *Proxy) Status() Status {
 	st := Status{
 		Proxy: p.id, Service: w.id.Service, Datacenter: w.id.Datacenter, TrustDomain: w.id.TrustDomain,
 		Applied: p.Applied(), Problem: w.problem, Certificate: p.svc.keys.status(),
-		Peers: p.svc.table.peers(), Errors: p.svc.journal.failures(),
+		Peers: p.svc.table.peers(), Tunnels: p.tunnels.status(), Errors: p.svc.journal.failures(),
 	}
 	if st.Problem == "" {
 		if err := p.svc.keys.usable(w); err != nil {
@@ -133,10 +148,14 @@ func (p *Proxy) Status() Status {
 		}
 	}
 	st.Ready = st.Problem == ""
+	if w.snap != nil && w.snap.Rest != nil {
+		st.Resting = w.snap.Rest.Why
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.inbound != nil {
-		st.Inbound = p.inbound.status()
+	in := p.inboundStatus()
+	if in != nil {
+		st.Inbound = in
 		if w.snap != nil {
 			st.Inbound.Local = w.snap.Local
 		}

@@ -54,21 +54,6 @@ type row struct {
 	ended    bool
 }
 
-// attach puts a leg under the row's control. It reports false, and cuts the leg,
-// when the connection has ended already.
-func (r *row) attach(leg aborter) bool {
-	r.mu.Lock()
-	ended := r.ended
-	if !ended {
-		r.legs = append(r.legs, leg)
-	}
-	r.mu.Unlock()
-	if ended {
-		leg.abort()
-	}
-	return !ended
-}
-
 // carried puts the flow that carries the connection under the row's control, which
 // may have ended.
 func (r *row) carried(f *tunnel.Flow) {
@@ -192,6 +177,7 @@ func direction(outbound bool) string {
 type table struct {
 	mu      sync.Mutex
 	rows    map[*row]struct{}
+	guard   *Guard
 	inbound int
 	lastID  uint64
 	// outbound counts, by upstream, the connections that are open or being opened.
@@ -231,6 +217,7 @@ func (t *table) add(r *row) (inbound int) {
 	t.lastID++
 	r.id = t.lastID
 	t.rows[r] = struct{}{}
+	t.guard.taken.Add(descriptorsOf)
 	if !r.outbound {
 		t.inbound++
 	}
@@ -244,6 +231,7 @@ func (t *table) remove(r *row) {
 		return
 	}
 	delete(t.rows, r)
+	t.guard.taken.Add(-descriptorsOf)
 	if r.outbound {
 		t.releaseLocked(r.upstream)
 	} else {

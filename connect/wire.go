@@ -17,6 +17,10 @@ type wire struct {
 	raw     syscall.RawConn // nil: it has no descriptor
 	spoke   atomic.Bool     // the peer has sent a byte
 	evicted atomic.Bool     // closed to make room for another
+
+	// These belong to the goroutine of the handshake.
+	early []byte     // read already, to be read again
+	turns *turnstile // nil: nothing is waited for
 }
 
 func newWire(c net.Conn) *wire {
@@ -48,11 +52,28 @@ func (w *wire) silent() bool {
 
 // Read implements net.Conn.
 func (w *wire) Read(p []byte) (int, error) {
+	w.turns.end()
+	if len(w.early) > 0 {
+		n := copy(p, w.early)
+		if w.early = w.early[n:]; len(w.early) == 0 {
+			w.early = nil
+		}
+		return n, w.turns.begin()
+	}
 	n, err := w.Conn.Read(p)
 	if n > 0 && !w.spoke.Load() {
 		w.spoke.Store(true)
 	}
+	if err == nil {
+		err = w.turns.begin()
+	}
 	return n, err
+}
+
+// Write implements net.Conn.
+func (w *wire) Write(p []byte) (int, error) {
+	w.turns.end()
+	return w.Conn.Write(p)
 }
 
 // SyscallConn lets a driver take the descriptor.

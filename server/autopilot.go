@@ -36,6 +36,7 @@ type autopilot struct {
 	mu     sync.Mutex
 	since  map[string]standing
 	barred map[string]time.Time // servers that an operator removed, until when they stay out
+	told   map[string]time.Time // what was logged of a server, and when
 	absent map[string]time.Time // servers that gossip does not hold for alive, since when
 }
 

@@ -23,7 +23,7 @@ const forwardedKey = "weft-forwarded"
 
 // proved are gRPC's credentials for connections whose handshake is done before gRPC
 // sees them, and for those from inside the process.
-type proved struct{}
+type proved struct{ leases *leases }
 
 var _ credentials.TransportCredentials = proved{}
 
@@ -37,7 +37,7 @@ type callerInfo struct {
 func (callerInfo) AuthType() string { return "weft" }
 
 // ServerHandshake implements credentials.TransportCredentials.
-func (proved) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func (p proved) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	info := callerInfo{CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}}
 	if _, ok := c.(pipeConn); ok {
 		return c, info, nil
@@ -46,15 +46,17 @@ func (proved) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error
 	if !ok {
 		return nil, nil, fmt.Errorf("server: a %T has proved nothing", c)
 	}
-	p, err := enroll.PeerOf(tc.ConnectionState())
+	peer, err := enroll.PeerOf(tc.ConnectionState())
 	if err != nil {
 		return nil, nil, fmt.Errorf("server: %w", err)
 	}
-	info.caller = rpc.Caller{Server: p.Role == enroll.RoleServer, Agent: p.Role == enroll.RoleAgent, Node: p.Node, NodeID: p.NodeID}
-	if !info.caller.Server && !info.caller.Agent {
-		return nil, nil, fmt.Errorf("server: %s may not call", p)
+	info.caller = rpc.Caller{
+		Server: peer.Role == enroll.RoleServer, Agent: peer.Role == enroll.RoleAgent, Node: peer.Node, NodeID: peer.NodeID,
 	}
-	return c, info, nil
+	if !info.caller.Server && !info.caller.Agent {
+		return nil, nil, fmt.Errorf("server: %s may not call", peer)
+	}
+	return p.leases.track(c, info.caller), info, nil
 }
 
 // ClientHandshake implements credentials.TransportCredentials.
@@ -74,25 +76,25 @@ func (p proved) Clone() credentials.TransportCredentials { return p }
 func (proved) OverrideServerName(string) error { return nil }
 
 // identified gives a request's context its Caller, and refuses what is not for it.
-func identified(ctx context.Context, method string) (context.Context, rpc.Caller, error) {
+func identified(ctx context.Context, method string) (context.Context, error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
-		return nil, rpc.Caller{}, wire.ToStatus(fmt.Errorf("%w: nobody calls", catalog.ErrDenied))
+		return nil, wire.ToStatus(fmt.Errorf("%w: nobody calls", catalog.ErrDenied))
 	}
 	info, ok := p.AuthInfo.(callerInfo)
 	if !ok {
-		return nil, rpc.Caller{}, wire.ToStatus(fmt.Errorf("%w: the caller has proved nothing", catalog.ErrDenied))
+		return nil, wire.ToStatus(fmt.Errorf("%w: the caller has proved nothing", catalog.ErrDenied))
 	}
 	caller := info.caller
 	if strings.HasPrefix(method, wire.PeersPrefix) && !caller.Server {
-		return nil, caller, wire.ToStatus(fmt.Errorf("%w: %s is for servers, this is %s", catalog.ErrDenied, method, caller))
+		return nil, wire.ToStatus(fmt.Errorf("%w: %s is for servers, this is %s", catalog.ErrDenied, method, caller))
 	}
 	caller.Forwarded = caller.Server && len(metadata.ValueFromIncomingContext(ctx, forwardedKey)) > 0
-	return rpc.WithCaller(ctx, caller), caller, nil
+	return rpc.WithCaller(ctx, caller), nil
 }
 
 func identifyCalls(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	ctx, _, err := identified(ctx, info.FullMethod)
+	ctx, err := identified(ctx, info.FullMethod)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +102,7 @@ func identifyCalls(ctx context.Context, req any, info *grpc.UnaryServerInfo, nex
 }
 
 func identifyStreams(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	ctx, _, err := identified(stream.Context(), info.FullMethod)
+	ctx, err := identified(stream.Context(), info.FullMethod)
 	if err != nil {
 		return err
 	}

@@ -12,8 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc"
-
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/store"
 	"github.com/weftmesh/weft/catalog/wire"
@@ -36,6 +34,7 @@ const (
 // cluster is this server's part among the others: the port they reach it by, the
 // connections to them, and how it comes into Raft.
 type cluster struct {
+	gate       *enroll.Gate
 	cfg        Cluster
 	self       catalog.Member // as far as it is known before gossip
 	datacenter string
@@ -48,6 +47,9 @@ type cluster struct {
 	joinIn     net.Listener
 	peers      *peers
 	registrar  *registrar
+	leases     *leases
+	ctx        context.Context // ends when the server stops
+	end        context.CancelFunc
 
 	// Set by enter.
 	raft      *consensus.Node
@@ -55,23 +57,30 @@ type cluster struct {
 	founding  *founding
 	dismissed *dismissal
 	reads     consensus.Rounds
+	entered   atomic.Bool
 	current   atomic.Bool // the store is as new as that of the leader once was
 }
 
 func newCluster(cfg Config) (*cluster, error) {
 	c := &cluster{
 		cfg: *cfg.Cluster, datacenter: cfg.Datacenter, tempo: cfg.tempo, members: membershipOf(cfg).Members, log: cfg.Logger,
-		self: alone(cfg).self,
+		self: alone(cfg).self, leases: &leases{conns: map[string]int{}},
 	}
+	c.ctx, c.end = context.WithCancel(context.Background())
 	c.registrar = &registrar{servers: c.serverAddrs, keys: cfg.Cluster.GossipKeys, members: c.members, log: cfg.Logger, datacenter: cfg.Datacenter}
 	var err error
 	c.mux, err = mux.New(mux.Config{
 		Listener: c.cfg.Listener, Admit: c.admit, Logger: cfg.Logger, Registerer: cfg.Registerer,
-		TLS: func() *tls.Config {
+		TLS: sync.OnceValue(func() *tls.Config {
 			return c.cfg.Credentials.Server(enroll.ProtoRPC, enroll.ProtoRaft, enroll.ProtoJoin)
-		},
+		}),
 	})
 	if err != nil {
+		return nil, fmt.Errorf("server: %w", err)
+	}
+	if c.gate, err = enroll.NewGate(enroll.GateConfig{
+		Secret: c.cfg.Secret, Datacenter: c.datacenter, Registrar: c.registrar, Logger: c.log, Registerer: cfg.Registerer,
+	}); err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}
 	c.rpcIn, c.raftIn, c.joinIn = c.mux.Listen(enroll.ProtoRPC), c.mux.Listen(enroll.ProtoRaft), c.mux.Listen(enroll.ProtoJoin)
@@ -83,6 +92,7 @@ func newCluster(cfg Config) (*cluster, error) {
 
 // close releases what is not closed by run.
 func (c *cluster) close() {
+	c.end()
 	c.peers.close()
 	_ = c.cfg.Listener.Close()
 }
@@ -128,6 +138,7 @@ func (c *cluster) network() *consensus.Network {
 		},
 		Address: c.addressOf,
 		Vouch:   c.vouch,
+		MayVote: c.mayVote,
 	}
 }
 
@@ -153,18 +164,34 @@ func (c *cluster) identify(conn net.Conn) (string, error) {
 // Those that share an ID are left out: nobody knows which is meant.
 func (c *cluster) servers() map[string]catalog.Member {
 	out := map[string]catalog.Member{}
-	twice := map[string]bool{}
-	for _, m := range c.members() {
-		if m.Status != catalog.MemberAlive || m.Tags[tagRole] != roleServer || m.ID == "" || m.Tags[tagDC] != c.datacenter {
+	for id, all := range c.byID() {
+		if len(all) == 1 {
+			out[id] = all[0]
+		}
+	}
+	return out
+}
+
+// clones are the names of living servers that share a node ID, by that.
+func (c *cluster) clones() map[string][]string {
+	out := map[string][]string{}
+	for id, all := range c.byID() {
+		if len(all) == 1 {
 			continue
 		}
-		if _, ok := out[m.ID]; ok {
-			twice[m.ID] = true
+		for _, m := range all {
+			out[id] = append(out[id], m.Name)
 		}
-		out[m.ID] = m
 	}
-	for id := range twice {
-		delete(out, id)
+	return out
+}
+
+func (c *cluster) byID() map[string][]catalog.Member {
+	out := map[string][]catalog.Member{}
+	for _, m := range c.members() {
+		if m.Status == catalog.MemberAlive && m.Tags[tagRole] == roleServer && m.ID != "" && m.Tags[tagDC] == c.datacenter {
+			out[m.ID] = append(out[m.ID], m)
+		}
 	}
 	return out
 }
@@ -213,15 +240,15 @@ func (c *cluster) ask(id, addr string) (wire.Peers, error) {
 	return wire.NewPeersClient(cc), nil
 }
 
-// standing asks a server where it is in Raft.
-func (c *cluster) standing(ctx context.Context, id, addr string) (*wire.StandingReply, error) {
+// standing asks a server where it is in Raft, with marks of its log or without.
+func (c *cluster) standing(ctx context.Context, id, addr string, marks bool) (*wire.StandingReply, error) {
 	at, err := c.ask(id, addr)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	rep, err := at.Standing(ctx, &wire.StandingRequest{})
+	rep, err := at.Standing(ctx, &wire.StandingRequest{Marks: marks})
 	if err == nil && rep.NodeID != id {
 		return nil, fmt.Errorf("server %s answers with the node ID %q", id, rep.NodeID)
 	}
@@ -239,7 +266,7 @@ func (c *cluster) standings(ctx context.Context, whom map[string]string) map[str
 			continue
 		}
 		wg.Go(func() {
-			rep, err := c.standing(ctx, id, addr)
+			rep, err := c.standing(ctx, id, addr, false)
 			if err != nil {
 				return
 			}
@@ -276,17 +303,11 @@ const (
 
 // serve runs the port until ctx ends, but for RPC.
 func (c *cluster) serve(ctx context.Context) error {
-	gate, err := enroll.NewGate(enroll.GateConfig{
-		Secret: c.cfg.Secret, Datacenter: c.datacenter, Registrar: c.registrar, Logger: c.log,
-	})
-	if err != nil {
-		return fmt.Errorf("server: %w", err)
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	parts := []func(context.Context) error{
 		c.mux.Run, c.cfg.Credentials.Run,
-		func(ctx context.Context) error { return gate.Serve(ctx, c.joinIn) },
+		func(ctx context.Context) error { return c.gate.Serve(ctx, c.joinIn) },
 	}
 	done := make(chan error, len(parts))
 	for _, part := range parts {
@@ -300,154 +321,4 @@ func (c *cluster) serve(ctx context.Context) error {
 		cancel()
 	}
 	return first
-}
-
-// enter gives the cluster its part of Raft.
-func (c *cluster) enter(raft *consensus.Node, st *store.Store) {
-	c.raft, c.store = raft, st
-	c.current.Store(!raft.Fresh())
-	c.reads.Ask = c.leaderIndex
-	c.founding = &founding{
-		self: c.self.ID, expect: c.cfg.Expect, cluster: c, fresh: raft.Fresh, begin: raft.Begin, now: time.Now, log: c.log,
-	}
-	c.dismissed = &dismissal{self: c.self.ID, raft: raft, cluster: c, lonely: c.tempo.lonely, log: c.log}
-}
-
-// start runs this server's part among others, of which there are none where c is
-// nil, until stop is called. What ends before is told to ended.
-func (c *cluster) start(rpcs *grpc.Server, ended chan<- error) (stop func() error) {
-	if c == nil {
-		return func() error { return nil }
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() { c.founding.run(ctx) })
-	wg.Go(func() { c.dismissed.run(ctx) })
-	wg.Go(func() { c.registrar.follow(ctx, c.store, c.mux.CloseIf) })
-	wg.Go(func() {
-		if err := c.serve(ctx); err != nil {
-			ended <- err
-		}
-	})
-	go func() { ended <- explainServing(rpcs.Serve(c.rpcIn)) }()
-	return func() error {
-		cancel()
-		wg.Wait()
-		c.peers.close()
-		c.reads.Wait()
-		return nil
-	}
-}
-
-// caughtUp waits until the store may be shown. A server that was taken into a
-// cluster with an empty disk has nothing to show until it has what the leader had
-// when it came.
-func (c *cluster) caughtUp(ctx context.Context) error {
-	waiting, cancel := context.WithTimeoutCause(ctx, catchUpWait,
-		fmt.Errorf("%w: this server has not caught up with the leader yet; ask another", catalog.ErrUnavailable))
-	defer cancel()
-	if err := c.raft.CaughtUp(waiting); err != nil {
-		return err
-	}
-	for pause := 10 * time.Millisecond; !c.current.Load(); pause = min(2*pause, time.Second) {
-		if c.catchUp(waiting) == nil {
-			c.current.Store(true)
-			return nil
-		}
-		t := time.NewTimer(pause)
-		select {
-		case <-waiting.Done():
-			t.Stop()
-			return context.Cause(waiting)
-		case <-t.C:
-		}
-	}
-	return nil
-}
-
-func (c *cluster) catchUp(ctx context.Context) error {
-	index, err := c.raft.ReadIndex(ctx)
-	if errors.Is(err, catalog.ErrNoLeader) {
-		index, err = c.reads.Index(ctx)
-	}
-	if err != nil {
-		return err
-	}
-	return c.store.WaitIndex(ctx, index)
-}
-
-// leave takes this server out of Raft.
-func (c *cluster) leave(ctx context.Context) error {
-	if c == nil || c.raft.Fresh() {
-		return nil
-	}
-	if peers, err := c.raft.Peers(); err != nil || len(peers) < 2 {
-		return err
-	}
-	if member, _ := c.raft.Member(c.self.ID); !member {
-		return nil
-	}
-	if _, self, err := c.raft.Leader(); err == nil && self {
-		// Another leads when this one goes, so that it is that one which removes it.
-		if err := c.raft.TransferLeadership(ctx, ""); err != nil {
-			return fmt.Errorf("leave: %w", err)
-		}
-	}
-	req := &wire.ChangeRaftRequest{ID: c.self.ID}
-	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		cc, err := c.leader()
-		if err == nil {
-			_, err = wire.NewOperatorsClient(cc).ChangeRaft(ctx, req)
-		}
-		if err == nil || errors.Is(err, catalog.ErrNotFound) {
-			c.log.Info("this server left Raft")
-			return nil
-		}
-		if !errors.Is(err, catalog.ErrNoLeader) && !errors.Is(err, catalog.ErrUnavailable) {
-			return fmt.Errorf("leave: %w", err)
-		}
-		t := time.NewTimer(pause)
-		select {
-		case <-ctx.Done():
-			t.Stop()
-			return fmt.Errorf("leave: %w: %w", err, context.Cause(ctx))
-		case <-t.C:
-		}
-	}
-}
-
-// stepDown lets another server lead before this one stops.
-func stepDown(raft *consensus.Node, log *slog.Logger) {
-	ctx, cancel := context.WithTimeout(context.Background(), stepDownWait)
-	defer cancel()
-	if err := raft.StepDown(ctx); err != nil {
-		log.Warn("leadership was not handed over; the others elect a leader when they miss this one", "err", err)
-	}
-}
-
-// leader gives the connection to the leader.
-func (c *cluster) leader() (*peerConn, error) {
-	id, addr := c.raft.LeaderID()
-	if id == "" {
-		return nil, catalog.ErrNoLeader
-	}
-	if now := c.addressOf(id); now != "" {
-		addr = now
-	}
-	return c.peers.at(id, addr)
-}
-
-// leaderIndex asks the leader for its ReadIndex.
-func (c *cluster) leaderIndex() (uint64, error) {
-	cc, err := c.leader()
-	if err != nil {
-		return 0, err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
-	defer cancel()
-	rep, err := wire.NewPeersClient(cc).ReadIndex(ctx, &wire.ReadIndexRequest{})
-	if err != nil {
-		return 0, err
-	}
-	return rep.Index, nil
 }

@@ -439,3 +439,121 @@ func TestNewAddress(t *testing.T) {
 	f.until("the list has the new address", func() bool { return f.peers(f.leader())[idOf(mover)].Address == now })
 	f.put(mover, "k", "x")
 }
+
+// TestLostDiskDoesNotVote: a server that comes back with an empty disk under its old
+// ID helps nobody to lead who may lack what it had acknowledged. With the others back
+// it is brought up to date and votes.
+func TestLostDiskDoesNotVote(t *testing.T) {
+	f := newFleet(t, 3)
+	f.change = quick
+	for i := 1; i <= 3; i++ {
+		f.up(i)
+	}
+	lead := f.leader()
+	f.put(lead, "k", "x")
+	loser := 1 + lead%3
+	f.down(loser)
+	f.down(lead) // which hands over to the third, that cannot lead alone
+	for _, r := range f.nodes {
+		f.until("nobody leads", func() bool { id, _ := r.server.raft.LeaderID(); return id == "" })
+	}
+	f.dirs[loser] = t.TempDir()
+	f.up(loser)
+	time.Sleep(2 * time.Second) // many elections
+	for i, r := range f.nodes {
+		if id, _ := r.server.raft.LeaderID(); id != "" {
+			t.Fatalf("server %d: %s leads by the vote of a server that lost its disk", i, id)
+		}
+	}
+	f.up(lead)
+	f.until("the server that lost its disk has everything", func() bool { v, err := f.get(loser, "k", wire.Default); return err == nil && v == "x" })
+	f.until("and may vote", func() bool { return f.nodes[loser].server.cluster.current.Load() })
+}
+
+// TestForeignLog: a server that began a cluster of its own is not taken into another.
+func TestForeignLog(t *testing.T) {
+	f := newFleet(t, 1)
+	f.change = quick
+	f.up(2) // alone, it begins a cluster
+	f.leader()
+	for i := range 20 {
+		f.put(2, fmt.Sprint("other-", i), "x")
+	}
+	f.down(2)
+	dir := f.dirs[2]
+	f.town, f.dirs[2] = newTown(), ""
+	f.up(1)
+	f.leader()
+	f.put(1, "k", "x")
+	f.dirs[2] = dir
+	f.up(2)
+	time.Sleep(time.Second)
+	if _, ok := f.peers(1)[idOf(2)]; ok {
+		t.Error("it was taken in")
+	}
+	if v, err := f.get(1, "k", wire.Default); err != nil || v != "x" {
+		t.Error(v, err)
+	}
+	if _, ok := f.peers(2)[idOf(1)]; ok {
+		t.Error("the other was taken in there")
+	}
+}
+
+// TestTwoServersOneID: a server with the node ID of another is let in nowhere, and the
+// cluster goes on.
+func TestTwoServersOneID(t *testing.T) {
+	f := newFleet(t, 3)
+	f.change = quick
+	for i := 1; i <= 3; i++ {
+		f.up(i)
+	}
+	lead := f.leader()
+	twin := 1 + lead%3
+	f.change = func(i int, cfg *Config) {
+		quick(i, cfg)
+		if i == 9 {
+			creds, err := enroll.NewServer(enroll.ServerConfig{Secret: f.secret, Node: nameOf(9), NodeID: idOf(twin), Datacenter: "dc1"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			cfg.NodeID, cfg.Cluster.Credentials = idOf(twin), creds
+		}
+	}
+	was := f.peers(lead)
+	f.up(9)
+	f.until("the leader has seen both", func() bool { return len(f.nodes[lead].server.cluster.clones()) == 1 })
+	time.Sleep(10 * f.nodes[lead].server.cfg.tempo.autopilot)
+	if now := f.peers(lead); len(now) != 3 || now[idOf(twin)].Address != was[idOf(twin)].Address {
+		t.Errorf("the list of servers is %+v, was %+v", now, was)
+	}
+	if !f.nodes[9].server.raft.Fresh() {
+		t.Error("the twin was taken in")
+	}
+	f.put(twin, "k", "x")
+}
+
+// TestSnapshotByFollower: an archive is taken and restored by way of a server that
+// does not lead, and every server then has what is in it, and another epoch.
+func TestSnapshotByFollower(t *testing.T) {
+	f := newFleet(t, 3)
+	for i := 1; i <= 3; i++ {
+		f.up(i)
+	}
+	follower := 1 + f.leader()%3
+	ops := f.nodes[follower].operators()
+	f.put(follower, "k", "before")
+	archive := save(t, ops)
+	f.put(follower, "k", "after")
+	if err := restore(t, ops, archive); err != nil {
+		t.Fatal(err)
+	}
+	for i := 1; i <= 3; i++ {
+		f.until(fmt.Sprintf("server %d has the archive", i), func() bool { v, err := f.get(i, "k", wire.Default); return err == nil && v == "before" })
+	}
+	f.put(follower, "k", "again")
+	for i := 1; i <= 3; i++ {
+		if v, err := f.get(i, "k", wire.Default); err != nil || v != "again" {
+			t.Error(i, v, err)
+		}
+	}
+}

@@ -70,7 +70,7 @@ func (f *founding) say(what string, args ...any) {
 	defer f.mu.Unlock()
 	if f.said != what {
 		f.said = what
-		f.log.Info(what, args...)
+		f.log.Info("no cluster yet", append([]any{"reason", what}, args...)...)
 	}
 }
 
@@ -163,4 +163,13 @@ func (f *founding) promise(plan *wire.PromiseRequest) error {
 	}
 	f.founder, f.until = plan.Founder, f.now().Add(promiseLife)
 	return nil
+}
+
+// votesFor tells whether a server without a past votes for a candidate: for the one
+// that it promised itself to, and, should it have forgotten that in a restart, for one
+// whose cluster has nothing in its log yet but the list of servers.
+func (f *founding) votesFor(candidate string, lastIndex uint64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.expect > 0 && (f.founder == candidate || lastIndex <= 1)
 }

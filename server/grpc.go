@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	// maxStreams bounds the requests of one connection that are under way.
-	maxStreams = 4096
+	// maxStreams bounds the requests of one connection that are under way. It is above
+	// what an agent may have, so that it is told and does not wait for ever.
+	maxStreams = 2 * (maxAgentWaits + maxAgentCalls)
 	// maxHeaders bounds what a request says beside its message.
 	maxHeaders = 16 << 10
 )
@@ -31,22 +32,13 @@ func newGRPC(s *Server) (*grpc.Server, error) {
 		Raft: operated{s.raft, s.leader.autopilot}, Names: s.leader.autopilot.name, Autopilot: s.leader.autopilot.state, Restored: s.leader.begun,
 		Recover: recoverBy(s.raft, s.cfg.NodeID),
 	}
+	var pc rpc.PoliciesConfig
 	if c := s.cluster; c != nil {
+		pc = c.policies()
 		rc.CaughtUp, rc.LeaderIndex = c.caughtUp, c.reads.Index
-		rc.Forward = func(string) (wire.Servers, error) {
-			cc, err := c.leader()
-			if err != nil {
-				return nil, err
-			}
-			return wire.NewClient(cc), nil
-		}
-		oc.Forward = func(string) (wire.Operators, error) {
-			cc, err := c.leader()
-			if err != nil {
-				return nil, err
-			}
-			return wire.NewOperatorsClient(cc), nil
-		}
+		servers, operators := wire.NewClient(leaderConn{c}), wire.NewOperatorsClient(leaderConn{c})
+		rc.Forward = func(string) (wire.Servers, error) { return servers, nil }
+		oc.Forward = func(string) (wire.Operators, error) { return operators, nil }
 	}
 	h, err := rpc.New(rc)
 	if err != nil {
@@ -57,24 +49,46 @@ func newGRPC(s *Server) (*grpc.Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	agents := newLimits()
+	pc.Handler = h
+	policies, err := rpc.NewPolicies(pc)
+	if err != nil {
+		return nil, err
+	}
 	out := grpc.NewServer(
-		grpc.Creds(proved{}),
+		grpc.Creds(proved{leasesOf(s)}),
 		grpc.MaxRecvMsgSize(wire.MaxRequest),
 		grpc.MaxSendMsgSize(wire.MaxReply),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(maxHeaders),
-		// Agents ask every 10 s whether we are alive; those that are gone are let go.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
-		grpc.ChainUnaryInterceptor(identifyCalls, s.ending.reads),
-		grpc.ChainStreamInterceptor(identifyStreams, s.ending.streams),
+		// A host that fell silent is to be known as such within 5 s, its probes included.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 1500 * time.Millisecond, Timeout: 2 * time.Second}),
+		grpc.ChainUnaryInterceptor(identifyCalls, agents.calls, s.ending.reads),
+		grpc.ChainStreamInterceptor(identifyStreams, agents.streams, s.ending.streams),
 	)
 	wire.Register(out, h)
 	wire.RegisterOperators(out, op)
+	wire.RegisterPolicies(out, policies)
 	if c := s.cluster; c != nil {
-		wire.RegisterPeers(out, &peerService{self: c.self, raft: s.raft, founding: c.founding, dismissed: c.dismissed})
+		wire.RegisterPeers(out, &peerService{self: c.self, raft: s.raft, founding: c.founding, dismissed: c.dismissed, lost: s.leader.lost})
 	}
 	return out, nil
+}
+
+// leasesOf are those of the agents that are connected to this server; nil where
+// none can be.
+func leasesOf(s *Server) *leases {
+	c := s.cluster
+	if c == nil {
+		return nil
+	}
+	c.leases.lost = func(node, id string) {
+		if !s.leader.lost(node, id) {
+			c.tellLost(node, id)
+		}
+	}
+	return c.leases
 }
 
 // explainServing says why a listener is served no more; nil when it was stopped.

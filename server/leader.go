@@ -2,16 +2,13 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
-	"github.com/weftmesh/weft/catalog/store"
 	"github.com/weftmesh/weft/server/consensus"
 )
 
@@ -36,8 +33,14 @@ type leader struct {
 	gateways   *gateways
 	expiry     *expiry
 	changed    func() <-chan struct{}
+	suspects   chan suspect
+	leads      func() bool
 	log        *slog.Logger
+	pruner     *pruner
 }
+
+// maxSuspects bounds the hosts that wait to be checked.
+const maxSuspects = 1024
 
 func newLeader(s *Server) (*leader, error) {
 	membership := membershipOf(s.cfg)
@@ -45,7 +48,9 @@ func newLeader(s *Server) (*leader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}
-	return &leader{
+	l := &leader{
+		suspects:   make(chan suspect, maxSuspects),
+		leads:      func() bool { _, self, err := s.raft.Leader(); return err == nil && self },
 		expiry:     expiry,
 		leadership: s.raft.Leadership(), authority: s.authority, changed: membership.Changed, log: s.log,
 		gateways: newGateways(s.store, s.raft, time.Now, s.log),
@@ -54,12 +59,43 @@ func newLeader(s *Server) (*leader, error) {
 			raft: s.raft, store: s.store, members: membership.Members, cluster: s.cluster, self: s.cfg.NodeID,
 			first: s.cfg.Autopilot, now: time.Now, log: s.log, tempo: s.cfg.tempo,
 			since: map[string]standing{}, absent: map[string]time.Time{}, barred: map[string]time.Time{},
+			told: map[string]time.Time{},
 		},
+		pruner: &pruner{store: s.store, raft: s.raft, now: time.Now},
 		members: &reconciler{
 			store: s.store, raft: s.raft, members: membership.Members, self: s.cfg.NodeName,
-			datacenter: s.cfg.Datacenter, now: time.Now, log: s.log,
+			datacenter: s.cfg.Datacenter, now: time.Now, log: s.log, doubts: newDoubts(membership.Members, s.log),
 		},
-	}, nil
+	}
+	l.members.doubts.changed = l.members.look
+	return l, nil
+}
+
+// lost is told of a host that lost its connection. It reports false where this server
+// does not lead.
+func (l *leader) lost(node, id string) bool {
+	if !l.leads() {
+		return false
+	}
+	select {
+	case l.suspects <- suspect{node, id}:
+	default: // gossip will tell
+	}
+	return true
+}
+
+// doubt checks hosts that lost their connection until ctx ends.
+func (l *leader) doubt(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case s := <-l.suspects:
+			wg.Go(func() { l.members.doubts.check(ctx, s) })
+		}
+	}
 }
 
 // run follows leadership until ctx ends.
@@ -115,7 +151,9 @@ func (l *leader) lead(ctx context.Context) {
 	wg.Go(func() { l.expiry.run(ctx) })
 	wg.Go(func() { l.repeat(ctx, "certificate authority", authorityEvery, nil, l.authority.Ensure) })
 	wg.Go(func() { l.gateways.follow(ctx) })
+	wg.Go(func() { l.doubt(ctx) })
 	wg.Go(func() { l.repeat(ctx, "gateways", gatewaysEvery, l.gateways.changed, l.gateways.settle) })
+	wg.Go(func() { l.repeat(ctx, "revocations", pruneEvery, nil, l.pruner.prune) })
 	l.autopilot.begin()
 	wg.Go(func() { l.repeat(ctx, "autopilot", l.autopilot.tempo.autopilot, nil, l.autopilot.ensure) })
 	l.members.begin()
@@ -184,269 +222,3 @@ const (
 	tagBuild   = "build"
 	tagGRPC    = "grpc_port"
 )
-
-// Times after which a host that is not there any more is forgotten.
-const (
-	// settle is how long a new leader waits before it believes that a host with a
-	// node check, of which gossip knows nothing, is gone.
-	settle = time.Minute
-	// reapAfter is how long a failed host stays in the catalog.
-	reapAfter = 72 * time.Hour
-)
-
-// reconciler makes the catalog agree with gossip: which hosts there are, whether
-// their agents are alive, and which of them are servers. It owns the node check
-// and the server rows; all else of a host is its agent's to say.
-type reconciler struct {
-	store      *store.Store
-	raft       applier
-	members    func() []catalog.Member
-	self       string
-	datacenter string
-	now        func() time.Time
-	log        *slog.Logger
-
-	mu      sync.Mutex
-	since   time.Time            // leading
-	missing map[string]time.Time // hosts that failed or are unknown, since when this leader knows
-}
-
-// begin starts a term of leadership.
-func (r *reconciler) begin() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.since, r.missing = r.now(), map[string]time.Time{}
-}
-
-// reconcile compares everything once. It does all it can, and returns what failed.
-func (r *reconciler) reconcile(ctx context.Context) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var errs []error
-	known := map[string]bool{}
-	for _, m := range r.members() {
-		known[m.Name] = true
-		errs = append(errs, r.member(ctx, m))
-	}
-	errs = append(errs, r.strangers(ctx, known))
-	return errors.Join(errs...)
-}
-
-// introduce makes the rows of a host that gossip knows and the catalog does not.
-// It comes before the first statement of the host's agent, so that its services are
-// never seen without the check that says whether it is alive, and so that who makes
-// the row of a node does not depend on who is quicker.
-func (r *reconciler) introduce(ctx context.Context, node string) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	have, err := r.read(node)
-	if err != nil || have.node != nil {
-		return err
-	}
-	for _, m := range r.members() {
-		if m.Name == node && m.Status == catalog.MemberAlive {
-			return r.alive(ctx, m, have)
-		}
-	}
-	return nil
-}
-
-func (r *reconciler) member(ctx context.Context, m catalog.Member) error {
-	row, err := r.read(m.Name)
-	if err != nil {
-		return err
-	}
-	switch m.Status {
-	case catalog.MemberAlive:
-		delete(r.missing, m.Name)
-		return r.alive(ctx, m, row)
-	case catalog.MemberFailed:
-		return r.failed(ctx, m.Name, row)
-	case catalog.MemberLeaving, catalog.MemberLeft:
-		if m.Name == r.self || row.node == nil {
-			return nil
-		}
-		return r.forget(ctx, m.Name, "it left")
-	default:
-		return nil
-	}
-}
-
-// rows are what the catalog has of a host, as far as it is the leader's.
-type rows struct {
-	node   *catalog.Node
-	check  *catalog.Check
-	server *catalog.Service
-}
-
-func (r *reconciler) read(node string) (rows, error) {
-	var out rows
-	v, err := r.store.Read(catalog.Query{Kind: catalog.QueryNode, Name: node})
-	if err != nil {
-		return out, err
-	}
-	if len(v.Nodes) > 0 {
-		out.node = v.Nodes[0]
-	}
-	for _, i := range v.Instances {
-		if i.Service != nil && i.Service.ID == catalog.ServerService && i.Service.Service == catalog.ServerService {
-			out.server = i.Service
-		}
-	}
-	checks, err := r.store.Read(catalog.Query{Kind: catalog.QueryNodeChecks, Name: node})
-	if err != nil {
-		return out, err
-	}
-	for _, c := range checks.Checks {
-		if c.CheckID == catalog.NodeCheckID {
-			out.check = c
-		}
-	}
-	return out, nil
-}
-
-func nodeCheck(node string, status catalog.Status, output string) *catalog.Check {
-	return &catalog.Check{
-		Node: node, CheckID: catalog.NodeCheckID, Name: catalog.NodeCheckName, Status: status, Output: output,
-	}
-}
-
-func sameCheck(have, want *catalog.Check) bool {
-	return have != nil && have.Status == want.Status && have.Output == want.Output
-}
-
-// alive: the host has a row, a check that passes, and a service when it is a server.
-func (r *reconciler) alive(ctx context.Context, m catalog.Member, have rows) error {
-	check := nodeCheck(m.Name, catalog.StatusPassing, catalog.NodeCheckAlive)
-	var server *catalog.Service
-	if m.Tags[tagRole] == roleServer {
-		server = serverService(m)
-	}
-	if server == nil && have.server != nil {
-		cmd := &catalog.Deregister{Node: m.Name, ServiceID: catalog.ServerService}
-		if _, _, err := r.raft.Apply(ctx, cmd); err != nil {
-			return err
-		}
-	}
-	sameHost := have.node != nil && (m.ID == "" || have.node.ID == m.ID)
-	if sameHost && sameCheck(have.check, check) && sameServer(have.server, server) {
-		return nil
-	}
-	otherHost := have.node != nil && !sameHost
-	cmd := &catalog.Register{
-		// A row that is there, or comes in this moment, is the agent's statement: it
-		// knows better.
-		SkipNodeUpdate: !otherHost,
-		Node:           &catalog.Node{ID: m.ID, Node: m.Name, Address: m.Addr, Datacenter: r.datacenter},
-		Service:        server,
-		Checks:         []*catalog.Check{check},
-	}
-	if otherHost {
-		// Another host has taken the name: what the catalog has of the old one's
-		// health is not about this one.
-		if err := r.critical(ctx, m.Name, have); err != nil {
-			return err
-		}
-	}
-	return r.register(ctx, cmd)
-}
-
-func (r *reconciler) register(ctx context.Context, cmd *catalog.Register) error {
-	if err := cmd.Validate(); err != nil {
-		return err
-	}
-	_, _, err := r.raft.Apply(ctx, cmd)
-	return err
-}
-
-// serverService is the service under which a server stands in the catalog.
-func serverService(m catalog.Member) *catalog.Service {
-	port, err := strconv.ParseUint(m.Tags[tagPort], 10, 16)
-	if err != nil {
-		return nil
-	}
-	meta := map[string]string{
-		"version": m.Tags[tagBuild], "raft_version": "3", "non_voter": "false", "read_replica": "false",
-		"serf_protocol_current": "2", "serf_protocol_min": "1", "serf_protocol_max": "5",
-	}
-	if p := m.Tags[tagGRPC]; p != "" {
-		meta["grpc_port"] = p
-	}
-	return &catalog.Service{
-		ID: catalog.ServerService, Service: catalog.ServerService, Port: int(port), Meta: meta,
-		Weights: &catalog.Weights{Passing: 1, Warning: 1},
-	}
-}
-
-func sameServer(have, want *catalog.Service) bool {
-	if have == nil || want == nil {
-		return have == nil && want == nil
-	}
-	if have.Port != want.Port || len(have.Meta) != len(want.Meta) {
-		return false
-	}
-	for k, v := range want.Meta {
-		if have.Meta[k] != v {
-			return false
-		}
-	}
-	return true
-}
-
-// failed: the host stays, with a critical check, until it is reaped.
-func (r *reconciler) failed(ctx context.Context, name string, have rows) error {
-	if have.node == nil || name == r.self {
-		return nil
-	}
-	since, ok := r.missing[name]
-	if !ok {
-		since = r.now()
-		r.missing[name] = since
-	}
-	if r.now().Sub(since) >= reapAfter {
-		return r.forget(ctx, name, "it was not seen for "+reapAfter.String())
-	}
-	return r.critical(ctx, name, have)
-}
-
-func (r *reconciler) critical(ctx context.Context, name string, have rows) error {
-	check := nodeCheck(name, catalog.StatusCritical, catalog.NodeCheckFailed)
-	if sameCheck(have.check, check) {
-		return nil
-	}
-	r.log.Warn("a host does not answer", "node", name)
-	return r.register(ctx, &catalog.Register{
-		SkipNodeUpdate: true, Node: &catalog.Node{Node: name, Datacenter: r.datacenter}, Checks: []*catalog.Check{check},
-	})
-}
-
-func (r *reconciler) forget(ctx context.Context, name, why string) error {
-	r.log.Info("a host is removed from the catalog", "node", name, "reason", why)
-	delete(r.missing, name)
-	_, _, err := r.raft.Apply(ctx, &catalog.Deregister{Node: name})
-	return err
-}
-
-// strangers sees to hosts with a node check of which gossip knows nothing: they
-// left while nobody led, or this server has not met them yet.
-func (r *reconciler) strangers(ctx context.Context, known map[string]bool) error {
-	if r.now().Sub(r.since) < settle {
-		return nil
-	}
-	v, err := r.store.Read(catalog.Query{Kind: catalog.QueryChecks, Name: catalog.StatusAny})
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, c := range v.Checks {
-		if c.CheckID != catalog.NodeCheckID || known[c.Node] {
-			continue
-		}
-		have, err := r.read(c.Node)
-		if err == nil {
-			err = r.failed(ctx, c.Node, have)
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}

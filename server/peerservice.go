@@ -17,24 +17,28 @@ type peerService struct {
 	raft      *consensus.Node
 	founding  *founding
 	dismissed *dismissal
-	lost      func(ctx context.Context, node, id string)
+	lost      func(node, id string) bool
 }
 
 var _ wire.Peers = (*peerService)(nil)
 
 // Standing implements wire.Peers.
-func (s *peerService) Standing(context.Context, *wire.StandingRequest) (*wire.StandingReply, error) {
+func (s *peerService) Standing(_ context.Context, req *wire.StandingRequest) (*wire.StandingReply, error) {
 	at := s.raft.Position()
 	peers, err := s.raft.Servers()
 	if err != nil {
 		return nil, err
 	}
 	leader, _ := s.raft.LeaderID()
+	var marks []wire.LogMark
+	if req.Marks {
+		marks = s.raft.Marks()
+	}
 	return &wire.StandingReply{
 		NodeID: s.self.ID, Node: s.self.Name, Version: s.self.Tags[tagBuild],
 		Fresh: s.raft.Fresh(), Dismissed: s.dismissed.is(),
 		LastTerm: at.LastTerm, LastIndex: at.LastIndex, Applied: at.Applied, ConfigIndex: at.ConfigIndex,
-		Peers: peers, LeaderID: leader, LastContact: s.raft.LastContact(),
+		Peers: peers, Marks: marks, LeaderID: leader, LastContact: s.raft.LastContact(),
 	}, nil
 }
 
@@ -56,9 +60,9 @@ func (s *peerService) ReadIndex(ctx context.Context, _ *wire.ReadIndexRequest) (
 }
 
 // Lost implements wire.Peers.
-func (s *peerService) Lost(ctx context.Context, req *wire.LostRequest) (*wire.LostReply, error) {
-	if s.lost != nil {
-		s.lost(ctx, req.Node, req.NodeID)
+func (s *peerService) Lost(_ context.Context, req *wire.LostRequest) (*wire.LostReply, error) {
+	if !s.lost(req.Node, req.NodeID) {
+		return nil, catalog.ErrNoLeader
 	}
 	return &wire.LostReply{}, nil
 }

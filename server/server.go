@@ -169,6 +169,9 @@ func (s *Server) Run(ctx context.Context) error {
 
 func (s *Server) stopServing() {
 	s.ending.begin()
+	if s.cluster != nil {
+		s.cluster.leases.stop() // that agents lose this server says nothing of them
+	}
 	_ = s.pipe.Close()
 	done := make(chan struct{})
 	go func() { defer close(done); s.grpc.GracefulStop() }()

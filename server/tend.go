@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
@@ -28,6 +29,12 @@ func (a *autopilot) tend(ctx context.Context, state *wire.AutopilotReply) error 
 		return err
 	}
 	alive := a.cluster.servers()
+	for id, names := range a.cluster.clones() {
+		if !a.silent("cloned", id) {
+			a.log.Error("two servers have one node ID: neither is taken in, and nothing is changed for either", "id", id,
+				"nodes", strings.Join(names, " "), "hint", "stop one, remove its data directory, and start it again to get an ID of its own")
+		}
+	}
 	var errs []error
 	known := map[string]bool{}
 	for _, p := range peers {
@@ -78,19 +85,49 @@ func (a *autopilot) bars(id string) bool {
 	return ok
 }
 
+// sayAgain is how often the same is said of the same server.
+const sayAgain = time.Minute
+
+// silent tells whether something was said of a server a moment ago.
+func (a *autopilot) silent(what, id string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	key, now := what+" "+id, a.now()
+	if at, ok := a.told[key]; ok && now.Sub(at) < sayAgain {
+		return true
+	}
+	if len(a.told) > maxPeers {
+		clear(a.told)
+	}
+	a.told[key] = now
+	return false
+}
+
 // admit takes a server in, as one that does not vote.
 func (a *autopilot) admit(ctx context.Context, id string, m catalog.Member) error {
 	addr := serverAddr(m)
 	if addr == "" || a.bars(id) {
 		return nil
 	}
-	at, err := a.cluster.standing(ctx, id, addr)
+	at, err := a.cluster.standing(ctx, id, addr, true)
 	if err != nil {
+		if a.silent("unreachable", id) {
+			return nil
+		}
 		a.log.Warn("a server that gossip knows does not answer and is not taken in yet", "node", m.Name, "addr", addr, "err", err)
 		return nil
 	}
 	if at.Dismissed {
 		return nil // it was removed on purpose: only its restart ends that
+	}
+	if a.raft.Foreign(at.Marks) {
+		if a.silent("foreign", id) {
+			return nil
+		}
+		a.log.Error("a server has a log that is not of this cluster and is not taken in", "node", m.Name, "id", id, "addr", addr,
+			"hint", "did it begin a cluster of its own? What is in it is lost when it joins: "+
+				"stop it, move the raft folder and the raft-id file out of its data directory, and start it again")
+		return nil
 	}
 	a.log.Info("a server is taken into Raft, at first without a vote", "node", m.Name, "id", id, "addr", addr)
 	return a.raft.Add(ctx, id, addr, false)

@@ -51,6 +51,8 @@ func TestHTTP(t *testing.T) {
 	mux.HandleFunc("/busy", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusTooManyRequests) })
 	mux.HandleFunc("/bad", func(w http.ResponseWriter, r *http.Request) { http.Error(w, "broken", http.StatusInternalServerError) })
 	mux.HandleFunc("/away", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/ok", http.StatusFound) })
+	mux.HandleFunc("/round", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/round", http.StatusFound) })
+	mux.HandleFunc("/kept", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/ok", http.StatusTemporaryRedirect) })
 	mux.HandleFunc("/long", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, strings.Repeat("x", 10000)) })
 	srv := httptest.NewServer(mux)
 	defer srv.Close()
@@ -66,6 +68,9 @@ func TestHTTP(t *testing.T) {
 		{"/bad", nil, "critical", "500 Internal Server Error Output: broken"},
 		{"/away", nil, "passing", "200 OK Output: fine"},
 		{"/away", func(d *catalog.CheckDefinition) { d.DisableRedirects = true }, "critical", "302 Found"},
+		{"/kept", nil, "passing", "200 OK Output: fine"},
+		{"/kept", func(d *catalog.CheckDefinition) { d.Method = http.MethodPut }, "critical", "307 Temporary Redirect"},
+		{"/round", nil, "critical", "stopped after 10 redirects"},
 		{"/long", nil, "passing", " ... (captured 4096 of 10000 bytes)"},
 		{"/long", func(d *catalog.CheckDefinition) { d.OutputMaxSize = 10 }, "passing", "xxxxxxxxxx ... (captured 10 of 10000 bytes)"},
 	} {

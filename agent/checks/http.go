@@ -3,6 +3,7 @@ package checks
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -27,8 +28,16 @@ func httpProbe(def *catalog.CheckDefinition) probe {
 		DisableKeepAlives:      true,
 		MaxResponseHeaderBytes: 64 << 10,
 	}}
-	if def.DisableRedirects {
-		client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	client.CheckRedirect = func(next *http.Request, via []*http.Request) error {
+		// 307 and 308 keep the method: who answers the check could make this host
+		// send a write to any address that it reaches, the agent's own API first.
+		if def.DisableRedirects || next.Method != http.MethodGet && next.Method != http.MethodHead {
+			return http.ErrUseLastResponse
+		}
+		if len(via) >= 10 {
+			return errors.New("stopped after 10 redirects") // net/http's own bound, which this function replaces
+		}
+		return nil
 	}
 	method := def.Method
 	if method == "" {

@@ -93,7 +93,7 @@ func askSystemd(ctx context.Context, unit string) (*unitState, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the system bus cannot be reached: %w", err)
 	}
-	defer bus.Close()
+	defer func() { _ = bus.Close() }() // what was asked is answered
 	var at dbus.ObjectPath
 	call := bus.Object(systemdName, systemdPath).CallWithContext(ctx, systemdManager+".LoadUnit", 0, unit)
 	if err := call.Store(&at); err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/memberlist"
 
@@ -55,11 +56,15 @@ func (d *delegate) GetBroadcasts(overhead, limit int) [][]byte {
 	return d.g.outgoing.GetBroadcasts(overhead, limit)
 }
 
-// LocalState has nothing to add to memberlist's own.
-func (d *delegate) LocalState(bool) []byte { return nil }
+// LocalState adds the messages of the last minutes to memberlist's own.
+func (d *delegate) LocalState(bool) []byte { return d.g.relayed.encode(time.Now()) }
 
-// MergeRemoteState has nothing to merge.
-func (d *delegate) MergeRemoteState([]byte, bool) {}
+// MergeRemoteState takes those of another member that did not come by gossip.
+func (d *delegate) MergeRemoteState(b []byte, _ bool) {
+	for _, m := range decodeRecent(b, time.Now()) {
+		d.g.take(bytes.Clone(m.msg), m.at)
+	}
+}
 
 // NotifyJoin records a member that is alive.
 func (d *delegate) NotifyJoin(n *memberlist.Node) {
@@ -143,7 +148,7 @@ func (g *Gossip) Send(name string, msg []byte) error {
 		return fmt.Errorf("gossip: message of %d bytes: %w: less than %d are allowed", len(msg), catalog.ErrTooLarge, maxMessage)
 	}
 	b := append([]byte{msgUser}, msg...)
-	g.relayed.first(b)
+	g.relayed.first(b, time.Now())
 	g.queue(userPrefix+name, b)
 	return nil
 }
@@ -161,16 +166,23 @@ func (g *Gossip) queue(name string, msg []byte) {
 // deliver hands a message to the reader and passes it on, once.
 func (g *Gossip) deliver(b []byte) {
 	own := bytes.Clone(b) // memberlist uses its buffer again
-	if !g.relayed.first(own) {
-		return
+	if g.take(own, time.Now()) {
+		sum := sha256.Sum256(own)
+		g.queue(userPrefix+string(sum[:]), own)
 	}
-	sum := sha256.Sum256(own)
-	g.queue(userPrefix+string(sum[:]), own)
+}
+
+// take hands a message, first heard at some time, to the reader, unless it is known.
+func (g *Gossip) take(own []byte, since time.Time) bool {
+	if !g.relayed.first(own, since) {
+		return false
+	}
 	select {
 	case g.received <- own[1:]:
 	default:
 		g.log.Warn("a message of another member was lost", "reason", "too many wait to be taken")
 	}
+	return true
 }
 
 // relayed remembers messages, the oldest of which it forgets.
@@ -178,10 +190,12 @@ type relayed struct {
 	mu    sync.Mutex
 	known map[[sha256.Size]byte]bool
 	order [][sha256.Size]byte
+	// recent are the last of them, for members who did not hear them.
+	recent []recent
 }
 
 // first tells whether a message was never seen before.
-func (r *relayed) first(msg []byte) bool {
+func (r *relayed) first(msg []byte, since time.Time) bool {
 	sum := sha256.Sum256(msg)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -192,6 +206,7 @@ func (r *relayed) first(msg []byte) bool {
 		r.known = map[[sha256.Size]byte]bool{}
 	}
 	r.known[sum] = true
+	r.keep(recent{since, msg})
 	r.order = append(r.order, sum)
 	if len(r.order) > maxRelayed {
 		delete(r.known, r.order[0])

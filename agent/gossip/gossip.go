@@ -45,7 +45,7 @@ type Config struct {
 	// there, SecretKeys do nothing. Empty: they are kept in memory only.
 	KeyringFile string
 	// AwaitKeys encrypts with a key that nobody else has while there is none, until
-	// SetKeys brings those of the cluster. Until then no member can be joined.
+	// Import brings those of the cluster. Until then no member can be joined.
 	AwaitKeys bool
 	// PeersFile keeps where other members are, for the next start. Empty: nowhere.
 	PeersFile string
@@ -58,7 +58,13 @@ type Config struct {
 	// ReapAfter is how long members that failed or left are remembered. Default 72 hours.
 	ReapAfter time.Duration
 	Logger    *slog.Logger
+
+	start time.Time // of this member
 }
+
+// startTag says when a member started, so that of a host and its copy all take the
+// same for the original. It is not shown.
+const startTag = "start"
 
 const (
 	defaultReapAfter = 72 * time.Hour
@@ -99,6 +105,9 @@ func (c *Config) tags() map[string]string {
 	}
 	if c.NodeID != "" {
 		out["id"] = c.NodeID
+	}
+	if !c.start.IsZero() {
+		out[startTag] = strconv.FormatInt(c.start.UnixMilli(), 36)
 	}
 	return out
 }
@@ -151,6 +160,7 @@ func New(cfg Config) (*Gossip, error) {
 	if cfg.ReapAfter <= 0 {
 		cfg.ReapAfter = defaultReapAfter
 	}
+	cfg.start = time.Now()
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -272,27 +282,61 @@ func (g *Gossip) lost(seldom bool) []string {
 	if g.hasLeft() {
 		return nil
 	}
-	failed := g.table.with(catalog.MemberFailed)
-	if g.table.size() > 1 {
-		if !seldom || len(failed) == 0 {
-			return nil
-		}
-		return []string{addrOf(failed[rand.N(len(failed))])}
+	if !seldom && !g.Alone() {
+		return nil
 	}
-	addrs := g.peers.addrs()
-	for _, m := range failed {
-		if a := addrOf(m); !slices.Contains(addrs, a) {
+	members := g.table.members()
+	var addrs []string
+	for _, p := range g.peers.without(members) {
+		addrs = append(addrs, p.Addr)
+	}
+	for _, m := range members {
+		if a := addrOf(m); m.Status == catalog.MemberFailed && !slices.Contains(addrs, a) {
 			addrs = append(addrs, a)
 		}
 	}
-	return addrs[:min(len(addrs), 3)]
+	rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
+	if g.Alone() {
+		return addrs[:min(len(addrs), 3)]
+	}
+	return addrs[:min(len(addrs), 1)]
+}
+
+// Elder is the address of a living host that has the name and ID of this one and
+// started before it: of the original, then, and this host is a copy of it. It is ""
+// for none, also where that host does not answer any more, as when this host moved.
+func (g *Gossip) Elder() string {
+	for _, n := range g.table.elders() {
+		addr := &net.UDPAddr{IP: net.ParseIP(n.member.Addr), Port: int(n.member.Port)}
+		if _, err := g.list.Ping(n.claim, addr); err == nil {
+			return addrOf(n.member)
+		}
+	}
+	return ""
+}
+
+// Servers counts the servers beside this host that are alive, and those that were
+// once and are not, though they did not leave.
+func (g *Gossip) Servers() (alive, missing int) {
+	members := g.table.members()
+	for _, m := range members {
+		if m.Status == catalog.MemberAlive && m.Name != g.cfg.NodeName && m.Tags["role"] == "consul" {
+			alive++
+		}
+	}
+	for _, p := range g.peers.without(members) {
+		if p.Server {
+			missing++
+		}
+	}
+	return alive, missing
 }
 
 func (g *Gossip) keepPeers() {
 	if g.hasLeft() {
 		return
 	}
-	if err := g.peers.keep(g.table.members(), g.cfg.NodeName); err != nil {
+	if err := g.peers.keep(g.table.members(), g.cfg.NodeName, g.cfg.ReapAfter, time.Now()); err != nil {
 		g.log.Warn("the members are not kept for the next start", "file", g.cfg.PeersFile, "err", err)
 	}
 }

@@ -88,7 +88,7 @@ func TestThreeMembers(t *testing.T) {
 		}
 	}
 	for _, g := range []*Gossip{a, b, c} {
-		eventually(t, 10*time.Second, "three are alive", func() bool { return len(g.table.with(catalog.MemberAlive)) == 3 })
+		eventually(t, 10*time.Second, "three are alive", func() bool { return len(g.table.alive()) == 3 })
 	}
 	m := b.Members()
 	if m[0].Name != "b" || m[1].Name != "a" || m[2].Name != "c" {
@@ -132,7 +132,7 @@ func TestFailedMemberForceLeft(t *testing.T) {
 		}
 	}
 	for _, g := range []*Gossip{a, b, c} {
-		eventually(t, 10*time.Second, "three are alive", func() bool { return len(g.table.with(catalog.MemberAlive)) == 3 })
+		eventually(t, 10*time.Second, "three are alive", func() bool { return len(g.table.alive()) == 3 })
 	}
 	if err := a.ForceLeave("b", false); !errors.Is(err, catalog.ErrConflict) {
 		t.Errorf("forcing an alive member: %v", err)
@@ -295,4 +295,24 @@ func TestLogAdapter(t *testing.T) {
 	if strings.Count(out, "cannot reach x") != 1 || !strings.Contains(out, "level=WARN") || strings.Contains(out, "detail") {
 		t.Fatalf("log:\n%s", out)
 	}
+}
+
+// FuzzMessages gives what another member says, of every kind, to who hears it.
+func FuzzMessages(f *testing.F) {
+	for _, kind := range []byte{msgLeave, msgUser, msgKeys, msgKeysDone, 0, 255} {
+		for _, text := range []string{"", "{}", `{"Name":"b","Time":18446744073709551615}`, `{"ID":"x","Op":"install","Key":"AA=="}`, `{"From":5}`, "[", "\xc1"} {
+			f.Add(append([]byte{kind}, text...), int64(1))
+		}
+	}
+	f.Add([]byte(`{"Vec":[1e308,-1e308],"Error":-1,"Adjustment":1e308,"Height":-1}`), int64(time.Millisecond))
+	g, err := New(Config{NodeName: "a", BindAddr: "127.0.0.1", Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { _ = g.list.Shutdown() })
+	d := &delegate{g}
+	f.Fuzz(func(_ *testing.T, b []byte, rtt int64) {
+		d.NotifyMsg(b)
+		d.NotifyPingComplete(&memberlist.Node{Name: "b"}, time.Duration(rtt), b)
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,11 +28,19 @@ type keyring struct {
 	ring *memberlist.Keyring
 	file string
 
-	change sync.Mutex // held while the ring is changed and written
+	change  sync.Mutex // held while the ring is changed and written
+	changed int64      // when it was last, in milliseconds; 0: as at the cluster's begin
 
 	mu      sync.Mutex
 	waiting map[string]chan keysReply // by the ID of the question
 }
+
+const (
+	// neverShared is the time of change of a ring that has a key of this host alone.
+	neverShared = -1
+	// maxAhead is by how much the clock of who changed a ring may be ahead of ours.
+	maxAhead = 24 * time.Hour
+)
 
 func openKeyring(cfg Config) (*keyring, error) {
 	keys := cfg.SecretKeys
@@ -58,6 +69,12 @@ func openKeyring(cfg Config) (*keyring, error) {
 		return nil, fmt.Errorf("gossip: %w: encryption key: %w", catalog.ErrInvalid, err)
 	}
 	k := &keyring{ring: ring, file: cfg.KeyringFile, waiting: map[string]chan keysReply{}}
+	switch {
+	case provisional:
+		k.changed = neverShared
+	case len(saved) > 0:
+		k.changed = readStamp(cfg.KeyringFile)
+	}
 	if len(saved) == 0 && !provisional {
 		return k, k.save()
 	}
@@ -101,7 +118,24 @@ func parseKey(text string) ([]byte, error) {
 	return key, nil
 }
 
-// save writes the keys, the one in use first, for the next start.
+func stampFile(file string) string { return file + ".changed" }
+
+// readStamp is when a saved ring was changed last. A file that is lost or damaged
+// makes the ring old, and the servers' keys are taken over.
+func readStamp(file string) int64 {
+	b, err := os.ReadFile(stampFile(file))
+	if err != nil || len(b) > 32 {
+		return 0
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+	if err != nil || n < 0 {
+		return 0
+	}
+	return n
+}
+
+// save writes the keys, the one in use first, for the next start, and then when they
+// changed: what is cut off between the two is taken over again.
 func (k *keyring) save() error {
 	if k.file == "" {
 		return nil
@@ -120,6 +154,9 @@ func (k *keyring) save() error {
 	if err := os.Rename(tmp, k.file); err != nil {
 		return fmt.Errorf("gossip: keyring: %w", err)
 	}
+	if err := os.WriteFile(stampFile(k.file), fmt.Appendln(nil, k.changed), 0o600); err != nil {
+		return fmt.Errorf("gossip: keyring: %w", err)
+	}
 	return nil
 }
 
@@ -134,7 +171,7 @@ func (k *keyring) texts() []string {
 }
 
 // do carries out op on this host's ring.
-func (k *keyring) do(op catalog.KeyringOp, text string) error {
+func (k *keyring) do(op catalog.KeyringOp, text string, at int64) error {
 	if op == catalog.KeyringList {
 		return nil
 	}
@@ -164,57 +201,75 @@ func (k *keyring) do(op catalog.KeyringOp, text string) error {
 	if err != nil {
 		return catalog.Conflictf("%w", err)
 	}
+	if at <= time.Now().Add(maxAhead).UnixMilli() {
+		k.changed = max(k.changed, at)
+	}
 	return k.save()
 }
 
-// SetKeys replaces the whole ring by the keys that the servers use now, the one
-// that encrypts first. It is how a host that was down while keys changed, or that
-// never had one, comes to speak with the others. A host that others hear knows the
-// keys of now: what does not contain the one that it encrypts with comes from a
-// server that was down itself, and is left.
-func (g *Gossip) SetKeys(keys [][]byte) error {
-	if g.keys == nil || len(keys) == 0 {
+// stampLen is the length of the last element of an exported ring: when it was
+// changed last, in milliseconds. No key is so short.
+const stampLen = 8
+
+// Export gives the ring for hosts that do not have it: the key that encrypts, the
+// others, and when the ring was changed last. Only Import reads it; nil without
+// encryption, and while there is but a key that nobody else has.
+func (g *Gossip) Export() [][]byte {
+	if g.keys == nil {
 		return nil
+	}
+	g.keys.change.Lock()
+	defer g.keys.change.Unlock()
+	if g.keys.changed == neverShared {
+		return nil
+	}
+	return append(g.keys.ring.GetKeys(), binary.BigEndian.AppendUint64(nil, uint64(g.keys.changed)))
+}
+
+// Import takes over a ring that another host exported, when it was changed later than
+// the one at hand. It is how a host that was down while keys changed, or that never
+// had one, comes to speak with the others.
+func (g *Gossip) Import(ring [][]byte) error {
+	if g.keys == nil || len(ring) == 0 {
+		return nil
+	}
+	keys, changed := ring, int64(0)
+	if last := ring[len(ring)-1]; len(last) == stampLen {
+		keys, changed = ring[:len(ring)-1], int64(binary.BigEndian.Uint64(last))
 	}
 	for i, k := range keys {
 		if err := memberlist.ValidateKey(k); err != nil {
 			return fmt.Errorf("gossip: key %d of the servers: %w: %w", i+1, catalog.ErrInvalid, err)
 		}
 	}
-	g.keys.change.Lock()
-	defer g.keys.change.Unlock()
-	if primary := g.keys.ring.GetPrimaryKey(); !g.Alone() && !slices.ContainsFunc(keys, func(k []byte) bool { return slices.Equal(k, primary) }) {
-		return nil
+	took, err := g.keys.replace(keys, changed)
+	if took {
+		g.log.Info("gossip took over the servers' keys", "keys", len(keys))
 	}
-	if slices.EqualFunc(g.keys.ring.GetKeys(), keys, slices.Equal[[]byte]) {
-		return nil
-	}
-	ring := g.keys.ring
-	for _, k := range keys {
-		if err := ring.AddKey(k); err != nil {
-			return fmt.Errorf("gossip: keyring: %w", err)
-		}
-	}
-	if err := ring.UseKey(keys[0]); err != nil {
-		return fmt.Errorf("gossip: keyring: %w", err)
-	}
-	for _, had := range ring.GetKeys() {
-		if !slices.ContainsFunc(keys, func(k []byte) bool { return slices.Equal(k, had) }) {
-			if err := ring.RemoveKey(had); err != nil {
-				return fmt.Errorf("gossip: keyring: %w", err)
-			}
-		}
-	}
-	g.log.Info("gossip took over the servers' keys", "count", len(keys))
-	return g.keys.save()
+	return err
 }
 
-// Keys are those of the ring, the one that encrypts first; nil without encryption.
-func (g *Gossip) Keys() [][]byte {
-	if g.keys == nil {
-		return nil
+// replace makes the ring consist of keys, unless it was changed later than they.
+func (k *keyring) replace(keys [][]byte, changed int64) (took bool, err error) {
+	k.change.Lock()
+	defer k.change.Unlock()
+	if len(keys) == 0 || changed < 0 || changed <= k.changed || changed > time.Now().Add(maxAhead).UnixMilli() {
+		return false, nil
 	}
-	return g.keys.ring.GetKeys()
+	for _, key := range keys {
+		err = errors.Join(err, k.ring.AddKey(key))
+	}
+	err = errors.Join(err, k.ring.UseKey(keys[0]))
+	for _, had := range k.ring.GetKeys() {
+		if !slices.ContainsFunc(keys, func(key []byte) bool { return slices.Equal(key, had) }) {
+			err = errors.Join(err, k.ring.RemoveKey(had))
+		}
+	}
+	if err != nil {
+		return false, fmt.Errorf("gossip: keyring: %w", err)
+	}
+	k.changed = changed
+	return true, k.save()
 }
 
 // Kinds of messages about the keyring, beside those of delegate.go, and their bound.
@@ -231,6 +286,7 @@ type keysMessage struct {
 	From string
 	Op   catalog.KeyringOp
 	Key  string `json:",omitempty"`
+	At   int64  `json:",omitempty"` // milliseconds, of who changes
 }
 
 type keysReply struct {
@@ -256,8 +312,8 @@ func (g *Gossip) Keyring(ctx context.Context, op catalog.KeyringOp, key string) 
 	}
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails
-	q := keysMessage{ID: hex.EncodeToString(id), From: g.cfg.NodeName, Op: op, Key: key}
-	others := slices.DeleteFunc(g.table.with(catalog.MemberAlive), func(m catalog.Member) bool { return m.Name == g.cfg.NodeName })
+	q := keysMessage{ID: hex.EncodeToString(id), From: g.cfg.NodeName, Op: op, Key: key, At: time.Now().UnixMilli()}
+	others := slices.DeleteFunc(g.table.alive(), func(m catalog.Member) bool { return m.Name == g.cfg.NodeName })
 	replies := g.keys.expect(q.ID, len(others)+1)
 	defer g.keys.forget(q.ID)
 
@@ -313,7 +369,7 @@ func (k *keyring) forget(id string) {
 
 // answer does what is asked, and says what the ring is then.
 func (k *keyring) answer(node string, q keysMessage) (string, []string, string) {
-	if err := k.do(q.Op, q.Key); err != nil {
+	if err := k.do(q.Op, q.Key, q.At); err != nil {
 		return node, k.texts(), err.Error()
 	}
 	return node, k.texts(), ""

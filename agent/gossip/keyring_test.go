@@ -34,7 +34,7 @@ func TestKeyringTurnsOver(t *testing.T) {
 		}
 	}
 	for _, g := range []*Gossip{a, b, c} {
-		eventually(t, 10*time.Second, "three are alive", func() bool { return len(g.table.with(catalog.MemberAlive)) == 3 })
+		eventually(t, 10*time.Second, "three are alive", func() bool { return len(g.table.alive()) == 3 })
 	}
 	do := func(op catalog.KeyringOp, key string) *catalog.KeyringReport {
 		t.Helper()
@@ -122,39 +122,52 @@ func TestCoordinatesMove(t *testing.T) {
 	}
 }
 
-// TestSetKeys: a host that has only a key of its own takes the cluster's over and
-// meets the others; one that others hear does not let stale keys part it from them.
-func TestSetKeys(t *testing.T) {
-	k1, k2, stale := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32), bytes.Repeat([]byte{3}, 32)
+// TestImport: a host that has only a key of its own takes the cluster's over and
+// meets the others. Of two rings the one that was changed later counts, also after a
+// restart.
+func TestImport(t *testing.T) {
+	k1, k2 := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)
 	file := filepath.Join(t.TempDir(), "keyring")
-	a, stopA := start(t, "a", func(c *Config) { c.SecretKeys = [][]byte{k2, k1} })
+	a, stopA := start(t, "a", func(c *Config) { c.SecretKeys = [][]byte{k1} })
 	defer stopA()
 	b, stopB := start(t, "b", func(c *Config) { c.AwaitKeys, c.KeyringFile = true, file })
 	defer stopB()
 	if _, err := b.Join(t.Context(), []string{a.Addr()}); err == nil {
 		t.Fatal("b joined without a key")
 	}
-	if _, err := os.Stat(file); err == nil {
-		t.Error("the key that nobody else has was kept")
+	if _, err := os.Stat(file); err == nil || b.Export() != nil {
+		t.Error("the key that nobody else has was kept or given away")
 	}
-	if err := b.SetKeys([][]byte{k2, k1}); err != nil {
+	first := a.Export()
+	if err := b.Import(first); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := b.Join(t.Context(), []string{a.Addr()}); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, 10*time.Second, "both are there", func() bool { return !a.Alone() && !b.Alone() })
-	if err := b.SetKeys([][]byte{stale}); err != nil || !bytes.Equal(b.Keys()[0], k2) || len(b.Keys()) != 2 {
-		t.Errorf("stale keys: %v, %d keys", err, len(b.Keys()))
+	for _, change := range []struct {
+		op  catalog.KeyringOp
+		key []byte
+	}{{catalog.KeyringInstall, k2}, {catalog.KeyringUse, k2}, {catalog.KeyringRemove, k1}} {
+		if r, err := a.Keyring(t.Context(), change.op, text(change.key)); err != nil || len(r.Errors) > 0 {
+			t.Fatalf("%s: %v, %v", change.op, r, err)
+		}
 	}
-	if err := b.SetKeys([][]byte{k2}); err != nil || len(b.Keys()) != 1 {
-		t.Errorf("a key that was removed: %v, %d keys", err, len(b.Keys()))
+	if err := b.Import(first); err != nil || len(b.Export()) != 2 || !bytes.Equal(b.Export()[0], k2) {
+		t.Errorf("a ring of before the change was taken over: %v", err)
 	}
-	saved, err := loadKeys(file)
-	if err != nil || len(saved) != 1 || !bytes.Equal(saved[0], k2) {
-		t.Errorf("kept: %d keys, %v", len(saved), err)
+	again, stopAgain := start(t, "c", func(c *Config) { c.AwaitKeys, c.KeyringFile = true, file })
+	defer stopAgain()
+	if err := again.Import(first); err != nil || !bytes.Equal(again.Export()[0], k2) {
+		t.Errorf("after a restart, a ring of before the change was taken over: %v", err)
 	}
-	if err := b.SetKeys([][]byte{{1}}); err == nil {
+	late, stopLate := start(t, "d", func(c *Config) { c.SecretKeys = [][]byte{k1} })
+	defer stopLate()
+	if err := late.Import(a.Export()); err != nil || len(late.Export()) != 2 || !bytes.Equal(late.Export()[0], k2) {
+		t.Errorf("the ring of now was not taken over: %v", err)
+	}
+	if err := late.Import([][]byte{{1}}); err == nil {
 		t.Error("a key of one byte was taken")
 	}
 }

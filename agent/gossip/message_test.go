@@ -55,6 +55,65 @@ func TestMessagesReachEveryMemberOnce(t *testing.T) {
 	}
 }
 
+// Who joins late hears the messages of the last minutes, once.
+func TestLateJoinersHear(t *testing.T) {
+	a, stopA := start(t, "a", nil)
+	defer stopA()
+	for i := range maxRecent + 10 {
+		if err := a.Send(fmt.Sprint(i), []byte{byte(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, stopB := start(t, "b", nil)
+	defer stopB()
+	if _, err := b.Join(t.Context(), []string{a.Addr()}); err != nil {
+		t.Fatal(err)
+	}
+	got := map[byte]bool{}
+	for len(got) < maxRecent {
+		select {
+		case m := <-b.Received():
+			if len(m) != 1 || got[m[0]] {
+				t.Fatalf("got %v after %v", m, got)
+			}
+			got[m[0]] = true
+		case <-time.After(20 * time.Second):
+			t.Fatalf("only %d messages came", len(got))
+		}
+	}
+}
+
+func TestRecentMessages(t *testing.T) {
+	now := time.Unix(1000, 0)
+	var r relayed
+	r.first([]byte{msgUser, 1}, now.Add(-2*recentAge))
+	r.first([]byte{msgUser, 2}, now.Add(-time.Minute))
+	r.first([]byte{msgUser, 3}, now.Add(time.Second)) // the clock was set back
+	b := r.encode(now)
+	got := decodeRecent(b, now)
+	if len(got) != 2 || got[0].msg[1] != 2 || !got[0].at.Equal(now.Add(-time.Minute)) || got[1].msg[1] != 3 || !got[1].at.Equal(now) {
+		t.Errorf("%v", got)
+	}
+	for n := range b {
+		if got := decodeRecent(b[:n], now); len(got) > 1 {
+			t.Errorf("cut to %d bytes: %v", n, got)
+		}
+	}
+	for _, bad := range [][]byte{
+		nil,
+		{2, 0, 2, msgUser, 1},
+		{recentVersion, 0, 0},
+		{recentVersion, 0, 2, msgLeave, 1},
+		{recentVersion, 0, 0xff, 0xff, 0xff, 0xff, 0x7f, msgUser},
+		bytes.Repeat([]byte{0xff}, 100), make([]byte, maxState+1),
+		{recentVersion, 0xff, 0xff, 0xff, 0xff, 0x7f, 2, msgUser, 1},
+	} {
+		if got := decodeRecent(bad, now); len(got) != 0 {
+			t.Errorf("%.20v: %v", bad, got)
+		}
+	}
+}
+
 func TestMessagesAreBounded(t *testing.T) {
 	g, stop := start(t, "alone", nil)
 	defer stop()

@@ -1,16 +1,19 @@
 package gossip
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/weftmesh/weft/catalog"
 )
@@ -27,6 +30,7 @@ type peer struct {
 	Name   string
 	Addr   string // host:port of gossip
 	Server bool   `json:",omitempty"`
+	Seen   int64  // alive, in seconds
 }
 
 // peers keeps where members were last, for a start that has nobody to ask.
@@ -82,35 +86,68 @@ func (p *peers) addrs() []string {
 	return out
 }
 
-func after(server bool) int {
-	if server {
+// after sorts what holds before what does not.
+func after(first bool) int {
+	if first {
 		return 0
 	}
 	return 1
 }
 
-// keep writes those of the members that are alive. When nobody else is, the list
-// stays: it is what the way back begins with.
-func (p *peers) keep(members []catalog.Member, self string) error {
-	var now []peer
-	for _, m := range members {
-		if m.Status == catalog.MemberAlive && m.Name != self {
-			now = append(now, peer{Name: m.Name, Addr: addrOf(m), Server: m.Tags["role"] == "consul"})
-		}
-	}
-	if len(now) == 0 {
-		return nil
-	}
-	slices.SortStableFunc(now, func(a, b peer) int { return after(a.Server) - after(b.Server) })
-	now = now[:min(len(now), maxPeers)]
+// keep writes those of the members that are alive, and those that were there before
+// and said nothing of leaving: they are what the way back from a partition begins with.
+func (p *peers) keep(members []catalog.Member, self string, forget time.Duration, clock time.Time) error {
 	p.mu.Lock()
-	same := slices.Equal(now, p.last)
-	p.last = now
+	next := p.merge(members, self, clock.Add(-forget).Unix(), clock.Unix())
+	same := slices.Equal(next, p.last)
+	p.last = next
 	p.mu.Unlock()
 	if same || p.file == "" {
 		return nil
 	}
-	return p.write(now)
+	return p.write(next)
+}
+
+// seenStep is how coarsely it is kept when a member was seen: each step is a write.
+const seenStep = 3600
+
+func (p *peers) merge(members []catalog.Member, self string, oldest, now int64) []peer {
+	byAddr := make(map[string]peer, len(p.last))
+	for _, old := range p.last {
+		if old.Seen >= oldest {
+			byAddr[old.Addr] = old
+		}
+	}
+	alive := map[string]bool{}
+	for _, m := range members {
+		addr := addrOf(m)
+		switch {
+		case m.Name == self:
+		case m.Status == catalog.MemberAlive:
+			alive[addr] = true
+			byAddr[addr] = peer{Name: m.Name, Addr: addr, Server: m.Tags["role"] == "consul", Seen: now - now%seenStep}
+		case m.Status == catalog.MemberLeft:
+			delete(byAddr, addr)
+		}
+	}
+	next := slices.Collect(maps.Values(byAddr))
+	slices.SortFunc(next, func(a, b peer) int {
+		return cmp.Or(after(a.Server)-after(b.Server), after(alive[a.Addr])-after(alive[b.Addr]), cmp.Compare(a.Addr, b.Addr))
+	})
+	return next[:min(len(next), maxPeers)]
+}
+
+// without are the peers whose addresses are none of those of alive members.
+func (p *peers) without(members []catalog.Member) []peer {
+	there := map[string]bool{}
+	for _, m := range members {
+		if m.Status == catalog.MemberAlive {
+			there[addrOf(m)] = true
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(p.last), func(q peer) bool { return there[q.Addr] })
 }
 
 func (p *peers) write(list []peer) error {

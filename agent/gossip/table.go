@@ -3,6 +3,7 @@ package gossip
 import (
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -33,8 +34,10 @@ type table struct {
 type row struct {
 	member catalog.Member
 	since  time.Time // of its status
-	order  uint64    // of its last coming to life
-	told   bool      // that another is alive under its name
+	start  int64     // of the process, in milliseconds by its own clock
+	claim  string
+	order  uint64 // of its last coming to life
+	told   bool   // that another is alive under its name
 }
 
 // intentLife is how long word that a member shall leave waits for it to fail.
@@ -70,8 +73,21 @@ func (t *table) poke() {
 	}
 }
 
+func startOf(n *memberlist.Node) int64 {
+	tags, err := decodeTags(n.Meta)
+	if err != nil {
+		return 0
+	}
+	ms, err := strconv.ParseInt(tags[startTag], 36, 64)
+	if err != nil {
+		return 0 // of another version
+	}
+	return ms
+}
+
 func memberOf(n *memberlist.Node, status catalog.MemberStatus) (catalog.Member, error) {
 	tags, err := decodeTags(n.Meta)
+	delete(tags, startTag)
 	return catalog.Member{
 		Name:   nameOf(n.Name),
 		ID:     tags["id"],
@@ -101,7 +117,7 @@ func (t *table) put(n *memberlist.Node, status catalog.MemberStatus) catalog.Mem
 				t.drop(m.Name, claim)
 			}
 		}
-		r := &row{member: m, since: time.Now()}
+		r := &row{member: m, since: time.Now(), start: startOf(n), claim: n.Name}
 		if old != nil && old.member.Status == catalog.MemberAlive {
 			r.order, r.since, r.told = old.order, old.since, old.told // new tags
 		} else {
@@ -123,7 +139,7 @@ func (t *table) put(n *memberlist.Node, status catalog.MemberStatus) catalog.Mem
 			return m.Status
 		}
 	}
-	r := &row{member: m, since: time.Now()}
+	r := &row{member: m, since: time.Now(), start: startOf(n), claim: n.Name}
 	if old := t.rows[m.Name][n.Name]; old != nil {
 		r.order = old.order
 	}
@@ -178,7 +194,30 @@ func better(a, b *row) bool {
 	if alive := a.member.Status == catalog.MemberAlive; alive != (b.member.Status == catalog.MemberAlive) {
 		return alive
 	}
+	if a.start != 0 && b.start != 0 && a.start != b.start {
+		if a.member.ID == b.member.ID {
+			return a.start < b.start // a host before its copy
+		}
+		return a.start > b.start // a host that was built anew before what it replaces
+	}
 	return a.order > b.order
+}
+
+// elders are the rows, alive, of this host's name and ID that are older than its own.
+func (t *table) elders() []row {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	self := t.rows[t.name][t.self]
+	if self == nil {
+		return nil
+	}
+	var out []row
+	for _, r := range t.rows[t.name] {
+		if r != self && r.member.Status == catalog.MemberAlive && r.member.ID == self.member.ID && better(r, self) {
+			out = append(out, *r)
+		}
+	}
+	return out
 }
 
 // clashAfter is how long two may be alive under one name before it is said: the
@@ -303,9 +342,9 @@ func (t *table) members() []catalog.Member {
 	return out
 }
 
-func (t *table) with(status catalog.MemberStatus) []catalog.Member {
+func (t *table) alive() []catalog.Member {
 	all := t.members()
-	return slices.DeleteFunc(all, func(m catalog.Member) bool { return m.Status != status })
+	return slices.DeleteFunc(all, func(m catalog.Member) bool { return m.Status != catalog.MemberAlive })
 }
 
 // size is how many members memberlist counts as alive.

@@ -180,6 +180,9 @@ func (a agentConnectAPI) authorize(c *call) (any, error) {
 	if td := viewRoots(roots).TrustDomain; td != "" && !strings.EqualFold(id.TrustDomain, td) {
 		return authorizeView{false, "Identity from an external trust domain: " + id.TrustDomain}, nil
 	}
+	if what := revokedFor(roots, id.String(), body.ClientCertSerial); what != "" {
+		return authorizeView{false, "Revoked: " + what}, nil
+	}
 	d := v.Intentions.Decide(catalog.Request{Source: id.Service, Destination: body.Target}, v.Default)
 	if !d.Action.Allowed() {
 		a.cfg.Logger.Log(c.ctx(), slog.LevelDebug, "authorize refused", "source", id.Service, "destination", body.Target, "rule", d.Rule.String())

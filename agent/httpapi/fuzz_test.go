@@ -1,6 +1,8 @@
 package httpapi
 
 import (
+	"bufio"
+	"bytes"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -20,7 +22,7 @@ func documented(status int, body string) bool {
 		"must not be specified", "must be", "invalid config entry kind", "Invalid ", "invalid", "is required", "cannot", "is not", "does not",
 		"Scripts are disabled", "at least one source", "At least one source", "should", "defines", "unknown CA provider", "no provider",
 		"Network segments", "No node found", "URI must be", "missing", "State is read-only", "has an intention", "more than once", "rpc error making call: timed out",
-		"allowed", "empty", "already", "must provide PeerName", "Cannot modify non-existent", "Bad limit", "was not found in the Raft",
+		"allowed", "empty", "already", "must provide PeerName", "Cannot modify non-existent", "Bad limit", "was not found in the Raft", "Missing check",
 	} {
 		if strings.Contains(body, words) {
 			return true
@@ -144,5 +146,42 @@ func FuzzFilter(f *testing.F) {
 			return
 		}
 		_, _ = c.match(item)
+	})
+}
+
+// FuzzRouter reads requests as they come from the wire, headers included, and passes
+// them through guard, router and handlers.
+func FuzzRouter(f *testing.F) {
+	for i, h := range []string{
+		"", "Host: evil.example\r\n", "Origin: null\r\nSec-Fetch-Site: cross-site\r\n", "X-Consul-Token: \xff\r\n", "Authorization: Bearer\r\nAuthorization: Bearer a b\r\n",
+		"Cache-Control: max-age=-1, stale-if-error=99999999999999999999\r\n", "Accept-Encoding: gzip;q=nan,gzip;q=\r\n", "Content-Type: application/x-www-form-urlencoded\r\n", "Transfer-Encoding: chunked\r\n",
+	} {
+		rt := Routes()[i*7%len(Routes())]
+		f.Add([]byte(rt.Method + " " + rt.Path + oddQueries[i] + " HTTP/1.1\r\nHost: localhost\r\n" + h + "Content-Length: 2\r\n\r\n{}"))
+	}
+	f.Add([]byte("GET //v1/./kv/%2e%2e/..;/ HTTP/1.0\r\n\r\n"))
+	f.Add([]byte("OPTIONS * HTTP/1.1\r\nHost: [::1%25lo]:8500\r\n\r\n"))
+	f.Add([]byte("GET http://evil.example/v1/agent/self HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+	r, log := newFuzzRig(f)
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if len(raw) > 1<<16 {
+			return
+		}
+		req, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(raw)))
+		if err != nil {
+			return // the server answers 400 itself
+		}
+		req.RemoteAddr = "127.0.0.1:1"
+		rec := httptest.NewRecorder()
+		r.api.Handler().ServeHTTP(rec, req)
+		if rec.Code >= 500 && rec.Code != http.StatusNotImplemented && !documented(rec.Code, rec.Body.String()) {
+			t.Errorf("%q: %d %s", raw, rec.Code, rec.Body)
+		}
+		if strings.Contains(log.String(), "panicked") {
+			t.Fatalf("%q panicked: %s", raw, log.String())
+		}
+		if req.Method == http.MethodPut && req.Header.Get("Sec-Fetch-Site") == "cross-site" && rec.Code < 400 {
+			t.Fatalf("%q: a page of another site wrote", raw)
+		}
 	})
 }

@@ -60,6 +60,7 @@ type Config struct {
 	Servers   Servers
 	Members   Members
 	Operators Operators
+	Policies  Policies
 	Keyring   Keyring
 	Proxies   Proxies
 	Leaves    Leaves

@@ -9,6 +9,7 @@ import (
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/acl"
+	"github.com/weftmesh/weft/catalog/wire"
 )
 
 // intentionsAPI reads and writes intentions by their pair of names, and asks the
@@ -35,11 +36,11 @@ func (a intentionsAPI) routes() []Route {
 		},
 		{
 			Method: http.MethodPut, Path: exact, Summary: "create or replace the intention of a pair", Body: "JSON: Action or Permissions, Description",
-			Params: paramEntry, Permission: write, MaxBody: bodyNoun, params: paramsWrite, invalid: failed, handle: a.putExact,
+			Params: append(slices.Clone(paramEntry), paramWaitEnforced), Permission: write, MaxBody: bodyNoun, params: paramsWrite, invalid: failed, handle: a.putExact,
 		},
 		{
 			Method: http.MethodDelete, Path: exact, Summary: "delete the intention of a pair; none is no error",
-			Params: paramEntry, Permission: write, MaxBody: bodyNone, params: paramsWrite, invalid: failed, handle: a.deleteExact,
+			Params: append(slices.Clone(paramEntry), paramWaitEnforced), Permission: write, MaxBody: bodyNone, params: paramsWrite, invalid: failed, handle: a.deleteExact,
 		},
 		{
 			Method: http.MethodGet, Path: pathIntentions + "/match", Summary: "the intentions that can decide for each name, in the order of their precedence",
@@ -199,10 +200,8 @@ func (a intentionsAPI) putExact(c *call) (any, error) {
 		return nil, internal("ID must not be specified: the pair of names is the key")
 	}
 	body.SourceName = source
-	if _, err := c.apply(a.cfg.Servers, &catalog.SetIntention{Destination: destination, Source: body.source()}); err != nil {
-		return nil, err
-	}
-	return true, nil
+	cmd := &catalog.SetIntention{Destination: destination, Source: body.source()}
+	return c.policyChange(a.cfg, cmd, wire.EnforcedRequest{Destination: destination}, true)
 }
 
 func (a intentionsAPI) deleteExact(c *call) (any, error) {
@@ -210,10 +209,8 @@ func (a intentionsAPI) deleteExact(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.apply(a.cfg.Servers, &catalog.DeleteIntention{Source: source, Destination: destination}); err != nil {
-		return nil, err
-	}
-	return true, nil
+	cmd := &catalog.DeleteIntention{Source: source, Destination: destination}
+	return c.policyChange(a.cfg, cmd, wire.EnforcedRequest{Destination: destination}, true)
 }
 
 func (a intentionsAPI) match(c *call) (any, error) {

@@ -71,6 +71,11 @@ type Proxies interface {
 	Status() []connect.Status
 }
 
+// Policies knows which proxies of the cluster enforce a policy (agent/remote).
+type Policies interface {
+	Enforced(ctx context.Context, req *wire.EnforcedRequest) (*wire.EnforcedReply, error)
+}
+
 // Operators is what the servers offer to those who look after them (agent/remote).
 type Operators = wire.Operators
 

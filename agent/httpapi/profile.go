@@ -18,7 +18,8 @@ func (h *handler) serveProfile(rec *recorder, r *http.Request) {
 		return
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodPost {
-		writeError(rec, http.StatusMethodNotAllowed, "method "+r.Method+" not allowed")
+		rec.Header().Set("Allow", "GET,POST")
+		writeError(rec, http.StatusMethodNotAllowed, "Profiles are read by GET, and symbols by POST")
 		return
 	}
 	auth, err := h.cfg.Authorize(tokenOf(r, r.URL.Query()))

@@ -133,10 +133,10 @@ func allRoutes(cfg Config, q *queries) []Route {
 	var rs []Route
 	for _, part := range [][]Route{
 		agentAPI{cfg}.routes(), servicesAPI{cfg}.routes(), checksAPI{cfg}.routes(),
-		localHealthAPI{cfg}.routes(), metricsAPI{cfg.Gatherer}.routes(),
+		localHealthAPI{cfg}.routes(), metricsAPI{cfg.Gatherer}.routes(), certificatesAPI{cfg, q}.routes(),
 		agentConnectAPI{cfg, q}.routes(), proxiesAPI{cfg}.routes(),
 		catalogAPI{cfg, q}.routes(), catalogWriteAPI{cfg}.routes(), healthAPI{q}.routes(),
-		caAPI{cfg, q}.routes(), intentionsAPI{cfg, q}.routes(), intentionIDsAPI{cfg, q}.routes(),
+		caAPI{cfg, q}.routes(), certRevocationsAPI{cfg, q}.routes(), intentionsAPI{cfg, q}.routes(), intentionIDsAPI{cfg, q}.routes(), enforcedAPI{cfg}.routes(),
 		configAPI{cfg, q}.routes(), chainAPI{cfg, q}.routes(), exportsAPI{q}.routes(), statusAPI{cfg}.routes(), aclAPI{}.routes(),
 		gatewaysAPI{q}.routes(), peeringAPI{}.routes(),
 		operatorAPI{cfg, q}.routes(), keyringAPI{cfg}.routes(), trustAPI{cfg, q}.routes(), snapshotAPI{cfg}.routes(),

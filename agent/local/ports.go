@@ -13,6 +13,9 @@ import (
 // of the range that nothing on this host is registered with and nothing, as far as
 // one can see now, listens on.
 func (d *draft) sidecarPort(id, service string) (int, error) {
+	if p := d.s.cfg.MeshPort; p > 0 {
+		return p, nil
+	}
 	used := map[int]bool{}
 	for other, e := range d.services {
 		if other == id {
@@ -100,6 +103,8 @@ type listener struct {
 	host string // "": that of the node
 	port int
 	path string // of a Unix socket, in place of host and port
+	// inbound listeners are for the mesh, and may share the mesh port.
+	inbound bool
 }
 
 func (l listener) addr() string {
@@ -122,7 +127,7 @@ func listeners(svc *catalog.Service) []listener {
 	var out []listener
 	_, elsewhere := svc.Proxy.Config["bind_port"]
 	if svc.Port != 0 && !elsewhere {
-		out = append(out, listener{what: "service " + svc.ID, host: svc.Address, port: svc.Port})
+		out = append(out, listener{what: "service " + svc.ID, host: svc.Address, port: svc.Port, inbound: true})
 	}
 	for i := range svc.Proxy.Upstreams {
 		u := &svc.Proxy.Upstreams[i]
@@ -160,6 +165,9 @@ func (d *draft) clash(svc *catalog.Service) error {
 		}
 		for _, theirs := range listeners(e.svc) {
 			for _, l := range mine {
+				if l.inbound && theirs.inbound && l.port == d.s.cfg.MeshPort && l.port != 0 {
+					continue
+				}
 				if l.clashes(theirs) {
 					return refuse("%s cannot listen on %s: %s does, on %s", l.what, l.addr(), theirs.what, theirs.addr())
 				}

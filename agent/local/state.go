@@ -36,6 +36,8 @@ type Config struct {
 	// included. Default 21000 to 21255.
 	SidecarMinPort int
 	SidecarMaxPort int
+	// MeshPort is given to all sidecars that name none, which share it. 0: each gets its own.
+	MeshPort int
 	// CheckUpdateInterval holds back changes of a check's output that leave its
 	// status as it is. Default 5 minutes; negative sends every one at once.
 	CheckUpdateInterval time.Duration

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -207,11 +208,12 @@ func (p *Pool) dial(ctx context.Context, avoid string) (net.Conn, string, error)
 	ask()
 	next := time.NewTicker(stagger)
 	defer next.Stop()
-	var failed []error
+	var failed []string // of the first three
 	for {
 		select {
 		case <-ctx.Done():
-			return nil, "", fmt.Errorf("no server answers: %w", errors.Join(append(failed, context.Cause(ctx))...))
+			failed = append(failed, context.Cause(ctx).Error())
+			return nil, "", fmt.Errorf("no server answers: %w (%s)", catalog.ErrUnavailable, strings.Join(failed, "; "))
 		case <-next.C:
 			if asked < len(addrs) {
 				ask()
@@ -222,12 +224,12 @@ func (p *Pool) dial(ctx context.Context, avoid string) (net.Conn, string, error)
 			}
 			pending--
 			if len(failed) < 3 {
-				failed = append(failed, fmt.Errorf("%s: %w", a.addr, a.err))
+				failed = append(failed, a.addr+": "+a.err.Error())
 			}
 			if asked < len(addrs) {
 				ask()
 			} else if pending == 0 {
-				return nil, "", fmt.Errorf("no server answers: %w", errors.Join(failed...))
+				return nil, "", fmt.Errorf("no server answers: %w (%s)", catalog.ErrUnavailable, strings.Join(failed, "; "))
 			}
 		}
 	}

@@ -125,9 +125,10 @@ func (r *Remote) Watch(q catalog.Query) catalog.Watch[*catalog.View] {
 	return &watch{views: r.views, key: viewKey{query: q}}
 }
 
-// Sync states what is on this host (local.Syncer).
+// Sync states what is on this host (local.Syncer). It is tried once: who states it has
+// perhaps something newer to say by the time that servers answer again.
 func (r *Remote) Sync(ctx context.Context, want catalog.NodeState) (uint64, error) {
-	rep, err := retry(ctx, r, "sync", retryAny, func(ctx context.Context) (*wire.SyncReply, error) {
+	rep, err := retry(ctx, r, "sync", retryNone, func(ctx context.Context) (*wire.SyncReply, error) {
 		return r.servers.Sync(ctx, &wire.SyncRequest{State: want})
 	})
 	if err != nil {

@@ -34,9 +34,9 @@ type fakeServers struct {
 	fail    error // of every call
 	kill    chan struct{}
 
-	reads, streams, applies, syncs atomic.Int64
-	readHook                       func()
-	lastWatch                      wire.WatchRequest
+	reads, streams, applies, syncs, signs atomic.Int64
+	readHook                              func()
+	lastWatch                             wire.WatchRequest
 }
 
 func newFake(index uint64) *fakeServers {
@@ -137,6 +137,16 @@ func (f *fakeServers) Sync(_ context.Context, req *wire.SyncRequest) (*wire.Sync
 		return nil, f.fail
 	}
 	return &wire.SyncReply{Index: uint64(len(req.State.Node.Node))}, nil
+}
+
+func (f *fakeServers) Sign(context.Context, *wire.SignRequest) (*wire.SignReply, error) {
+	f.signs.Add(1)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fail != nil {
+		return nil, f.fail
+	}
+	return &wire.SignReply{}, nil
 }
 
 // inProcess makes a Remote that calls f directly, for tests of time.
@@ -464,6 +474,10 @@ func TestRetries(t *testing.T) {
 		_, err := r.Sync(context.Background(), catalog.NodeState{Node: &catalog.Node{Node: "n"}})
 		return err
 	}
+	sign := func(r *Remote) error {
+		_, err := r.Sign(context.Background(), &wire.SignRequest{})
+		return err
+	}
 	for name, tc := range map[string]struct {
 		call  func(*Remote) error
 		fail  error
@@ -472,8 +486,9 @@ func TestRetries(t *testing.T) {
 		"a write without leader":              {put, catalog.ErrNoLeader, true},
 		"a write of unknown outcome":          {put, catalog.ErrUnavailable, false},
 		"a refused write":                     {put, catalog.ErrConflict, false},
-		"an idempotent statement":             {sync, catalog.ErrUnavailable, true},
-		"an idempotent statement, no leader":  {sync, catalog.ErrNoLeader, true},
+		"an idempotent call":                  {sign, catalog.ErrUnavailable, true},
+		"an idempotent call, no leader":       {sign, catalog.ErrNoLeader, true},
+		"a statement, soon out of date":       {sync, catalog.ErrUnavailable, false},
 		"an idempotent statement, if refused": {sync, catalog.ErrInvalid, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -484,7 +499,7 @@ func TestRetries(t *testing.T) {
 				timer := time.AfterFunc(2*time.Second, func() { f.setFail(nil) })
 				defer timer.Stop()
 				err := tc.call(r)
-				tries := f.applies.Load() + f.syncs.Load()
+				tries := f.applies.Load() + f.syncs.Load() + f.signs.Load()
 				if tc.again && (err != nil || tries < 2) {
 					t.Errorf("%d tries, %v: want it tried until it works", tries, err)
 				}

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,6 +34,8 @@ type sidecar struct {
 
 	mu        sync.Mutex
 	in        inputs
+	basis     basis // of the policy in in
+	progress  progress
 	roots     bool // known, from a server or from disk
 	intends   bool
 	old       map[catalog.QueryKind]bool           // parts that are from disk, and that a server may know better
@@ -71,10 +74,10 @@ func (s *sidecar) canBecome(reg *catalog.Service) bool {
 	return reg.Proxy.DestinationServiceName == s.service && local.IsExternal(reg) == s.external
 }
 
-func (s *sidecar) setProxy(reg *catalog.Service) {
+func (s *sidecar) setProxy(reg *catalog.Service, rest string) {
 	s.mu.Lock()
-	same := reflect.DeepEqual(s.in.proxy, reg)
-	s.in.proxy = reg
+	same := reflect.DeepEqual(s.in.proxy, reg) && s.in.rest == rest
+	s.in.proxy, s.in.rest = reg, rest
 	s.mu.Unlock()
 	if !same {
 		s.poke()
@@ -154,6 +157,8 @@ func (s *sidecar) follow(ctx context.Context, q catalog.Query, take func(*catalo
 func (s *sidecar) takeRoots(v *catalog.View) {
 	if domain, roots, signing, ok := rootsOf(v); ok {
 		s.in.trustDomain, s.in.policy.roots, s.in.signingRoot = domain, roots, signing
+		s.in.revokedSerials, s.in.revokedIDs = catalog.RevokedCerts(v.RevokedCerts)
+		s.learned(v)
 		s.roots = true
 		delete(s.old, catalog.QueryRoots)
 	}
@@ -161,6 +166,7 @@ func (s *sidecar) takeRoots(v *catalog.View) {
 
 func (s *sidecar) takeIntentions(v *catalog.View) {
 	s.in.intentions, s.in.fallback = v.Intentions, v.Default
+	s.learned(v)
 	s.intends = true
 	delete(s.old, catalog.QueryIntentionsDest)
 }
@@ -171,7 +177,7 @@ func (s *sidecar) upstreams() map[catalog.Name]bool {
 	for i := range s.in.proxy.Proxy.Upstreams {
 		up := &s.in.proxy.Proxy.Upstreams[i]
 		if ok, _ := watchable(up, s.cfg.Datacenter); ok {
-			out[up.DestinationName] = true
+			out[upstreamName(up)] = true
 		}
 	}
 	return out
@@ -185,7 +191,7 @@ func (s *sidecar) followUpstreams(ctx context.Context, follow func(context.Conte
 	upstreams := s.upstreams()
 	want := map[catalog.Query]bool{}
 	for name := range upstreams {
-		want[catalog.ChainOptions{Datacenter: s.cfg.Datacenter}.Query(name)] = true
+		want[s.definition(name)] = true
 		for _, service := range s.in.services(name, s.cfg.Datacenter) {
 			want[catalog.Query{Kind: catalog.QueryConnect, Name: service}] = true
 		}
@@ -221,6 +227,14 @@ func (s *sidecar) followUpstreams(ctx context.Context, follow func(context.Conte
 	}
 }
 
+// definition asks what an upstream is: the chain of a service, or a prepared query.
+func (s *sidecar) definition(name catalog.Name) catalog.Query {
+	if query, ok := strings.CutPrefix(name, queryPrefix); ok {
+		return catalog.Query{Kind: catalog.QueryPreparedQuery, Name: query}
+	}
+	return catalog.ChainOptions{Datacenter: s.cfg.Datacenter}.Query(name)
+}
+
 // publish makes a snapshot, if enough is known for one and it says something new.
 // Without roots and intentions there is none: a proxy must not guess its policy.
 // The policy of before a restart is not enforced either as long as a server may
@@ -242,12 +256,14 @@ func (s *sidecar) publish(patient bool) {
 	if last != nil {
 		snap.Index = last.Index
 		if reflect.DeepEqual(last, snap) {
+			s.madeOf(last.Index)
 			return
 		}
 	} else if s.file != nil {
 		index = s.file.index // go on counting where the last run of the agent stopped
 	}
 	snap.Index = index + 1
+	s.madeOf(snap.Index)
 	s.out.Set(snap.Index, snap)
 }
 
@@ -333,6 +349,7 @@ func (s *sidecar) seed() {
 	defer s.mu.Unlock()
 	s.in.policy = policy{
 		trustDomain: snap.TrustDomain, roots: snap.Roots, signingRoot: snap.SigningRoot,
+		revokedSerials: snap.RevokedSerials, revokedIDs: snap.RevokedIDs,
 		intentions: snap.Intentions, fallback: snap.Default,
 	}
 	s.roots, s.intends = true, true

@@ -19,6 +19,7 @@ type inputs struct {
 	proxy      *catalog.Service // the registration, of kind connect-proxy
 	datacenter string
 	bindAddr   string        // of the inbound listener when the registration names none
+	rest       string        // why the instance should rest, "" for not at all
 	drain      time.Duration // when the registration says nothing; 0 is the proxy's own default
 
 	// policy is what the servers say; each part is the last one known.
@@ -32,8 +33,10 @@ type policy struct {
 	trustDomain string
 	roots       []string
 	signingRoot string
-	intentions  catalog.Intentions
-	fallback    catalog.Action
+	// revokedSerials and revokedIDs are who is not trusted any more.
+	revokedSerials, revokedIDs []string
+	intentions                 catalog.Intentions
+	fallback                   catalog.Action
 }
 
 // build makes the snapshot of a proxy, and the list of what in its registration
@@ -48,10 +51,13 @@ func build(in inputs) (*connect.Snapshot, []string) {
 		TrustDomain: in.trustDomain,
 		Roots:       in.roots,
 		SigningRoot: in.signingRoot,
-		Intentions:  in.intentions,
-		Default:     in.fallback,
-		Local:       localAddr(reg),
-		Inbound:     inboundAddr(in, p),
+
+		RevokedSerials: in.revokedSerials, RevokedIDs: in.revokedIDs,
+
+		Intentions: in.intentions,
+		Default:    in.fallback,
+		Local:      localAddr(reg),
+		Inbound:    inboundAddr(in, p),
 		Limits: connect.Limits{
 			HandshakeTimeout:      cfgMillis(p, cfg, "handshake_timeout_ms"),
 			MaxInboundConnections: cfgInt(p, cfg, "max_inbound_connections"),
@@ -59,6 +65,7 @@ func build(in inputs) (*connect.Snapshot, []string) {
 			LocalConnectTimeout:   cfgMillis(p, cfg, "local_connect_timeout_ms"),
 		},
 	}
+	snap.Rest = rest(in, p)
 	if reg.Mode == "transparent" {
 		p.add("mode \"transparent\" is not supported; remove mode and dial the upstreams' listeners")
 	}
@@ -116,8 +123,8 @@ func watchable(up *catalog.Upstream, datacenter string) (ok bool, why string) {
 	switch {
 	case name == "":
 		return false, "an upstream has no destination_name; name the service it leads to"
-	case up.DestinationType != "" && up.DestinationType != "service":
-		return false, fmt.Sprintf("upstream %s: destination_type %q is not supported; name a service", name, up.DestinationType)
+	case up.DestinationType != "" && up.DestinationType != "service" && up.DestinationType != destinationQuery:
+		return false, fmt.Sprintf("upstream %s: destination_type %q is not supported; name a service or a prepared query", name, up.DestinationType)
 	case up.DestinationPeer != "":
 		return false, fmt.Sprintf("upstream %s: destinations of another cluster (peer %q) are not supported", name, up.DestinationPeer)
 	case up.Datacenter != "" && up.Datacenter != datacenter:
@@ -134,15 +141,19 @@ func buildUpstream(in inputs, up *catalog.Upstream, p *problems) (connect.Upstre
 		p.add(why)
 		return connect.Upstream{}, false
 	}
-	instances, timeout := in.resolve(up.DestinationName, in.datacenter, p)
+	instances, timeout := in.resolve(upstreamName(up), in.datacenter, p)
+	if explicit, ok := explicitInstances(p, up); ok {
+		instances = explicit
+	}
 	out := connect.Upstream{
-		Name:           up.DestinationName,
+		Name:           upstreamName(up),
 		Datacenter:     in.datacenter,
 		Listen:         up.LocalBindSocketPath,
 		SocketMode:     up.LocalBindSocketMode,
 		Instances:      instances,
 		ConnectTimeout: cmp.Or(cfgMillis(p, up.Config, "connect_timeout_ms"), timeout),
 	}
+	out.Ejection = ejection(p, up)
 	if limits, ok := up.Config["limits"].(map[string]any); ok {
 		out.MaxConnections = maxConnections(p, limits)
 	}

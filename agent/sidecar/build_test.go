@@ -125,7 +125,34 @@ func TestBuild(t *testing.T) {
 			wantUp(func(u *connect.Upstream) { u.Listen = "" }),
 			[]string{"db has no listener"},
 		},
-		"a prepared query":   {upstream(func(u *catalog.Upstream) { u.DestinationType = "prepared_query" }), same, []string{"prepared_query"}},
+		"a prepared query": {
+			upstream(func(u *catalog.Upstream) { u.DestinationType = "prepared_query" }),
+			wantUp(func(u *connect.Upstream) { u.Name, u.Instances = "query:db", nil }), nil,
+		},
+		"a destination of no type": {upstream(func(u *catalog.Upstream) { u.DestinationType = "gateway" }), same, []string{`"gateway"`}},
+		"explicit instances": {
+			upstream(func(u *catalog.Upstream) {
+				u.Config = map[string]any{"instances": []any{"10.9.9.9:21001", "nonsense", 5}}
+			}),
+			wantUp(func(u *connect.Upstream) {
+				u.Instances = []connect.Endpoint{{ID: "10.9.9.9:21001", Addr: "10.9.9.9:21001", Status: "passing", Weight: 1}}
+			}),
+			[]string{`"nonsense"`, `"5"`},
+		},
+		"passive health check, registered": {
+			upstream(func(u *catalog.Upstream) {
+				u.Config = map[string]any{"passive_health_check": map[string]any{"max_failures": 3, "interval": "10s", "base_ejection_time": float64(30e9), "max_ejection_percent": 50}}
+			}),
+			wantUp(func(u *connect.Upstream) {
+				u.Ejection = connect.Ejection{Failures: 3, Within: 10 * time.Second, Base: 30 * time.Second, MaxPercent: 50}
+			}), nil,
+		},
+		"passive health check, central": {
+			upstream(func(u *catalog.Upstream) {
+				u.Config = map[string]any{"passive_health_check": map[string]any{"MaxFailures": float64(2), "Interval": "soon"}}
+			}),
+			wantUp(func(u *connect.Upstream) { u.Ejection = connect.Ejection{Failures: 2} }), []string{"passive_health_check interval = soon"},
+		},
 		"a peer":             {upstream(func(u *catalog.Upstream) { u.DestinationPeer = "east" }), same, []string{`peer "east"`}},
 		"another datacenter": {upstream(func(u *catalog.Upstream) { u.Datacenter = "dc2" }), same, []string{`"dc2"`}},
 		"a named port":       {upstream(func(u *catalog.Upstream) { u.DestinationPort = "admin" }), same, []string{`"admin"`}},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -133,7 +134,7 @@ func (l *Leaves) current(ctx context.Context, e *leafEntry, key leafKey, v *cata
 	}
 	domain, _, signing, ok := rootsOf(v)
 	now := l.cfg.Now()
-	if e.leaf != nil && now.Before(e.leaf.renewAt) && (!ok || e.leaf.signer == signing) {
+	if e.leaf != nil && now.Before(e.leaf.renewAt) && (!ok || e.leaf.signer == signing) && !revoked(v, &e.leaf.leaf) {
 		return e.leaf, nil
 	}
 	var next *issued
@@ -225,4 +226,12 @@ func (l *Leaves) evict() bool {
 		delete(l.held, oldest)
 	}
 	return found != nil
+}
+
+// revoked tells whether a certificate is not trusted any more. One of an identity
+// that is revoked cannot be replaced, and is for others to refuse.
+func revoked(v *catalog.View, leaf *catalog.Leaf) bool {
+	return slices.ContainsFunc(v.RevokedCerts, func(r *catalog.CertRevocation) bool {
+		return r.Serial != "" && r.Serial == leaf.SerialNumber
+	})
 }

@@ -19,6 +19,8 @@ type world struct {
 	troubles map[catalog.Name]string
 	// instances answer, for each service that a chain leads to, who speaks for it.
 	instances map[catalog.Name][]*catalog.Instance
+	// queries answer, for upstreams that are prepared queries, which.
+	queries map[catalog.Name]askedQuery
 	// last are, by upstream, the endpoints that it had when all about it was known, on
 	// this run of the agent or the one before.
 	last map[catalog.Name][]connect.Endpoint
@@ -30,7 +32,7 @@ func newWorld() world {
 	return world{
 		chains: map[catalog.Name]*catalog.Chain{}, troubles: map[catalog.Name]string{},
 		instances: map[catalog.Name][]*catalog.Instance{}, last: map[catalog.Name][]connect.Endpoint{},
-		filters: map[string]*catalog.InstanceFilter{},
+		filters: map[string]*catalog.InstanceFilter{}, queries: map[catalog.Name]askedQuery{},
 	}
 }
 
@@ -38,6 +40,14 @@ func newWorld() world {
 func (w *world) learn(q catalog.Query, v *catalog.View) {
 	if q.Kind == catalog.QueryChain {
 		w.chains[q.Name], w.troubles[q.Name] = v.Chain, v.Problem
+		return
+	}
+	if q.Kind == catalog.QueryPreparedQuery {
+		var a askedQuery
+		if len(v.Queries) > 0 {
+			a.stored = v.Queries[0]
+		}
+		w.queries[queryPrefix+q.Name] = a
 		return
 	}
 	w.instances[q.Name] = v.Instances
@@ -48,6 +58,10 @@ func (w *world) forget(q catalog.Query) {
 	if q.Kind == catalog.QueryChain {
 		delete(w.chains, q.Name)
 		delete(w.troubles, q.Name)
+		return
+	}
+	if q.Kind == catalog.QueryPreparedQuery {
+		delete(w.queries, queryPrefix+q.Name)
 		return
 	}
 	delete(w.instances, q.Name)
@@ -64,6 +78,12 @@ func (w *world) shares(name catalog.Name, datacenter string) []catalog.Share {
 
 // services names those whose instances an upstream needs.
 func (w *world) services(name catalog.Name, datacenter string) []catalog.Name {
+	if strings.HasPrefix(name, queryPrefix) {
+		if q, _ := w.rendered(name); q != nil {
+			return []catalog.Name{q.Service.Service}
+		}
+		return nil
+	}
 	var out []catalog.Name
 	for _, s := range w.shares(name, datacenter) {
 		for _, t := range s.Targets {
@@ -77,7 +97,11 @@ func (w *world) services(name catalog.Name, datacenter string) []catalog.Name {
 
 // known tells whether the servers have said all that an upstream needs.
 func (w *world) known(name catalog.Name, datacenter string) bool {
-	if _, ok := w.chains[name]; !ok {
+	_, ok := w.chains[name]
+	if strings.HasPrefix(name, queryPrefix) {
+		_, ok = w.queries[name]
+	}
+	if !ok {
 		return false
 	}
 	for _, s := range w.services(name, datacenter) {
@@ -111,6 +135,9 @@ func (w *world) resolve(name catalog.Name, datacenter string, p *problems) ([]co
 		}
 		// A server that does not know of chains never tells of one.
 		return combine(w.endpoints(&catalog.Target{Service: name}, name)), 0
+	}
+	if strings.HasPrefix(name, queryPrefix) {
+		return w.resolveQuery(name, p), 0
 	}
 	w.report(name, p)
 	shares := w.shares(name, datacenter)

@@ -99,7 +99,7 @@ func (s *sidecar) once(ctx context.Context) error {
 		ID:      s.id,
 		Signer:  s.cfg.Signer(s.service),
 		Logger:  s.cfg.Logger,
-		Metrics: s.cfg.Metrics,
+		Metrics: s.cfg.Metrics, AccessLog: s.cfg.AccessLog, Guard: s.cfg.guard, Port: s.cfg.port,
 		Sockets: s.cfg.Sockets,
 	}
 	if s.file != nil {
@@ -120,7 +120,7 @@ func (s *sidecar) once(ctx context.Context) error {
 	watching, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { s.watchListening(watching, p) })
-	err = p.Run(ctx, &s.out)
+	err = p.Run(ctx, feed{s})
 	stop()
 	wg.Wait()
 	return err

@@ -24,6 +24,9 @@ type Config struct {
 	Views func(q catalog.Query) catalog.Watch[*catalog.View]
 	// Signer gives the signer of a service's certificates. Required.
 	Signer func(service catalog.Name) connect.Signer
+	// Reporter takes to the servers what Node, this host, enforces. Nil: they are not told.
+	Reporter Reporter
+	Node     string
 	// Listening is told whether a proxy takes connections, and why not. It may be nil.
 	Listening func(proxyID string, listening bool, output string)
 
@@ -43,6 +46,11 @@ type Config struct {
 	// MaxRetry bounds the pause before a proxy that failed is started again: 30 s.
 	MaxRetry time.Duration
 
+	// AccessLog says which connections get a line in the log.
+	AccessLog connect.AccessLog
+	// MeshPort is the inbound port that sidecars registered with it share; 0: none do.
+	MeshPort int
+
 	Logger  *slog.Logger
 	Metrics *connect.Metrics // shared by all proxies; nil: none
 	// Sockets keeps what the proxies listen on for the next process; nil: nobody does.
@@ -50,6 +58,11 @@ type Config struct {
 
 	// start makes a proxy; tests replace it.
 	start func(connect.ProxyConfig) (proxy, error)
+	// guard and port are shared by all proxies.
+	guard *connect.Guard
+	port  *connect.Port
+	// news is called when a proxy enforces something else than before.
+	news func()
 }
 
 // proxy is what the manager needs of a connect.Proxy.
@@ -64,6 +77,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("sidecar: Host, Views and Signer must all be set")
 	case c.Datacenter == "":
 		return c, errors.New("sidecar: the datacenter has no name")
+	case c.Reporter != nil && c.Node == "":
+		return c, errors.New("sidecar: a Reporter needs the name of the node")
 	}
 	c.BindAddr = cmp.Or(c.BindAddr, "0.0.0.0")
 	c.Grace = cmp.Or(c.Grace, time.Second)
@@ -93,6 +108,7 @@ type Manager struct {
 	running map[string]*sidecar      // by proxy ID
 	ending  map[string]chan struct{} // closed when the last proxy of that ID has drained
 	gaveUp  bool                     // another process takes over
+	news    chan struct{}            // capacity 1: what is enforced changed
 	wg      sync.WaitGroup
 	// draining is what earlier processes of this agent still carry, by proxy and process.
 	draining map[string]map[int][]connect.PeerStatus
@@ -104,12 +120,37 @@ func New(cfg Config) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Manager{cfg: cfg, running: map[string]*sidecar{}, ending: map[string]chan struct{}{}, draining: map[string]map[int][]connect.PeerStatus{}}, nil
+	m := &Manager{running: map[string]*sidecar{}, ending: map[string]chan struct{}{}, news: make(chan struct{}, 1), draining: map[string]map[int][]connect.PeerStatus{}}
+	cfg.news = func() {
+		select {
+		case m.news <- struct{}{}:
+		default:
+		}
+	}
+	cfg.guard = connect.NewGuard(connect.GuardConfig{})
+	if cfg.MeshPort > 0 {
+		cfg.port, err = connect.NewPort(connect.PortConfig{
+			Addr: joinAddr("", cfg.BindAddr, cfg.MeshPort), Logger: cfg.Logger, Metrics: cfg.Metrics, Guard: cfg.guard, Sockets: cfg.Sockets,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("sidecar: %w", err)
+		}
+	}
+	m.cfg = cfg
+	return m, nil
 }
 
 // Run keeps the proxies in step with the host until ctx ends, then drains all of
 // them and returns. What they enforce stays on disk.
 func (m *Manager) Run(ctx context.Context) error {
+	var telling sync.WaitGroup
+	defer telling.Wait()
+	told, end := context.WithCancel(context.WithoutCancel(ctx)) // while proxies drain, too
+	defer end()
+	telling.Go(func() { m.reporting(told) })
+	if m.cfg.port != nil {
+		telling.Go(func() { _ = m.cfg.port.Run(told) }) // it says itself what is wrong
+	}
 	var after uint64
 	for {
 		host, index, err := m.cfg.Host.Next(ctx, after)
@@ -156,11 +197,13 @@ func (m *Manager) reconcile(ctx context.Context, host *local.Host) {
 	}
 	for id, reg := range want {
 		if s := m.running[id]; s != nil {
-			s.setProxy(reg)
+			s.setProxy(reg, restOf(host, reg))
 			continue
 		}
 		s := newSidecar(m.cfg, reg)
+		s.in.rest = restOf(host, reg)
 		m.running[id] = s
+		m.cfg.news()
 		before, done := m.ending[id], make(chan struct{})
 		m.ending[id] = done
 		// Proxies end by being stopped, so that they can drain: their context does
@@ -188,6 +231,7 @@ var (
 // stop begins the end of s; m.mu is held.
 func (m *Manager) stop(s *sidecar, why error) {
 	delete(m.running, s.id)
+	m.cfg.news()
 	s.cancel(why)
 }
 
@@ -237,6 +281,9 @@ func (m *Manager) Snapshot(proxyID string) catalog.Watch[*connect.Snapshot] {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if s := m.running[proxyID]; s != nil {
+		if s.external {
+			return feed{s}
+		}
 		return &s.out
 	}
 	none := &catalog.Latest[*connect.Snapshot]{}

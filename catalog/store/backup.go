@@ -38,14 +38,15 @@ const (
 	recStated  = 8
 	recIndex   = 9
 
-	recVirtualIP  = 30
-	recQuery      = 40
-	recCoordinate = 42
-	recAutopilot  = 50
-	recRevocation = 60
-	recPair       = 20
-	recDelay      = 21
-	recSession    = 22
+	recVirtualIP      = 30
+	recQuery          = 40
+	recCoordinate     = 42
+	recAutopilot      = 50
+	recRevocation     = 60
+	recPair           = 20
+	recDelay          = 21
+	recSession        = 22
+	recCertRevocation = 70
 
 	recEnd = 255
 )
@@ -123,6 +124,8 @@ func recordOf(row any) (byte, any) {
 		return recCoordinate, v
 	case *catalog.Autopilot:
 		return recAutopilot, v
+	case *catalog.CertRevocation:
+		return recCertRevocation, v
 	case *catalog.Revocation:
 		return recRevocation, v
 	case *catalog.KVPair:
@@ -163,6 +166,8 @@ func emptyRow(typ byte) (table string, into any, err error) {
 		return tableCoordinates, &catalog.NodeCoordinate{}, nil
 	case recAutopilot:
 		return tableAutopilot, &catalog.Autopilot{}, nil
+	case recCertRevocation:
+		return tableCertRevocations, &catalog.CertRevocation{}, nil
 	case recRevocation:
 		return tableRevocations, &catalog.Revocation{}, nil
 	case recPair:

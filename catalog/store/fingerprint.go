@@ -11,7 +11,7 @@ var tables = []string{
 	tableNodes, tableServices, tableChecks, tableEntries, tableCA, tableRoots, tableStated,
 	tableSessions, tableKV, tableDelays,
 	tableQueries, tableCoordinates, tableAutopilot, tableIndex,
-	tableVirtualIPs, tableRevocations,
+	tableVirtualIPs, tableRevocations, tableCertRevocations,
 }
 
 // Fingerprint is a digest of all that is stored, indexes included: servers that

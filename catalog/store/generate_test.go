@@ -2,6 +2,7 @@ package store
 
 import (
 	"pgregory.net/rapid"
+	"time"
 
 	"github.com/weftmesh/weft/catalog"
 )
@@ -33,6 +34,7 @@ func queries() []catalog.Query {
 		{Kind: catalog.QueryPreparedQueries},
 		{Kind: catalog.QueryCoordinates},
 		{Kind: catalog.QueryAutopilot},
+		{Kind: catalog.QueryCertRevocations},
 		{Kind: catalog.QueryRevocations},
 		{Kind: catalog.QueryConfigEntries, Name: catalog.KindServiceIntentions},
 	}
@@ -140,10 +142,10 @@ func drawRegister(t *rapid.T) *catalog.Register {
 // drawCommand draws a valid command; at is an index for check-and-sets.
 func drawCommand(t *rapid.T, at uint64) catalog.Command {
 	cas := rapid.IntRange(0, 4).Draw(t, "cas") == 0
-	switch rapid.IntRange(0, 32).Draw(t, "command") {
-	case 31:
+	switch rapid.IntRange(0, 35).Draw(t, "command") {
+	case 34:
 		return drawRevoke(t)
-	case 32:
+	case 35:
 		return &catalog.Allow{Kind: pick(t, revocable, "kind"), ID: pick(t, revocableIDs, "revoked ID")}
 	case 27:
 		q := catalog.PreparedQuery{ID: pick(t, queryIDs, "query ID"), Name: pick(t, queryNames, "query name")}
@@ -163,6 +165,20 @@ func drawCommand(t *rapid.T, at uint64) catalog.Command {
 			c.Updates = append(c.Updates, u)
 		}
 		return c
+	case 31:
+		r := catalog.CertRevocation{Serial: pick(t, []string{"01", "02"}, "serial"), Description: pick(t, []string{"", "lost"}, "why")}
+		r.RevokedAt = time.Unix(int64(rapid.IntRange(1, 3).Draw(t, "at")), 0).UTC()
+		if rapid.Bool().Draw(t, "identity") {
+			r.Serial, r.URI = "", "spiffe://a/b"
+		}
+		return &catalog.SetCertRevocation{Revocation: r}
+	case 32:
+		if rapid.Bool().Draw(t, "identity") {
+			return &catalog.DeleteCertRevocation{URI: "spiffe://a/b"}
+		}
+		return &catalog.DeleteCertRevocation{Serial: "01"}
+	case 33:
+		return &catalog.PruneCertRevocations{Before: time.Unix(2, 0).UTC()}
 	case 30:
 		a := catalog.DefaultAutopilot()
 		a.MinQuorum = uint(rapid.IntRange(0, 1).Draw(t, "quorum"))

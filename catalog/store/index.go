@@ -20,12 +20,14 @@ const (
 	keyClusterID = "ca-cluster-id"
 	keyCAConfig  = "ca-config"
 
-	keyQueries     = "prepared-queries"
-	keyCoordinates = "coordinates"
-	keyAutopilot   = "autopilot"
-	keyRevocations = "revocations"
-	keySessions    = "sessions"
-	keyDelays      = "kv-delays"
+	keyQueries         = "prepared-queries"
+	keyCoordinates     = "coordinates"
+	keyAutopilot       = "autopilot"
+	keyRevocations     = "revocations"
+	keySessions        = "sessions"
+	keyDelays          = "kv-delays"
+	keyCertRevocations = "cert-revocations"
+	keyRevokedCerts    = "revoked-certs" // which, not why
 )
 
 // Classes of keys by name.
@@ -113,7 +115,9 @@ func indexKeys(q catalog.Query) []indexKey {
 	case catalog.QueryConfigEntry:
 		return []indexKey{{entryClass(q.Name), q.Sub}}
 	case catalog.QueryRoots:
-		return []indexKey{fixed(keyRoots), fixed(keyClusterID)}
+		return []indexKey{fixed(keyRoots), fixed(keyClusterID), fixed(keyRevokedCerts)}
+	case catalog.QueryCertRevocations:
+		return []indexKey{fixed(keyCertRevocations)}
 	case catalog.QueryCAConfig:
 		return []indexKey{fixed(keyCAConfig)}
 	case catalog.QueryDump:

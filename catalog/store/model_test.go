@@ -28,6 +28,8 @@ type model struct {
 	vipHigh  uint32
 	operator operatorModel
 
+	certRevocations certRevocationModel
+
 	pairs    map[string]catalog.KVPair
 	delays   map[string]catalog.KeyDelay
 	sessions map[string]catalog.Session
@@ -52,15 +54,15 @@ func newModel() *model {
 		checks: map[[2]string]catalog.Check{}, stated: map[[2]string][]string{},
 		dests: map[string]catalog.ServiceIntentions{}, roots: map[string]catalog.Root{},
 		vips:     map[string]uint32{},
-		operator: newOperatorModel(),
-		pairs:    map[string]catalog.KVPair{}, delays: map[string]catalog.KeyDelay{}, sessions: map[string]catalog.Session{},
+		operator: newOperatorModel(), certRevocations: newCertRevocationModel(),
+		pairs: map[string]catalog.KVPair{}, delays: map[string]catalog.KeyDelay{}, sessions: map[string]catalog.Session{},
 	}
 }
 
 func (m *model) clone() *model {
 	c := *m
 	c.nodes, c.services, c.checks = maps.Clone(m.nodes), maps.Clone(m.services), maps.Clone(m.checks)
-	c.operator = m.operator.clone()
+	c.operator, c.certRevocations = m.operator.clone(), m.certRevocations.clone()
 	c.stated, c.dests, c.roots = maps.Clone(m.stated), maps.Clone(m.dests), maps.Clone(m.roots)
 	c.vips = maps.Clone(m.vips)
 	c.pairs, c.delays, c.sessions = maps.Clone(m.pairs), maps.Clone(m.delays), maps.Clone(m.sessions)
@@ -70,6 +72,9 @@ func (m *model) clone() *model {
 // show prints a value without its Raft indexes; equal values print alike.
 func show(v any) string {
 	switch x := v.(type) {
+	case catalog.CertRevocation:
+		x.RaftIndex = catalog.RaftIndex{}
+		return fmt.Sprintf("%+v", x)
 	case catalog.Node:
 		x.RaftIndex = catalog.RaftIndex{}
 		return fmt.Sprintf("%+v", x)
@@ -329,6 +334,8 @@ func (m *model) do(cmd catalog.Command) (any, error) {
 		return m.setRoots(c), nil
 	default:
 		switch cmd.(type) {
+		case *catalog.SetCertRevocation, *catalog.DeleteCertRevocation, *catalog.PruneCertRevocations:
+			return m.doCertRevocation(cmd)
 		case *catalog.SetPreparedQuery, *catalog.DeletePreparedQuery, *catalog.SetCoordinates, *catalog.SetAutopilot,
 			*catalog.Revoke, *catalog.Allow:
 			return m.doOperator(cmd)
@@ -363,7 +370,7 @@ func (m *model) setCA(c *catalog.SetCAConfig) bool {
 }
 
 func (m *model) setRoots(c *catalog.SetRoots) bool {
-	if c.Index != m.rootsAt && c.Index != max(1, m.rootsAt, m.clusterAt) {
+	if c.Index != m.rootsAt && c.Index != max(1, m.rootsAt, m.clusterAt, m.certRevocations.at) {
 		return false
 	}
 	before := fmt.Sprint(m.roots)
@@ -492,6 +499,9 @@ func (m *model) view(q catalog.Query) *catalog.View {
 		if m.ca != nil && m.ca.ClusterID != "" {
 			v.CAConfig = &catalog.CAConfig{ClusterID: m.ca.ClusterID}
 		}
+		v.RevokedCerts = m.certRevocations.list(false)
+	case catalog.QueryCertRevocations:
+		v.RevokedCerts = m.certRevocations.list(true)
 	case catalog.QueryCAConfig:
 		v.CAConfig = m.ca
 	default:

@@ -62,7 +62,7 @@ func (w *writer) applyOperator(cmd catalog.Command) (any, error) {
 	case *catalog.Allow:
 		return w.allow(c), nil
 	default:
-		return nil, catalog.Invalidf("command %T is not known to this version", cmd)
+		return w.applyCertRevocation(cmd)
 	}
 }
 

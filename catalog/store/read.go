@@ -131,6 +131,9 @@ func (s *Store) view(r reader, e epoch, q catalog.Query) *catalog.View {
 		if c, ok := r.caConfig(); ok && c.ClusterID != "" {
 			v.CAConfig = &catalog.CAConfig{ClusterID: c.ClusterID}
 		}
+		v.RevokedCerts = r.revokedCerts()
+	case catalog.QueryCertRevocations:
+		v.RevokedCerts = r.certRevocations()
 	case catalog.QueryCAConfig:
 		v.CAConfig, _ = r.caConfig()
 	default:

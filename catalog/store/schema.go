@@ -21,14 +21,15 @@ const (
 	tableIndex    = "index"
 	tableMeta     = "meta"
 
-	tableVirtualIPs  = "virtual-ips"
-	tableQueries     = "prepared-queries"
-	tableCoordinates = "coordinates"
-	tableAutopilot   = "autopilot"
-	tableRevocations = "revocations"
-	tableKV          = "kv"
-	tableDelays      = "kv-delays"
-	tableSessions    = "sessions"
+	tableVirtualIPs      = "virtual-ips"
+	tableQueries         = "prepared-queries"
+	tableCoordinates     = "coordinates"
+	tableAutopilot       = "autopilot"
+	tableRevocations     = "revocations"
+	tableKV              = "kv"
+	tableDelays          = "kv-delays"
+	tableSessions        = "sessions"
+	tableCertRevocations = "cert-revocations"
 )
 
 // Indexes of tables; "id" is the key.
@@ -252,6 +253,7 @@ func schema() *memdb.DBSchema {
 			}))),
 		table(tableCoordinates, on(func(c *catalog.NodeCoordinate) []string { return []string{c.Node} })),
 		table(tableAutopilot, on(func(*catalog.Autopilot) []string { return []string{singleton} })),
+		table(tableCertRevocations, on(certRevocationKey)),
 		table(tableRevocations, on(func(r *catalog.Revocation) []string { return []string{r.Kind, r.ID} })),
 		table(tableKV, rawKey{},
 			also(bySession, on(func(p *catalog.KVPair) []string {

@@ -48,10 +48,11 @@ func content(t fataler, v *catalog.View) string {
 		Keys       []string                  `json:",omitempty"`
 		Delays     []*catalog.KeyDelay       `json:",omitempty"`
 		Sessions   []*catalog.Session        `json:",omitempty"`
+		Revoked    []*catalog.CertRevocation `json:",omitempty"`
 	}
 	b, err := json.Marshal(shown{
 		v.Nodes, v.Services, v.Instances, v.Checks, v.Intentions, v.Entries, v.Roots, v.CAConfig,
-		v.Pairs, v.Keys, v.Delays, v.Sessions,
+		v.Pairs, v.Keys, v.Delays, v.Sessions, v.RevokedCerts,
 	})
 	if err != nil {
 		t.Fatalf("%v", err)

@@ -21,8 +21,8 @@ type Peers interface {
 	Lost(ctx context.Context, req *LostRequest) (*LostReply, error)
 }
 
-// StandingRequest asks a server about itself.
-type StandingRequest struct{}
+// StandingRequest asks a server about itself. Marks come only where they are asked for.
+type StandingRequest struct{ Marks bool }
 
 // StandingReply is where a server is in Raft.
 type StandingReply struct {
@@ -36,8 +36,16 @@ type StandingReply struct {
 	// ConfigIndex is the index of its latest list of servers, which is Peers.
 	ConfigIndex uint64
 	Peers       []RaftPeer
+	// Marks are some entries of its log, in their order.
+	Marks       []LogMark
 	LeaderID    string
 	LastContact time.Duration // with the leader; negative: never
+}
+
+// LogMark tells a log entry from those of other histories.
+type LogMark struct {
+	Index, Term uint64
+	Sum         uint32 // CRC-32C of its data
 }
 
 // PromiseRequest is a founder's plan.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,7 +20,9 @@ type contender interface {
 // instance is a contender that runs.
 type instance struct {
 	addr string // where the load goes
-	pids []int  // the processes whose CPU and memory it costs
+	pids []int  // the processes whose CPU and memory it costs, with their children
+	far  string // where the server's side of a pair speaks TLS, with the certificate of pem
+	pem  string
 	stop func()
 }
 
@@ -107,7 +110,7 @@ const clockTick = 100
 // cpu is the processor time that the contender's processes have used.
 func (a *arm) cpu() time.Duration {
 	var sum time.Duration
-	for _, pid := range a.running.pids {
+	for _, pid := range a.all() {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		if err != nil {
 			continue
@@ -124,9 +127,26 @@ func (a *arm) cpu() time.Duration {
 	return sum
 }
 
+// all lists the processes with their children, such as nginx's workers.
+func (a *arm) all() []int {
+	out := slices.Clone(a.running.pids)
+	for _, pid := range a.running.pids {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+		if err != nil {
+			continue
+		}
+		for _, f := range strings.Fields(string(b)) {
+			if child, err := strconv.Atoi(f); err == nil {
+				out = append(out, child)
+			}
+		}
+	}
+	return out
+}
+
 func (a *arm) rss() int64 {
 	var sum int64
-	for _, pid := range a.running.pids {
+	for _, pid := range a.all() {
 		sum += rss(pid)
 	}
 	return sum

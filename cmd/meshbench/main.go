@@ -3,8 +3,11 @@
 // contender as real processes in front of one backend process, drives all of them
 // in turn, several rounds, and prints medians with their spread as Markdown.
 //
-// To add a contender, implement the interface contender (contender.go) and put it
-// into the list below. `make bench` runs this.
+// With the argument control it measures the control plane instead: catalog, health,
+// DNS and keys, with etcd beside it.
+//
+// To add a contender, write a script for both sides (pair.go) and put it into the
+// list below. `make bench` runs this.
 package main
 
 import (
@@ -24,6 +27,10 @@ func main() {
 		fmt.Fprintln(os.Stderr, "backend:", runBackend())
 		os.Exit(1)
 	}
+	if len(os.Args) == 6 && os.Args[1] == "relay" {
+		fmt.Fprintln(os.Stderr, "relay:", runRelay(os.Args[2], os.Args[3], os.Args[4], os.Args[5]))
+		os.Exit(1)
+	}
 	rounds := flag.Int("rounds", 3, "interleaved repetitions")
 	window := flag.Duration("window", 2*time.Second, "how long each measurement lasts")
 	only := flag.String("only", "", "comma-separated contenders to run beside direct (default: all that are installed)")
@@ -32,6 +39,13 @@ func main() {
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	if flag.Arg(0) == "control" {
+		if err := runControl(ctx, *rounds, *window); err != nil {
+			fmt.Fprintln(os.Stderr, "meshbench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(ctx, *rounds, *window, *only, *mesh); err != nil {
 		fmt.Fprintln(os.Stderr, "meshbench:", err)
 		os.Exit(1)
@@ -49,7 +63,11 @@ func run(ctx context.Context, rounds int, window time.Duration, only string, mes
 	}
 	defer backend.stop()
 
-	all := []contender{direct{}, &weft{binary: binary}, &haproxy{}, &haproxy{tls: true}}
+	all := []contender{
+		direct{},
+		&weftPair{binary: binary}, haproxy("haproxy-plain", false), haproxy("haproxy-tls", true),
+		nginx(), stunnel(), relay(),
+	}
 	var running []*arm
 	for _, c := range all {
 		if _, isDirect := c.(direct); !isDirect && only != "" && !contains(only, c.name()) {
@@ -61,6 +79,9 @@ func run(ctx context.Context, rounds int, window time.Duration, only string, mes
 			continue
 		}
 		defer r.stop()
+		if err := provesMutualTLS(r); err != nil {
+			return fmt.Errorf("%s is not mutual TLS 1.3: %w", c.name(), err)
+		}
 		running = append(running, &arm{name: c.name(), running: r})
 	}
 	for round := range rounds {

@@ -14,31 +14,6 @@ import (
 	"time"
 )
 
-// weft is the pair of proxies in one agent: web's upstream listener and db's
-// inbound listener, with mutual TLS between them.
-type weft struct{ binary string }
-
-func (*weft) name() string { return "weft" }
-
-func (w *weft) start(ctx context.Context, backend string) (*instance, error) {
-	m, err := startMesh(ctx, w.binary)
-	if err != nil {
-		return nil, err
-	}
-	upstream, err := m.pair(ctx, backend)
-	if err == nil {
-		err = m.put(ctx, "/v1/connect/intentions/exact?source=web&destination=db", map[string]any{"Action": "allow"})
-	}
-	if err == nil {
-		err = waitFor(ctx, upstream)
-	}
-	if err != nil {
-		m.stop()
-		return nil, err
-	}
-	return &instance{addr: upstream, pids: []int{m.cmd.Process.Pid}, stop: m.stop}, nil
-}
-
 // agentProcess is a running `weft agent -dev` on free ports.
 type agentProcess struct {
 	cmd     *exec.Cmd

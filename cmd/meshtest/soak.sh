@@ -17,6 +17,8 @@ for t in "${list[@]}"; do
   echo "== $dir $name for ${each} s"
   go test "$dir" -run '^$' -fuzz "^$name\$" -fuzztime "${each}s"
 done
+echo "== virtual time"
+WEFT_SEEDS=$((s / 20)) go test -timeout "${s}s" -count 1 -run '^TestP03VirtualTime$' ./server/consensus
 end=$((SECONDS + s / 2))
 while ((SECONDS < end)); do
   WEFT_SEED=$RANDOM go test -tags faults -timeout 25m -count 1 ./cmd/meshtest/faults

@@ -77,6 +77,7 @@ func commands(s streams) []*cli.Command {
 	return []*cli.Command{
 		agentCommand(s),
 		catalogCommand(s),
+		certCommand(s),
 		completionCommand(),
 		configCommand(s),
 		connectCommand(s),
@@ -105,6 +106,7 @@ func commands(s streams) []*cli.Command {
 		servicesCommand(s),
 		snapshotCommand(s),
 		tlsCommand(),
+		troubleshootCommand(s),
 		validateCommand(s),
 		versionCommand(s),
 		watchCommand(s),

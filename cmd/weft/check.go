@@ -50,7 +50,7 @@ func checkParts(cfg *config.Config) (warnings []string, err error) {
 func dryRun(cfg *config.Config, services []*catalog.ServiceRegistration, defs []*catalog.CheckDefinition) (warnings []string, err error) {
 	dry, err := local.New(local.Config{
 		Node: &catalog.Node{Node: cfg.NodeName, Datacenter: cfg.Datacenter, Address: cfg.AdvertiseAddr}, Syncer: nobody{},
-		SidecarMinPort: cfg.Ports.SidecarMinPort, SidecarMaxPort: cfg.Ports.SidecarMaxPort,
+		MeshPort: cfg.Connect.MeshPort, SidecarMinPort: cfg.Ports.SidecarMinPort, SidecarMaxPort: cfg.Ports.SidecarMaxPort,
 		Scripts:     cfg.ScriptGate(),
 		AliasTarget: func(string, string) catalog.Watch[checks.Target] { return new(catalog.Latest[checks.Target]) },
 		Logger:      slog.New(slog.DiscardHandler),

@@ -88,6 +88,31 @@ func TestIntentionCommands(t *testing.T) {
 			answers: map[string]string{"GET " + exactPath: "404 x", "PUT /v1/connect/intentions/exact": "500 no cluster leader"},
 			code:    1, err: "Error: intention web => db: no cluster leader\n",
 		},
+		{
+			name: "intention create and wait", args: []string{"intention", "create", "-wait", "2s", "web", "db"},
+			answers: map[string]string{
+				"GET " + exactPath: "404 not found", "PUT /v1/connect/intentions/exact": "true",
+				"GET /v1/connect/intentions/enforced": `{"Index":7,"Enforced":false,"Proxies":[{"Node":"n1","Proxy":"p1","Service":"db","Enforced":true},` +
+					`{"Node":"n2","Proxy":"p2","Service":"db","Why":"its agent sleeps"}]}`,
+			},
+			code: 1, out: "Created: web => db (allow)\n", asked: "destination=db&wait=2s",
+			err: "Not enforced by p2 on n2: its agent sleeps\nIt is written; 1 of 2 proxies did not enforce it within 2s.\n",
+		},
+		{
+			name: "cert revoke", args: []string{"cert", "revoke", "-reason", "lost", "0A1B"},
+			answers: map[string]string{"PUT /v1/connect/ca/revocations": "true"},
+			out:     "Revoked: 0a:1b\n", asked: `"Description":"lost","Serial":"0a:1b"`,
+		},
+		{name: "cert revoke nonsense", args: []string{"cert", "revoke", "web"}, code: 2, err: "is no serial of a certificate"},
+		{
+			name: "cert unrevoke", args: []string{"cert", "unrevoke", "spiffe://d/ns/default/dc/dc1/svc/web"},
+			answers: map[string]string{"DELETE /v1/connect/ca/revocations": "true"},
+			out:     "Trusted again: spiffe://d/ns/default/dc/dc1/svc/web\n", asked: "uri=spiffe",
+		},
+		{
+			name: "cert revocations", args: []string{"cert", "revocations"},
+			answers: map[string]string{"GET /v1/connect/ca/revocations": "[]"}, err: "Nothing is revoked.\n",
+		},
 		{name: "allow and deny", args: []string{"intention", "create", "-allow", "-deny", "a", "b"}, code: 2, err: "exclude each other"},
 		{
 			name: "intention check allowed", args: []string{"intention", "check", "web", "db"},

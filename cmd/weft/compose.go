@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"log/slog"
 	"maps"
 	"net"
@@ -23,6 +22,7 @@ import (
 	"github.com/weftmesh/weft/agent/remote"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/cmd/weft/config"
+	"github.com/weftmesh/weft/connect"
 	"github.com/weftmesh/weft/connect/enroll"
 	"github.com/weftmesh/weft/server"
 	"github.com/weftmesh/weft/server/consensus"
@@ -64,6 +64,7 @@ func newHost(cfg *config.Config, l *logs, load func() (*config.Config, error), b
 	if err := h.openTrust(); err != nil {
 		return h, err
 	}
+	reg.MustRegister(h.trust.expiry())
 	if h.gossip, err = gossip.New(h.gossipConfig()); err != nil {
 		return h, startError(cfg, err)
 	}
@@ -96,8 +97,7 @@ func (h *host) newPool() error {
 	var err error
 	h.pool, err = remote.NewPool(remote.PoolConfig{
 		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
-			d := tls.Dialer{Config: creds.Client(enroll.ProtoRPC, enroll.Peer{Role: enroll.RoleServer, Datacenter: h.cfg.Datacenter})}
-			return d.DialContext(ctx, "tcp", addr)
+			return creds.Dial(ctx, enroll.ProtoRPC, enroll.Peer{Role: enroll.RoleServer, Datacenter: h.cfg.Datacenter}, addr)
 		},
 		Seeds: h.cfg.ServerAddrs(), File: h.cfg.ServersFile(), Logger: h.log,
 	})
@@ -180,7 +180,7 @@ func (h *host) serverConfig(reg prometheus.Registerer) (server.Config, error) {
 		return out, err
 	}
 	out.Cluster = &server.Cluster{
-		Listener: ln, Expect: c.BootstrapExpect, Secret: h.trust.secret, Credentials: h.trust.creds, GossipKeys: h.gossip.Keys,
+		Listener: ln, Expect: c.BootstrapExpect, Secret: h.trust.secret, Credentials: h.trust.creds, GossipKeys: h.gossip.Export,
 	}
 	return out, nil
 }
@@ -192,10 +192,13 @@ func (h *host) agentConfig(reg *prometheus.Registry, load func() (*config.Config
 		Advertise: c.AdvertiseAddr, BindAddr: c.BindAddr, NodeMeta: c.NodeMeta,
 		Version: buildInfo().Version, DataDir: c.DataDir, HoldTimeout: c.Cluster.RPCHoldTimeout,
 		Gossip: h.gossip, Courier: h.gossip, HTTP: h.httpConfig(reg), Files: filesOf(c), DNS: dnsConfig(c),
-		DNSViews:    dns.ViewsConfig{AllowStale: c.DNS.AllowStale, MaxStale: c.DNS.MaxStale, UseCache: c.DNS.UseCache},
-		Load:        h.reload(load),
-		Coordinates: h.coordinates(),
-		Sockets:     h.relay.sockets, DrainTimeout: c.LeaveDrainTime, NoCentralConfig: !c.CentralServiceConfig,
+		DNSViews:     dns.ViewsConfig{AllowStale: c.DNS.AllowStale, MaxStale: c.DNS.MaxStale, UseCache: c.DNS.UseCache},
+		Load:         h.reload(load),
+		Coordinates:  h.coordinates(),
+		AccessLog:    connect.AccessLog{Off: !c.Connect.AccessLog.Enabled, Skip: 1 - c.Connect.AccessLog.Sample},
+		MeshPort:     c.Connect.MeshPort,
+		Sockets:      h.relay.sockets,
+		DrainTimeout: c.LeaveDrainTime, NoCentralConfig: !c.CentralServiceConfig,
 		SidecarMinPort: c.Ports.SidecarMinPort, SidecarMaxPort: c.Ports.SidecarMaxPort,
 		CheckUpdateInterval: cmp.Or(c.CheckUpdateInterval, -1), // 0 is at once
 		Checks:              checkConfig(c),
@@ -208,7 +211,7 @@ func (h *host) agentConfig(reg *prometheus.Registry, load func() (*config.Config
 	if h.server != nil {
 		out.Dial = h.server.Dial // which renews the certificate, too
 		if !c.Dev {
-			out.Join.Refresh = h.refresh
+			out.Join.Refresh, out.Join.Server = h.refresh, true
 		}
 	} else {
 		out.Pool, out.Credentials = h.pool, h.trust.creds

@@ -177,8 +177,12 @@ func showProxy(w io.Writer, st connect.Status) error {
 		if in.Local == "" {
 			behind = ", without an application: the service has no port"
 		}
+		if in.Shared != "" {
+			behind += ", shared with others by " + in.Shared
+		}
 		fact("Inbound", listening(in)+behind)
 	}
+	fact("Resting", st.Resting)
 	return showTraffic(w, st)
 }
 
@@ -191,7 +195,7 @@ func showTraffic(w io.Writer, st connect.Status) error {
 		fmt.Fprintf(w, "  %-15s %s at %s, %s\n", "Upstream:", u.Name, at, counted(len(u.Instances), "instance"))
 		var rows [][]string
 		for _, in := range u.Instances {
-			rows = append(rows, []string{"    " + in.ID, in.Addr, in.Status, fmt.Sprintf("%d open", in.Active), in.Error})
+			rows = append(rows, []string{"    " + in.ID, in.Addr, in.Status, fmt.Sprintf("%d open", in.Active), leftAlone(in) + in.Error})
 		}
 		if err := table(w, rows...); err != nil {
 			return err
@@ -211,6 +215,14 @@ func showTraffic(w io.Writer, st connect.Status) error {
 	}
 	showFailures(w, st.Errors)
 	return nil
+}
+
+// leftAlone says for how long others are preferred to an instance, "" when they are not.
+func leftAlone(in connect.InstanceStatus) string {
+	if in.SkippedUntil == nil || !time.Now().Before(*in.SkippedUntil) {
+		return ""
+	}
+	return fmt.Sprintf("left alone for %s: ", max(time.Until(*in.SkippedUntil).Round(time.Second), time.Second))
 }
 
 // showFailures lists what was refused and what failed.

@@ -32,6 +32,7 @@ func intentionCreate(s streams) *cli.Command {
 			"weft intention create -deny '*' db        Let nobody else.",
 			"weft intention create -replace -deny web db",
 			"weft intention create -file rules.json    Create those of a file.",
+			"weft intention create -deny -wait 5s web db",
 		},
 		flags: clientFlags(
 			&cli.BoolFlag{Name: "allow", Usage: "Allow. This is the default."},
@@ -39,6 +40,7 @@ func intentionCreate(s streams) *cli.Command {
 			&cli.BoolFlag{Name: "replace", Usage: "Replace an intention of the same source and destination."},
 			&cli.StringSliceFlag{Name: "meta", Usage: "Metadata. May be given many times."},
 			&cli.BoolFlag{Name: "file", Usage: "The arguments are JSON files, each one intention or a list of them."},
+			waitFlag(),
 		),
 		action: withClient(s, func(c *cli.Context, cl *client) error {
 			list, err := intentionsFromArgs(c)
@@ -51,7 +53,7 @@ func intentionCreate(s streams) *cli.Command {
 				}
 				fmt.Fprintf(c.App.Writer, "Created: %s\n", in)
 			}
-			return nil
+			return cl.waitIntentions(c, list)
 		}),
 	}.build()
 }
@@ -330,13 +332,13 @@ func intentionDelete(s streams) *cli.Command {
 	return spec{
 		name: "delete", usage: "Delete an intention", args: "SOURCE DESTINATION | ID", min: 1, max: 2,
 		about:    "Deletes an intention by its source and destination, or by its ID where it has one. What\nthe remaining intentions do not allow is denied, and its connections are closed.",
-		examples: []string{"weft intention delete web db"},
-		flags:    clientFlags(),
+		examples: []string{"weft intention delete web db", "weft intention delete -wait 5s web db"},
+		flags:    clientFlags(waitFlag()),
 		action: withClient(s, func(c *cli.Context, cl *client) error {
-			if _, err := findIntention(c, cl); err != nil {
+			in, err := findIntention(c, cl)
+			if err != nil {
 				return err
 			}
-			var err error
 			if c.NArg() == 1 {
 				_, err = cl.Connect().IntentionDelete(c.Args().First(), cl.write(c.Context)) //nolint:staticcheck // IDs live there only
 			} else {
@@ -346,7 +348,7 @@ func intentionDelete(s streams) *cli.Command {
 				return err
 			}
 			fmt.Fprintln(c.App.Writer, "Intention deleted.")
-			return nil
+			return cl.waitIntentions(c, []*api.Intention{in})
 		}),
 	}.build()
 }

@@ -8,10 +8,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/cmd/weft/config"
@@ -22,7 +24,7 @@ import (
 // token and certificate of an agent.
 
 // Names of the systemd credentials and of the environment variables that name files.
-const (
+const ( //nolint:gosec // names, not the things
 	secretCredential = "weft-cluster-secret"
 	tokenCredential  = "weft-join-token"
 	secretEnv        = "WEFT_CLUSTER_SECRET_FILE"
@@ -46,6 +48,18 @@ func (t *trust) mint() func(ttl time.Duration) (enroll.Token, error) {
 		return nil
 	}
 	return func(ttl time.Duration) (enroll.Token, error) { return t.secret.Mint(enroll.MintOptions{TTL: ttl}) }
+}
+
+// expiry tells when this host's certificate ends.
+func (t *trust) expiry() prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "weft_node_certificate_expiry_timestamp_seconds", Help: "When the certificate of this node ends, in seconds since 1970; 0 while it has none.",
+	}, func() float64 {
+		if t.creds == nil || t.creds.NotAfter().IsZero() {
+			return 0
+		}
+		return float64(t.creds.NotAfter().Unix())
+	})
 }
 
 // openTrust reads, or on a first server makes, what this host has.
@@ -197,22 +211,35 @@ func (h *host) openIdentity() error {
 // joined takes over what a server said when this host joined or renewed.
 func (h *host) joined(j enroll.Joined) {
 	h.pool.Hint(j.Servers)
-	if err := h.gossip.SetKeys(j.GossipKeys); err != nil {
+	if err := h.gossip.Import(j.GossipKeys); err != nil {
 		h.log.Error("the keys of gossip were not taken over; other members may not hear this host", "err", err)
 	}
 }
 
-// refresh lets a server learn what changed while it was down.
+// refresh lets a server learn what changed while it was down. All others are asked:
+// one that was down itself knows no better.
 func (h *host) refresh(ctx context.Context, servers []string) error {
-	servers = slices.DeleteFunc(servers, func(s string) bool { return s == joinAddr(h.cfg.AdvertiseAddr, h.cfg.Ports.Server) })
-	if len(servers) == 0 {
-		return nil
+	var mu sync.Mutex
+	var asking sync.WaitGroup
+	var errs []error
+	for _, s := range servers {
+		if s == joinAddr(h.cfg.AdvertiseAddr, h.cfg.Ports.Server) {
+			continue
+		}
+		asking.Go(func() {
+			j, err := h.trust.creds.Inquire(ctx, []string{s})
+			if err == nil {
+				err = h.gossip.Import(j.GossipKeys)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, err)
+			}
+		})
 	}
-	j, err := h.trust.creds.Inquire(ctx, servers)
-	if err != nil {
-		return err
-	}
-	return h.gossip.SetKeys(j.GossipKeys)
+	asking.Wait()
+	return errors.Join(errs...)
 }
 
 // listen binds the server port.

@@ -127,16 +127,12 @@ func (c *Credentials) Enroll(ctx context.Context) (Joined, error) {
 // next asks at once after a start, so that what changed while this node was off is
 // learnt, and then at half the certificate's life.
 func (j *joining) next(ctx context.Context, c *Credentials) error {
-	j.mu.Lock()
-	due := c.now().Add(time.Duration(rand.Float64() * float64(time.Second)))
-	switch {
-	case j.fails > 0:
-		due = c.now().Add(backoff(j.fails))
-	case j.asked:
-		due = c.renewalDue()
+	due, calm := j.due(c)
+	// A doubt is looked into at once, but for a while after the last answer.
+	if err := c.sleepUntil(ctx, calm, nil); err != nil {
+		return err
 	}
-	j.mu.Unlock()
-	if err := c.sleepUntil(ctx, due); err != nil {
+	if err := c.sleepUntil(ctx, due, c.doubts); err != nil {
 		return err
 	}
 	j.mu.Lock()
@@ -151,6 +147,25 @@ func (j *joining) next(ctx context.Context, c *Credentials) error {
 		c.logger.Warn("the node's certificate could not be renewed; it is tried again", "node", c.self.Node, "not_after", c.NotAfter(), "err", err)
 	}
 	return nil
+}
+
+// due is when to ask next, and from when on a doubt makes it sooner.
+func (j *joining) due(c *Credentials) (due, calm time.Time) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	now := c.now()
+	switch {
+	case j.fails > 0:
+		due = now.Add(backoff(j.fails))
+	case j.asked:
+		due = c.renewalDue()
+		if calm = now.Add(doubtEvery); calm.Before(due) {
+			return due, calm
+		}
+	default:
+		due = now.Add(time.Duration(rand.Float64() * float64(time.Second)))
+	}
+	return due, due
 }
 
 func backoff(fails int) time.Duration {

@@ -23,6 +23,7 @@ type Credentials struct {
 	now    func() time.Time
 	logger *slog.Logger
 	source source
+	doubts chan struct{} // has a value when servers turn this node away
 }
 
 // source is where the next certificate comes from.
@@ -68,14 +69,14 @@ func newCredentials(self Peer, now func() time.Time, logger *slog.Logger) *Crede
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	return &Credentials{self: self, now: now, logger: logger}
+	return &Credentials{self: self, now: now, logger: logger, doubts: make(chan struct{}, 1)}
 }
 
 // selfIssued is the source of a server.
 type selfIssued struct{ root *authority }
 
 func (s *selfIssued) next(ctx context.Context, c *Credentials) error {
-	if err := c.sleepUntil(ctx, c.renewalDue()); err != nil {
+	if err := c.sleepUntil(ctx, c.renewalDue(), nil); err != nil {
 		return err
 	}
 	if err := c.selfIssue(s.root); err != nil {
@@ -123,7 +124,7 @@ func (c *Credentials) Run(ctx context.Context) error {
 	for {
 		err := c.source.next(ctx, c)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // told to end
 		}
 		if err != nil {
 			return err
@@ -165,8 +166,9 @@ func (c *Credentials) renewalDue() time.Time {
 // passes over a suspend as timers do not.
 const lookEvery = 10 * time.Minute
 
-// sleepUntil waits until the wall clock says so.
-func (c *Credentials) sleepUntil(ctx context.Context, due time.Time) error {
+// sleepUntil waits until the wall clock says so, or until there is a doubt: nil doubts
+// wait for the clock alone.
+func (c *Credentials) sleepUntil(ctx context.Context, due time.Time, doubts <-chan struct{}) error {
 	for {
 		d := due.Round(0).Sub(c.now().Round(0)) // the wall's time, not the monotonic one
 		if d <= 0 {
@@ -177,6 +179,9 @@ func (c *Credentials) sleepUntil(ctx context.Context, due time.Time) error {
 		case <-ctx.Done():
 			t.Stop()
 			return ctx.Err()
+		case <-doubts:
+			t.Stop()
+			return nil
 		case <-t.C:
 		}
 	}

@@ -27,6 +27,16 @@ func (c *Credentials) Inquire(ctx context.Context, addrs []string) (Joined, erro
 	return Joined{}, errors.Join(errs...)
 }
 
+// Renew asks for another certificate now, and with it for what changed: an agent does
+// so when it hears that it missed something. Servers make theirs themselves.
+func (c *Credentials) Renew(ctx context.Context) (Joined, error) {
+	j, ok := c.source.(*joining)
+	if !ok {
+		return Joined{}, errors.New("a server makes its own certificate")
+	}
+	return j.join(ctx, c)
+}
+
 func (c *Credentials) inquire(ctx context.Context, addr string) (Joined, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()

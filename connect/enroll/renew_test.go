@@ -165,6 +165,7 @@ func TestRestarts(t *testing.T) {
 		t.Errorf("%v", left)
 	}
 	good := must(os.ReadFile(file))
+	key, rest, _ := bytes.Cut(good, []byte("-----BEGIN CERT"))
 	// Another node's files are not used; a token moves to another cluster.
 	for name, change := range map[string]func(*AgentConfig){
 		"another node ID":    func(c *AgentConfig) { c.NodeID = "bbbbbbbb-0000-4000-8000-000000000009" },
@@ -183,8 +184,8 @@ func TestRestarts(t *testing.T) {
 	}
 	for name, b := range map[string][]byte{
 		"empty": {}, "cut off": good[:len(good)/2], "cut in the root": good[:len(good)-60], "text": []byte("hello"),
-		"two of one": append(bytes.Clone(good), good...), "no key": good[bytes.Index(good, []byte("-----BEGIN CERT")):],
-		"other parts": append(bytes.Clone(good[:bytes.Index(good, []byte("-----BEGIN CERT"))]), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"...),
+		"two of one": append(bytes.Clone(good), good...), "no key": append([]byte("-----BEGIN CERT"), rest...),
+		"other parts": append(bytes.Clone(key), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"...),
 	} {
 		if err := os.WriteFile(file, b, 0o600); err != nil {
 			t.Fatal(err)
@@ -286,8 +287,10 @@ func TestRunRenews(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		secret := fixed()
 		reg := &registrar{grant: Grant{GossipKeys: [][]byte{[]byte("k")}}}
-		f := &fabric{t: t, creds: must(NewServer(ServerConfig{Secret: secret, Node: "s1", NodeID: serverID, Datacenter: dc})),
-			gate: must(NewGate(GateConfig{Secret: secret, Datacenter: dc, Registrar: reg}))}
+		f := &fabric{
+			t: t, creds: must(NewServer(ServerConfig{Secret: secret, Node: "s1", NodeID: serverID, Datacenter: dc})),
+			gate: must(NewGate(GateConfig{Secret: secret, Datacenter: dc, Registrar: reg})),
+		}
 		var joins atomic.Int64
 		agent := must(NewAgent(AgentConfig{
 			Token: text(must(secret.Mint(MintOptions{})).Text()), Servers: func() []string { return []string{"x"} }, Dial: f.dial,
@@ -334,8 +337,10 @@ func TestRunRenews(t *testing.T) {
 func TestRunAsksAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		secret, dir := fixed(), t.TempDir()
-		f := &fabric{t: t, creds: must(NewServer(ServerConfig{Secret: secret, Node: "s1", NodeID: serverID, Datacenter: dc})),
-			gate: must(NewGate(GateConfig{Secret: secret, Datacenter: dc, Registrar: &registrar{}}))}
+		f := &fabric{
+			t: t, creds: must(NewServer(ServerConfig{Secret: secret, Node: "s1", NodeID: serverID, Datacenter: dc})),
+			gate: must(NewGate(GateConfig{Secret: secret, Datacenter: dc, Registrar: &registrar{}})),
+		}
 		cfg := AgentConfig{
 			Dir: dir, Token: text(must(secret.Mint(MintOptions{})).Text()), Servers: func() []string { return []string{"x"} }, Dial: f.dial,
 			Node: "web1", NodeID: agentID, Datacenter: dc,
@@ -357,6 +362,72 @@ func TestRunAsksAtOnce(t *testing.T) {
 		time.Sleep(24 * time.Hour)
 		if len(asked) != 0 {
 			t.Error("it asked again")
+		}
+		cancel()
+		f.wg.Wait()
+	})
+}
+
+// A node that servers turn away without a word asks why, once in a while.
+func TestDoubts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		secret := fixed()
+		reg := &registrar{nodes: map[string]bool{}}
+		f := &fabric{
+			t: t, creds: must(NewServer(ServerConfig{Secret: secret, Node: "s1", NodeID: serverID, Datacenter: dc})),
+			gate: must(NewGate(GateConfig{Secret: secret, Datacenter: dc, Registrar: reg})),
+		}
+		log := &lockedBuffer{}
+		agent := must(NewAgent(AgentConfig{
+			Token: text(must(secret.Mint(MintOptions{})).Text()), Servers: func() []string { return []string{"x"} }, Dial: f.dial,
+			Node: "web1", NodeID: agentID, Datacenter: dc, Logger: slog.New(slog.NewTextHandler(log, nil)),
+		}))
+		ctx, cancel := context.WithCancel(t.Context())
+		if _, err := agent.Dial(ctx, ProtoRPC, Peer{}, "x"); !errors.Is(err, ErrNoCertificate) {
+			t.Errorf("%v", err)
+		}
+		if _, err := agent.Enroll(ctx); err != nil {
+			t.Fatal(err)
+		}
+		f.wg.Go(func() { _ = agent.Run(ctx) })
+		time.Sleep(time.Minute)
+		asked := func() int {
+			reg.mu.Lock()
+			defer reg.mu.Unlock()
+			return len(reg.asked)
+		}
+		before := asked()
+		near, far := net.Pipe()
+		c := &doubted{Conn: near, doubt: agent.doubt}
+		far.Close()
+		for range 3 {
+			_, _ = c.Read(make([]byte, 1))
+		}
+		time.Sleep(time.Second)
+		if n := asked() - before; n != 1 {
+			t.Errorf("asked %d times", n)
+		}
+		reg.with(func() { reg.nodes[agentID] = true })
+		for range 100 { // a second
+			agent.doubt()
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n := asked() - before; n != 1 {
+			t.Errorf("asked %d times, and no doubt is new", n)
+		}
+		time.Sleep(doubtEvery)
+		if out := log.String(); !strings.Contains(out, "node_revoked") {
+			t.Errorf("the reason is not told: %s", out)
+		}
+		// A connection that was of use is no reason to doubt.
+		near, far = net.Pipe()
+		c = &doubted{Conn: near, doubt: func() { t.Error("doubted") }}
+		f.wg.Go(func() {
+			_, _ = far.Write([]byte("x"))
+			far.Close()
+		})
+		for range 3 {
+			_, _ = c.Read(make([]byte, 1))
 		}
 		cancel()
 		f.wg.Wait()

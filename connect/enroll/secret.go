@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	secretPrefix = "weft-secret-1-"
+	secretPrefix = "weft-secret-1-" //nolint:gosec // what a secret begins with
 	secretLen    = 32
 	sumLen       = 4
 	maxText      = 4 << 10 // of a secret, a token and the files that hold them

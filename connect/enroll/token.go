@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	tokenPrefix = "weft-join-1-"
+	tokenPrefix = "weft-join-1-" //nolint:gosec // what a token begins with
 	// A token is its ID, cluster, expiry and pin, the MAC over these, a checksum.
 	tokenIDLen   = 8
 	tokenBodyLen = tokenIDLen + 16 + 8 + 32

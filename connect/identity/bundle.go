@@ -18,6 +18,7 @@ type Bundle struct {
 	roots       []*x509.Certificate
 	pool        *x509.CertPool
 	fingerprint string
+	revoked     map[string]bool // serials, as Serial writes them, and SPIFFE IDs
 }
 
 // NewBundle reads roots in PEM; each text may hold several. At least one is needed.
@@ -42,6 +43,43 @@ func NewBundle(trustDomain string, rootPEMs []string) (*Bundle, error) {
 	}
 	b.fingerprint = fingerprint(trustDomain, b.roots)
 	return b, nil
+}
+
+// Revoking is the bundle without trust in the certificates of these serials, as
+// Serial writes them, and in these SPIFFE IDs.
+func (b *Bundle) Revoking(serials, ids []string) *Bundle {
+	if len(serials)+len(ids) == 0 {
+		return b
+	}
+	out := *b
+	out.revoked = make(map[string]bool, len(serials)+len(ids))
+	h := sha256.New()
+	h.Write([]byte(b.fingerprint))
+	for _, s := range slices.Sorted(slices.Values(slices.Concat(serials, ids))) {
+		out.revoked[s] = true
+		h.Write([]byte(s))
+		h.Write([]byte{0})
+	}
+	out.fingerprint = hex.EncodeToString(h.Sum(nil))
+	return &out
+}
+
+// RevokedID tells whether trust in an identity was withdrawn.
+func (b *Bundle) RevokedID(id ID) bool { return b != nil && b.revoked[id.String()] }
+
+// Revoked says which revocation a leaf falls under: its serial, its SPIFFE ID, or
+// none, which is "".
+func (b *Bundle) Revoked(leaf *x509.Certificate, id ID) string {
+	if b == nil || len(b.revoked) == 0 {
+		return ""
+	}
+	if s := Serial(leaf.SerialNumber); b.revoked[s] {
+		return "serial " + s
+	}
+	if s := id.String(); b.revoked[s] {
+		return s
+	}
+	return ""
 }
 
 func (b *Bundle) add(c *x509.Certificate) error {
@@ -80,7 +118,7 @@ func (b *Bundle) TrustDomain() string { return b.trustDomain }
 // Roots are the trusted authorities. Do not change the slice.
 func (b *Bundle) Roots() []*x509.Certificate { return b.roots }
 
-// Fingerprint is equal exactly for bundles of the same domain and roots.
+// Fingerprint is equal exactly for bundles of the same domain, roots and revocations.
 func (b *Bundle) Fingerprint() string {
 	if b == nil {
 		return ""
@@ -154,6 +192,9 @@ func (b *Bundle) Verify(certs []*x509.Certificate, now time.Time, usage x509.Ext
 	}
 	if err := b.chain(certs, id, now, usage); err != nil {
 		return nil, err
+	}
+	if what := b.Revoked(leaf, id); what != "" {
+		return nil, verifyError(ReasonRevoked, leaf, id, "revoked: "+what, nil)
 	}
 	return id, nil
 }

@@ -28,6 +28,7 @@ const (
 	ReasonConstraint       Reason = "constraint"        // its issuer may not issue for this name
 	ReasonUnknownAuthority Reason = "unknown_authority" // no trusted root has signed it
 	ReasonWrongService     Reason = "wrong_service"     // valid, for another service
+	ReasonRevoked          Reason = "revoked"           // an operator withdrew trust in it
 	ReasonResumed          Reason = "resumed"           // a resumed session, which we never offer
 
 	ReasonNotTLS    Reason = "not_tls"     // the peer does not speak TLS

@@ -24,6 +24,7 @@ type Stream struct {
 	err                error  // how it ended before its time
 	closed, released   bool
 	waits              bool // in the tunnel's list of those that want room
+	writing            bool // WriteTo is
 	readBy, writeBy    deadline
 	ending             func(complete bool) // see onEnd
 }
@@ -151,6 +152,7 @@ func (s *Stream) WriteTo(w io.Writer) (total int64, err error) {
 			s.readable.Wait()
 			continue
 		}
+		s.writing = true
 		t.mu.Unlock()
 		left := len(c.bytes())
 		n, err := w.Write(c.bytes())
@@ -158,6 +160,7 @@ func (s *Stream) WriteTo(w io.Writer) (total int64, err error) {
 		left -= n
 		c.free()
 		t.mu.Lock()
+		s.writing = false
 		s.consumed(n)
 		if err != nil {
 			s.consumed(left) // it is lost, and must not hold the window
@@ -343,11 +346,16 @@ func (s *Stream) onEnd(f func(complete bool)) {
 // reaches it at once, even if it neither reads nor sends.
 func (s *Stream) attach(app net.Conn) {
 	s.onEnd(func(complete bool) {
-		if complete {
+		var r *ResetError
+		switch {
+		case complete:
 			_ = app.SetReadDeadline(time.Now().Add(lingerTimeout)) // fails only when closed
-			return
+		case errors.As(s.err, &r) && r.Remote && r.Code == CodeCancelled && (s.writing || s.in.n > 0):
+			// What came before is still handed over, as a loop has done by now.
+			_ = app.SetWriteDeadline(time.Now().Add(lingerTimeout)) // fails only when closed
+		default:
+			abort(app)
 		}
-		abort(app)
 	})
 }
 

@@ -55,7 +55,7 @@ func openDisk(cfg Config) (*disk, error) {
 		dir: cfg.DataDir, log: cfg.Logger, onFatal: cfg.OnFatal, failed: make(chan struct{}), closing: make(chan struct{}),
 		dog: newWatchdog(cfg.DataDir, cfg.Logger),
 	}
-	d.dog.fail = func(err error) { d.fail("sync", err) }
+	d.dog.fail = func(err error) { _ = d.fail("sync", err) }
 	var to boltStore
 	if d.dir == "" {
 		m := cfg.hooks.memory

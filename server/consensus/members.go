@@ -3,9 +3,12 @@ package consensus
 import (
 	"context"
 	"fmt"
+	"hash/crc32"
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/weftmesh/weft/catalog/wire"
 )
 
 // attendEvery is how often a node looks whether it was taken into a cluster, and
@@ -114,6 +117,55 @@ func (n *Node) Position() Position {
 	return p
 }
 
+// maxMarks bounds the entries that stand for a log.
+const maxMarks = 16
+
+// Marks give some entries with commands, spread over the whole of the log.
+func (n *Node) Marks() []wire.LogMark {
+	first, err := n.disk.logs.FirstIndex()
+	last := n.raft.LastIndex()
+	if err != nil || first == 0 || last < first {
+		return nil
+	}
+	var out []wire.LogMark
+	step := (last-first)/maxMarks + 1
+	for at := first; at <= last; at += step {
+		for i := at; i <= last && i < at+step; i++ {
+			var l raft.Log
+			if err := n.disk.logs.GetLog(i, &l); err == nil && l.Type == raft.LogCommand {
+				out = append(out, markOf(&l))
+				break
+			}
+		}
+	}
+	return out
+}
+
+func markOf(l *raft.Log) wire.LogMark {
+	return wire.LogMark{Index: l.Index, Term: l.Term, Sum: crc32.Checksum(l.Data, castagnoli)}
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Foreign tells whether a log with these marks is of another history than this one's.
+// Its server must not follow this leader: what it has applied would stay in its state.
+// Two logs of one history differ at their ends only, so the first entry that both
+// have decides. A log that ends before this one begins cannot be compared; such a
+// server is sent the whole state, which replaces its own.
+func (n *Node) Foreign(marks []wire.LogMark) bool {
+	last := n.raft.LastIndex()
+	for _, m := range marks {
+		if m.Index > last {
+			return true
+		}
+		var l raft.Log
+		if err := n.disk.logs.GetLog(m.Index, &l); err == nil {
+			return markOf(&l) != m
+		}
+	}
+	return false
+}
+
 // Member tells whether a server is in the list of those that take part, and
 // whether it votes.
 func (n *Node) Member(id string) (member, votes bool) {
@@ -129,8 +181,12 @@ func (n *Node) Member(id string) (member, votes bool) {
 	return false, false
 }
 
-// LeaderID is the node ID of the leader and its address, empty when none is known.
+// LeaderID is the node ID of the leader and its address, empty when none is known. A
+// candidate knows of none, although raft may name the one that handed over to it.
 func (n *Node) LeaderID() (id, addr string) {
+	if n.raft.State() == raft.Candidate {
+		return "", ""
+	}
 	a, i := n.raft.LeaderWithID()
 	return string(i), string(a)
 }

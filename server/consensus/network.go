@@ -3,14 +3,8 @@ package consensus
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"log/slog"
 	"net"
-	"slices"
-	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -48,6 +42,10 @@ type Network struct {
 	// one that it lacks is theirs: this node may have been away when it came. Nil:
 	// nobody vouches.
 	Vouch func(ctx context.Context, id string, known map[string]string) error
+	// MayVote tells whether this node may vote for a candidate whose log ends at an
+	// index. A server that lost its disk must not: it may have acknowledged what the
+	// candidate lacks. Nil: it may.
+	MayVote func(candidate string, lastIndex uint64) bool
 }
 
 // network is the transport between servers: raft's, with node IDs beside the
@@ -55,7 +53,8 @@ type Network struct {
 // takes part.
 type network struct {
 	*raft.NetworkTransport
-	layer *streams
+	layer    *streams
+	incoming chan raft.RPC
 }
 
 var _ Transport = (*network)(nil)
@@ -63,18 +62,71 @@ var _ Transport = (*network)(nil)
 func newNetwork(cfg Config, leads func(term uint64) bool) *network {
 	l := &streams{
 		cfg: *cfg.Network, self: cfg.NodeID, addr: networkAddr(cfg.Addr), log: cfg.Logger,
-		ready: make(chan net.Conn), unjudged: make(chan struct{}, maxUnjudged), conns: map[string]map[net.Conn]struct{}{},
+		refusals: &repeats{seen: map[string]repeat{}},
+		ready:    make(chan net.Conn), unjudged: make(chan struct{}, maxUnjudged), conns: map[string]map[net.Conn]struct{}{},
 	}
 	l.leading, l.prompter = leads, newPrompter(leads)
 	l.ctx, l.cancel = context.WithCancel(context.Background())
-	n := &network{layer: l, NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	n := &network{layer: l, incoming: make(chan raft.RPC), NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Logger: newHclog(cfg.Logger), Stream: l, MaxPool: pooledConns,
 		// Pipelining can wedge a follower for good; batches are what makes it fast.
 		MaxRPCsInFlight: 1,
 		Timeout:         networkTimeout, MsgpackUseNewTimeFormat: true,
 	})}
 	l.prompter.send = n.append
+	l.wg.Go(n.receive)
 	return n
+}
+
+// Consumer implements raft.Transport.
+func (n *network) Consumer() <-chan raft.RPC { return n.incoming }
+
+// receive hands on what others ask, but for votes that this node must not give.
+func (n *network) receive() {
+	for {
+		select {
+		case <-n.layer.ctx.Done():
+			return
+		case rpc := <-n.NetworkTransport.Consumer():
+			if n.refuses(rpc) {
+				continue
+			}
+			select {
+			case n.incoming <- rpc:
+			case <-n.layer.ctx.Done():
+				rpc.Respond(nil, raft.ErrTransportShutdown)
+				return
+			}
+		}
+	}
+}
+
+// refuses answers a candidate that this node must not vote for.
+func (n *network) refuses(rpc raft.RPC) bool {
+	may := n.layer.cfg.MayVote
+	if may == nil {
+		return false
+	}
+	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.layer.self), Addr: []byte(n.layer.addr)}
+	switch ask := rpc.Command.(type) {
+	case *raft.RequestVoteRequest:
+		if may(string(ask.ID), ask.LastLogIndex) {
+			return false
+		}
+		rpc.Respond(&raft.RequestVoteResponse{RPCHeader: header, Term: ask.Term}, nil)
+	case *raft.RequestPreVoteRequest:
+		if may(string(ask.ID), ask.LastLogIndex) {
+			return false
+		}
+		rpc.Respond(&raft.RequestPreVoteResponse{RPCHeader: header, Term: ask.Term}, nil)
+	default:
+		return false
+	}
+	if hold, _ := n.layer.refusals.again("vote", time.Now()); hold {
+		return true
+	}
+	n.layer.log.Warn("this server has lost its log, or never had one, and votes for nobody until a leader has brought it up to date")
+	return true
 }
 
 // target joins an ID to the address at which the server is now.
@@ -157,238 +209,4 @@ func (n *network) Close() error {
 	n.CloseStreams()
 	n.layer.wg.Wait()
 	return err
-}
-
-type networkAddr string
-
-func (networkAddr) Network() string  { return "tcp" }
-func (a networkAddr) String() string { return string(a) }
-
-// streams is a raft.StreamLayer.
-type streams struct {
-	cfg  Network
-	self string
-	addr networkAddr
-	log  *slog.Logger
-	// configuration gives those who take part, and leading tells whether this node leads
-	// in a term. Both are set before anything is sent or accepted.
-	configuration func() ([]raft.Server, error)
-	leading       func(term uint64) bool
-	prompter      *prompter
-
-	ready    chan net.Conn
-	unjudged chan struct{}
-	ctx      context.Context // ends when it is closed
-	cancel   context.CancelFunc
-	once     sync.Once
-	wg       sync.WaitGroup
-
-	mu      sync.Mutex
-	conns   map[string]map[net.Conn]struct{} // accepted, by node ID
-	strange map[string]bool                  // those of conns that were no members when last looked at
-}
-
-// Addr implements net.Listener: the address that others know.
-func (s *streams) Addr() net.Addr { return s.addr }
-
-// Accept implements net.Listener.
-func (s *streams) Accept() (net.Conn, error) {
-	select {
-	case c := <-s.ready:
-		return c, nil
-	case <-s.ctx.Done():
-		return nil, net.ErrClosed
-	}
-}
-
-// Close implements net.Listener.
-func (s *streams) Close() error {
-	err := net.ErrClosed
-	s.once.Do(func() {
-		s.cancel()
-		err = s.cfg.Listener.Close()
-		s.sever(func(string) bool { return true })
-	})
-	if errors.Is(err, net.ErrClosed) {
-		return nil
-	}
-	return err
-}
-
-// Dial implements raft.StreamLayer.
-func (s *streams) Dial(target raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	id, addr, ok := strings.Cut(string(target), "@")
-	if !ok {
-		return nil, fmt.Errorf("consensus: no node ID in %q", target)
-	}
-	ctx, cancel := context.WithTimeout(s.ctx, timeout)
-	defer cancel()
-	if id == s.self {
-		ours, theirs := net.Pipe()
-		return ours, s.hand(theirs)
-	}
-	c, err := s.cfg.Dial(ctx, id, addr)
-	if err != nil {
-		return nil, &dialError{err}
-	}
-	return c, nil
-}
-
-// leads tells whether this node leads still in term, and a server takes part.
-func (s *streams) leads(term uint64, id raft.ServerID) bool {
-	if !s.leading(term) {
-		return false
-	}
-	servers, err := s.configuration()
-	return err == nil && slices.ContainsFunc(servers, func(have raft.Server) bool { return have.ID == id })
-}
-
-// hand gives a connection to raft.
-func (s *streams) hand(c net.Conn) error {
-	select {
-	case s.ready <- c:
-		return nil
-	case <-s.ctx.Done():
-		return errors.Join(net.ErrClosed, c.Close())
-	}
-}
-
-// serve judges who connects until the listener is closed.
-func (s *streams) serve() {
-	s.wg.Go(func() { s.prompter.run(s.ctx) })
-	s.wg.Go(func() {
-		for {
-			c, err := s.cfg.Listener.Accept()
-			if err != nil {
-				if s.ctx.Err() == nil {
-					s.log.Error("raft accepts no more connections", "err", err)
-				}
-				return
-			}
-			select {
-			case s.unjudged <- struct{}{}:
-			default:
-				_ = c.Close()
-				continue
-			}
-			s.wg.Go(func() {
-				defer func() { <-s.unjudged }()
-				s.judge(c)
-			})
-		}
-	})
-}
-
-// judge lets in who takes part in Raft, and nobody else.
-func (s *streams) judge(c net.Conn) {
-	id, err := s.cfg.Identify(c)
-	if err == nil {
-		err = s.known(id)
-	}
-	if err == nil {
-		c, err = s.keep(id, c)
-	}
-	if err != nil {
-		s.log.Warn("a connection to raft is refused", "peer", id, "addr", c.RemoteAddr().String(), "err", err)
-		_ = c.Close()
-		return
-	}
-	_ = s.hand(c) // closed when it cannot be
-}
-
-// known tells whether a server may speak Raft with this one.
-func (s *streams) known(id string) error {
-	servers, err := s.configuration()
-	if err != nil {
-		return err
-	}
-	if len(servers) == 0 {
-		return nil // it takes this server in
-	}
-	others := map[string]string{}
-	for _, have := range servers {
-		if string(have.ID) == id {
-			return nil
-		}
-		others[string(have.ID)] = string(have.Address)
-	}
-	if s.cfg.Vouch == nil {
-		return errors.New("it is not among the servers of this cluster")
-	}
-	ctx, cancel := context.WithTimeout(s.ctx, vouchTimeout)
-	defer cancel()
-	return s.cfg.Vouch(ctx, id, others)
-}
-
-// keep remembers a connection as long as it is open.
-func (s *streams) keep(id string, c net.Conn) (net.Conn, error) {
-	k := &kept{Conn: c, of: s, id: id}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.conns[id]) >= maxPeerConns {
-		return c, fmt.Errorf("it has %d connections already, the most allowed", maxPeerConns)
-	}
-	if s.conns[id] == nil {
-		s.conns[id] = map[net.Conn]struct{}{}
-	}
-	s.conns[id][k] = struct{}{}
-	return k, nil
-}
-
-// sever closes the connections from the servers that the caller chooses.
-func (s *streams) sever(which func(id string) bool) {
-	s.mu.Lock()
-	var all []net.Conn
-	for id, conns := range s.conns {
-		if !which(id) {
-			continue
-		}
-		for c := range conns {
-			all = append(all, c)
-		}
-	}
-	s.mu.Unlock()
-	for _, c := range all {
-		_ = c.Close()
-	}
-}
-
-// kept is an accepted connection.
-type kept struct {
-	net.Conn
-	of   *streams
-	id   string
-	gone atomic.Bool
-}
-
-// Close implements net.Conn.
-func (k *kept) Close() error {
-	if !k.gone.CompareAndSwap(false, true) {
-		return nil
-	}
-	k.of.mu.Lock()
-	delete(k.of.conns[k.id], k)
-	if len(k.of.conns[k.id]) == 0 {
-		delete(k.of.conns, k.id)
-	}
-	k.of.mu.Unlock()
-	return k.Conn.Close()
-}
-
-// dropStrangers ends the connections of those who are no members.
-func (s *streams) dropStrangers(member map[string]bool) {
-	s.mu.Lock()
-	gone := map[string]bool{}
-	for id := range s.conns {
-		if !member[id] && s.strange[id] { // for the second time: its coming may be on the way
-			gone[id] = true
-		}
-	}
-	strange := map[string]bool{}
-	for id := range s.conns {
-		strange[id] = !member[id]
-	}
-	s.strange = strange
-	s.mu.Unlock()
-	s.sever(func(id string) bool { return gone[id] })
 }

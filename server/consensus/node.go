@@ -359,11 +359,11 @@ func (n *Node) leads(term uint64) bool {
 // Leader returns the address of the leader and whether that is this node. The
 // error wraps catalog.ErrNoLeader when none is known.
 func (n *Node) Leader() (addr string, self bool, err error) {
-	a, id := n.raft.LeaderWithID()
-	if a == "" {
+	id, addr := n.LeaderID()
+	if addr == "" {
 		return "", false, errNoLeader
 	}
-	return string(a), id == raft.ServerID(n.cfg.NodeID), nil
+	return addr, id == n.cfg.NodeID, nil
 }
 
 // LastContact is the time since this node heard from the leader, 0 on the leader

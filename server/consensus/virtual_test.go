@@ -24,7 +24,7 @@ import (
 
 // How long, in virtual time, the faults of one seed last.
 const (
-	shortRun = 40 * time.Second
+	shortRun = 20 * time.Second
 	longRun  = 6 * time.Minute
 )
 
@@ -583,7 +583,7 @@ func (v *virtual) do(ctx context.Context, n *vnode, in vinput, at uint64) (voutp
 	if err := st.WaitIndex(ctx, index); err != nil {
 		return voutput{}, 0, err
 	}
-	view, err := st.Read(catalog.Query{Kind: catalog.QueryKey, Name: catalog.Name(in.key)})
+	view, err := st.Read(catalog.Query{Kind: catalog.QueryKey, Name: in.key})
 	if err != nil {
 		return voutput{}, 0, err
 	}
@@ -601,7 +601,7 @@ func pairOf(view *catalog.View) (value string, index uint64) {
 // watcher follows a key, on one server after another, with the index that it has.
 func (v *virtual) watcher(ctx context.Context, id int) {
 	rng := rand.New(rand.NewPCG(v.seed, 200+uint64(id)))
-	q := catalog.Query{Kind: catalog.QueryKey, Name: catalog.Name(v.keys[id%len(v.keys)])}
+	q := catalog.Query{Kind: catalog.QueryKey, Name: v.keys[id%len(v.keys)]}
 	after := uint64(0)
 	for ctx.Err() == nil {
 		_, st := v.nodes[rng.IntN(len(v.nodes))].get()
@@ -625,7 +625,7 @@ func (v *virtual) watcher(ctx context.Context, id int) {
 			after = index
 			value, _ := pairOf(view)
 			v.mu.Lock()
-			v.events = append(v.events, vevent{id, index, string(q.Name), value, st.Epoch()})
+			v.events = append(v.events, vevent{id, index, q.Name, value, st.Epoch()})
 			v.mu.Unlock()
 		}
 		leave()

@@ -114,6 +114,7 @@ func (t *vtransport) Consumer() <-chan raft.RPC                               { 
 func (t *vtransport) LocalAddr() raft.ServerAddress                           { return t.addr }
 func (t *vtransport) EncodePeer(_ raft.ServerID, a raft.ServerAddress) []byte { return []byte(a) }
 func (t *vtransport) DecodePeer(b []byte) raft.ServerAddress                  { return raft.ServerAddress(b) }
+
 func (t *vtransport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
 	return nil, raft.ErrPipelineReplicationNotSupported // as with MaxRPCsInFlight 1
 }

@@ -79,9 +79,9 @@ func (h *Handler) needsOf(cmd catalog.Command) ([]need, error) {
 			out = append(out, need{acl.Write, acl.Node, u.Node})
 		}
 		return out, nil
-	case *catalog.SetAutopilot, *catalog.Revoke, *catalog.Allow:
+	case *catalog.SetAutopilot, *catalog.Revoke, *catalog.Allow, *catalog.SetCertRevocation, *catalog.DeleteCertRevocation:
 		return []need{{acl.Write, acl.Operator, ""}}, nil
-	case *catalog.SetCAConfig, *catalog.SetRoots, *catalog.SetEntryStatus, *catalog.EndKeyDelays:
+	case *catalog.SetCAConfig, *catalog.SetRoots, *catalog.SetEntryStatus, *catalog.EndKeyDelays, *catalog.PruneCertRevocations:
 		return nil, fmt.Errorf("%w: command %T is for the leader alone", catalog.ErrDenied, cmd)
 	default:
 		if needs, ok := h.needsOfKV(cmd); ok {

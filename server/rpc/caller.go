@@ -78,7 +78,7 @@ func (c Caller) mayApply(cmd catalog.Command) error {
 		}
 	case *catalog.SetAutopilot:
 		return c.operate("to configure autopilot")
-	case *catalog.Revoke, *catalog.Allow:
+	case *catalog.Revoke, *catalog.Allow, *catalog.SetCertRevocation, *catalog.DeleteCertRevocation:
 		return c.operate("to revoke, or to allow again,")
 	}
 	return nil

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -75,7 +76,8 @@ type Config struct {
 	Sessions Sessions
 	// Authorizer finds out what the bearer of a token may do. Nil: everything.
 	Authorizer func(token string) (acl.Authorizer, error)
-	// Forward reaches the leader at addr. There the request's Caller is Forwarded, so
+	// Forward reaches the leader, at addr, or waits for one where none is known and addr
+	// is empty. There the request's Caller is Forwarded, so
 	// that it crosses once. Nil: requests that only the leader can answer fail with
 	// ErrNoLeader elsewhere.
 	Forward func(addr string) (wire.Servers, error)
@@ -143,12 +145,13 @@ func New(cfg Config) (*Handler, error) {
 // to answer. The proof that it leads comes with ReadIndex or Apply.
 func (h *Handler) leader(ctx context.Context) (wire.Servers, error) {
 	addr, self, err := h.cfg.Log.Leader()
+	alone := h.cfg.Forward == nil || CallerOf(ctx).Forwarded
 	switch {
-	case err != nil:
+	case err != nil && (alone || !errors.Is(err, catalog.ErrNoLeader)):
 		return nil, err
 	case self:
 		return nil, nil
-	case h.cfg.Forward == nil, CallerOf(ctx).Forwarded:
+	case alone:
 		return nil, fmt.Errorf("%w here, %s leads", catalog.ErrNoLeader, addr)
 	}
 	return h.cfg.Forward(addr)

@@ -299,16 +299,18 @@ func TestEveryCommandHasARule(t *testing.T) {
 		&catalog.Revoke{}:       "[{write operator }]",
 		&catalog.Allow{}:        "[{write operator }]",
 		&catalog.SetAutopilot{}: "[{write operator }]",
-		&catalog.SetKey{Pair: catalog.KVPair{Key: "app/k"}}:    "[{write key app/k}]",
-		&catalog.DeleteKey{Key: "app/k"}:                       "[{write key app/k}]",
-		&catalog.DeleteKeys{Prefix: "app/"}:                    "[{write key app/}]",
-		&catalog.LockKey{Pair: catalog.KVPair{Key: "app/k"}}:   "[{write key app/k}]",
-		&catalog.UnlockKey{Pair: catalog.KVPair{Key: "app/k"}}: "[{write key app/k}]",
-		&catalog.CreateSession{Session: session}:               "[{write session n}]",
-		&catalog.DestroySessions{IDs: []string{"live", "no"}}:  "[{write session n}]",
+		&catalog.SetKey{Pair: catalog.KVPair{Key: "app/k"}}:                          "[{write key app/k}]",
+		&catalog.DeleteKey{Key: "app/k"}:                                             "[{write key app/k}]",
+		&catalog.DeleteKeys{Prefix: "app/"}:                                          "[{write key app/}]",
+		&catalog.LockKey{Pair: catalog.KVPair{Key: "app/k"}}:                         "[{write key app/k}]",
+		&catalog.UnlockKey{Pair: catalog.KVPair{Key: "app/k"}}:                       "[{write key app/k}]",
+		&catalog.CreateSession{Session: session}:                                     "[{write session n}]",
+		&catalog.DestroySessions{IDs: []string{"live", "no"}}:                        "[{write session n}]",
+		&catalog.SetCertRevocation{Revocation: catalog.CertRevocation{Serial: "01"}}: "[{write operator }]",
+		&catalog.DeleteCertRevocation{Serial: "01"}:                                  "[{write operator }]",
 		legacy: "[{write intention db}]",
 	}
-	seen := map[catalog.CommandType]bool{catalog.CmdSetCAConfig: true, catalog.CmdSetRoots: true, catalog.CmdSetEntryStatus: true, catalog.CmdEndKeyDelays: true, catalog.CmdTxn: true} // the leader's own, and what has rules for its parts
+	seen := map[catalog.CommandType]bool{catalog.CmdSetCAConfig: true, catalog.CmdSetRoots: true, catalog.CmdSetEntryStatus: true, catalog.CmdEndKeyDelays: true, catalog.CmdPruneCertRevocations: true, catalog.CmdTxn: true} // the leader's own, and what has rules for its parts
 	for cmd, needs := range want {
 		seen[cmd.CommandType()] = true
 		got, err := r.needsOf(cmd)
@@ -322,7 +324,7 @@ func TestEveryCommandHasARule(t *testing.T) {
 			t.Errorf("%T is not in this test", cmd)
 		}
 	}
-	for _, cmd := range []catalog.Command{&catalog.SetRoots{Roots: []*catalog.Root{{ID: "a", Active: true}}}, &catalog.SetCAConfig{Config: catalog.CAConfig{Provider: "consul"}}, &catalog.EndKeyDelays{}} {
+	for _, cmd := range []catalog.Command{&catalog.SetRoots{Roots: []*catalog.Root{{ID: "a", Active: true}}}, &catalog.SetCAConfig{Config: catalog.CAConfig{Provider: "consul"}}, &catalog.EndKeyDelays{}, &catalog.PruneCertRevocations{Before: time.Unix(1, 0)}} {
 		if _, err := r.Apply(t.Context(), &wire.ApplyRequest{Command: wire.Command{Command: cmd}}); !errors.Is(err, catalog.ErrDenied) {
 			t.Errorf("%T from outside: %v", cmd, err)
 		}

@@ -79,6 +79,9 @@ func (h *Handler) Apply(ctx context.Context, req *wire.ApplyRequest) (_ *wire.Ap
 		return nil, catalog.Invalidf("apply: a transaction goes by Txn, which has room for its results")
 	}
 	h.complete(cmd)
+	if err := h.certRevocationOf(cmd); err != nil {
+		return nil, err
+	}
 	if err := cmd.Validate(); err != nil {
 		return nil, err
 	}
@@ -156,6 +159,9 @@ func (h *Handler) Sign(ctx context.Context, req *wire.SignRequest) (_ *wire.Sign
 		return nil, err
 	} else if at != nil {
 		return at.Sign(ctx, req)
+	}
+	if err := h.mayHave(parsed.ID); err != nil {
+		return nil, err
 	}
 	leaf, err := h.cfg.CA.Sign(ctx, parsed)
 	if err != nil {

@@ -90,7 +90,7 @@ func TestIntentions(t *testing.T) {
 	con := c.Connect()
 	_, err := con.IntentionUpsert(&api.Intention{SourceName: "web", DestinationName: "db", Action: api.IntentionActionAllow, Description: "d"}, nil)
 	must1(t, err)
-	id, _, err := con.IntentionCreate(&api.Intention{SourceName: "*", DestinationName: "db", Action: api.IntentionActionDeny}, nil)
+	id, _, err := con.IntentionCreate(&api.Intention{SourceName: "*", DestinationName: "db", Action: api.IntentionActionDeny}, nil) //nolint:staticcheck // deprecated, and still called by old clients
 	must1(t, err)
 	check := func(source string, want bool) {
 		t.Helper()
@@ -100,12 +100,12 @@ func TestIntentions(t *testing.T) {
 	}
 	check("web", true)
 	check("api", false)
-	i, _, err := con.IntentionGet(id, nil)
+	i, _, err := con.IntentionGet(id, nil) //nolint:staticcheck // deprecated, and still called by old clients
 	if err != nil || i.SourceName != "*" || i.Precedence != 8 {
 		t.Fatalf("%+v %v", i, err)
 	}
 	i.Action = api.IntentionActionAllow
-	_, err = con.IntentionUpdate(i, nil)
+	_, err = con.IntentionUpdate(i, nil) //nolint:staticcheck // deprecated, and still called by old clients
 	must1(t, err)
 	check("api", true)
 	match, _, err := con.IntentionMatch(&api.IntentionMatch{By: api.IntentionMatchDestination, Names: []string{"db"}}, nil)
@@ -118,7 +118,7 @@ func TestIntentions(t *testing.T) {
 	if none, _, err := con.IntentionGetExact("nobody", "db", nil); err != nil || none != nil {
 		t.Fatalf("%+v %v", none, err)
 	}
-	_, err = con.IntentionDelete(id, nil)
+	_, err = con.IntentionDelete(id, nil) //nolint:staticcheck // deprecated, and still called by old clients
 	must1(t, err)
 	_, err = con.IntentionDeleteExact("web", "db", nil)
 	must1(t, err)

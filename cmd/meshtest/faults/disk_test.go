@@ -376,10 +376,7 @@ func TestP07StalledSync(t *testing.T) {
 // disk all that was not synced, as a power cut does.
 func TestP01LyingDisk(t *testing.T) {
 	t.Parallel()
-	rounds := 6
-	if n, err := strconv.Atoi(os.Getenv("WEFT_ROUNDS")); err == nil {
-		rounds = n
-	}
+	rounds := proc.Count(6, 200)
 	d := newBadDisk(t)
 	a := server(t, filepath.Join(d.mnt, "data"))
 	var mu sync.Mutex
@@ -406,12 +403,14 @@ func TestP01LyingDisk(t *testing.T) {
 			})
 		}
 		pause(time.Duration(400 + 37*round%300))
-		a.Kill()
-		close(stop)
-		wg.Wait()
+		d.tell(t, "cut")
+		a.Signal(syscall.SIGKILL)
 		var n int
 		_, err := fmt.Sscanf(d.tell(t, "forget"), "ok %d", &n)
 		must(t, err)
+		a.Kill()
+		close(stop)
+		wg.Wait()
 		forgotten += n
 		a.Exec()
 	}

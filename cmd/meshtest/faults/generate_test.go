@@ -105,7 +105,10 @@ func (g *generator) request(rt httpapi.Route) (method, target string, body []byt
 	var params []string
 	for range g.IntN(4) {
 		p := pick(g, queries)
-		if !g.chance(6) {
+		switch {
+		case p == "wait": // others mean minutes
+			p += "=" + pick(g, []string{"10ms", "1ms", "x", "-"})
+		case !g.chance(6):
 			p += "=" + url.QueryEscape(pick(g, values))
 		}
 		params = append(params, p)

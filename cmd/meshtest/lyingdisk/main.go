@@ -7,7 +7,8 @@
 //
 // It answers each line that it reads with a line. "eio N" fails the Nth sync from
 // now; "stall 5s" lets every sync take that long from now on, "stall 0s" ends it;
-// "forget" undoes all writes that were not synced; "syncs" tells how many there were.
+// "cut" lets no sync end any more, and "forget" undoes all writes that were not
+// synced, after which it works again; "syncs" tells how many there were.
 // It ends, and unmounts, when its input does.
 package main
 
@@ -74,6 +75,7 @@ type disk struct {
 	mu      sync.Mutex
 	eio     int // fails when it comes to 0; 0 is off
 	stall   time.Duration
+	cut     bool
 	syncs   int
 	pending map[uint64]*unsynced // by inode
 }
@@ -108,8 +110,11 @@ func (d *disk) command(words []string) string {
 			return err.Error()
 		}
 		d.stall = t
+	case "cut":
+		d.cut = true
 	case "forget":
 		n, err := d.forget()
+		d.cut = false
 		if err != nil {
 			return err.Error()
 		}
@@ -188,10 +193,20 @@ func (d *disk) sync() syscall.Errno {
 			break
 		}
 	}
+	for d.isCut() {
+		fails = true
+		time.Sleep(5 * time.Millisecond)
+	}
 	if fails {
 		return syscall.EIO
 	}
 	return 0
+}
+
+func (d *disk) isCut() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.cut
 }
 
 // synced forgets what is on the disk now.

@@ -16,8 +16,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
-
-	"github.com/weftmesh/weft/connect/enroll"
 )
 
 // ClusterOptions say which cluster to start.
@@ -41,6 +39,9 @@ type Cluster struct {
 	Token   string // file
 	Servers []*Node
 	Agents  []*Node
+
+	block [2]byte // of 127.0.0.0/8
+	hosts int     // that were ever made
 }
 
 // Node is a host of a cluster.
@@ -62,40 +63,18 @@ func StartCluster(t testing.TB, o ClusterOptions) *Cluster {
 		c.Network = NewNetwork(t)
 	}
 	c.Secret, c.Token = filepath.Join(c.Dir, "secret"), filepath.Join(c.Dir, "token")
-	secret := enroll.NewSecret()
-	if err := enroll.WriteSecret(c.Secret, secret); err != nil {
-		t.Fatal(err)
-	}
-	tok, err := secret.Mint(enroll.MintOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(c.Token, []byte(tok.Text()), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	block := [2]byte{byte(20 + os.Getpid()%200), byte(loopbacks.Add(1))}
-	addr := func() (string, *Host) {
-		if c.Network != nil {
-			h := c.Network.AddHost()
-			return h.Addr.String(), h
-		}
-		n := len(c.Servers) + len(c.Agents) + 1
-		return fmt.Sprintf("127.%d.%d.%d", block[0], block[1], n), nil
-	}
+	c.weft("secret", "new", "-out", c.Secret)
+	c.weft("join-token", "-secret-file", c.Secret, "-out", c.Token)
+	c.block = [2]byte{byte(20 + os.Getpid()%200), byte(loopbacks.Add(1))}
 	for i := range o.Servers {
-		a, h := addr()
-		args := slices.Concat([]string{"-server", fmt.Sprintf("-bootstrap-expect=%d", o.Servers), "-cluster-secret-file", c.Secret}, o.ServerArgs)
-		c.Servers = append(c.Servers, c.node(fmt.Sprintf("server-%d", i+1), a, h, args))
+		c.Servers = append(c.Servers, c.node(fmt.Sprintf("server-%d", i+1), slices.Concat(
+			[]string{"-server", fmt.Sprintf("-bootstrap-expect=%d", o.Servers), "-cluster-secret-file", c.Secret}, o.ServerArgs)))
+	}
+	for _, n := range c.Servers {
+		n.args = append(n.args, c.joins()...)
 	}
 	for i := range o.Agents {
-		a, h := addr()
-		args := slices.Concat([]string{"-join-token-file", c.Token}, o.AgentArgs)
-		c.Agents = append(c.Agents, c.node(fmt.Sprintf("agent-%d", i+1), a, h, args))
-	}
-	for _, n := range c.Nodes() {
-		for _, s := range c.Servers {
-			n.args = append(n.args, "-retry-join", s.Addr)
-		}
+		c.AddAgent(fmt.Sprintf("agent-%d", i+1), o.AgentArgs...)
 	}
 	if !o.Unstarted {
 		c.Start()
@@ -103,10 +82,33 @@ func StartCluster(t testing.TB, o ClusterOptions) *Cluster {
 	return c
 }
 
-// node prepares a host.
-func (c *Cluster) node(name, addr string, h *Host, args []string) *Node {
+// AddAgent prepares one more host, at an address of its own. It is not started.
+func (c *Cluster) AddAgent(name string, args ...string) *Node {
 	c.t.Helper()
-	n := &Node{Name: name, Addr: addr, Dir: filepath.Join(c.Dir, name)}
+	n := c.node(name, slices.Concat([]string{"-join-token-file", c.Token}, c.joins(), args))
+	c.Agents = append(c.Agents, n)
+	return n
+}
+
+func (c *Cluster) joins() []string {
+	var out []string
+	for _, s := range c.Servers {
+		out = append(out, "-retry-join", s.Addr)
+	}
+	return out
+}
+
+// node prepares a host at the next address.
+func (c *Cluster) node(name string, args []string) *Node {
+	c.t.Helper()
+	c.hosts++
+	var h *Host
+	addr := fmt.Sprintf("127.%d.%d.%d", c.block[0], c.block[1], c.hosts)
+	if c.Network != nil {
+		h = c.Network.AddHost()
+		addr = h.Addr.String()
+	}
+	n := &Node{Name: name, Addr: addr, Dir: filepath.Join(c.Dir, fmt.Sprintf("%d-%s", c.hosts, name))}
 	hcl := `ports { dns = -1 } performance { leave_drain_time = "200ms" }`
 	n.Agent = &Agent{
 		t: c.t, bin: Binary(c.t), host: h, HTTP: net.JoinHostPort(addr, "8500"),
@@ -135,13 +137,12 @@ func tail(s string, most int) string {
 }
 
 // weft runs a command that needs no agent.
-func (c *Cluster) weft(args ...string) string {
+func (c *Cluster) weft(args ...string) {
 	c.t.Helper()
 	out, err := exec.Command(Binary(c.t), args...).CombinedOutput()
 	if err != nil {
 		c.t.Fatalf("weft %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
-	return string(out)
 }
 
 // Nodes are all hosts, the servers first.

@@ -116,6 +116,14 @@ type Connect struct {
 	Enabled    bool           `key:"connect.enabled"`
 	CAProvider string         `key:"connect.ca_provider"`
 	CAConfig   map[string]any `key:"connect.ca_config"`
+	AccessLog  AccessLog
+	MeshPort   int `key:"connect.mesh_port"`
+}
+
+// AccessLog says which connections of the mesh get a line in the log.
+type AccessLog struct {
+	Enabled bool    `key:"connect.access_log.enabled"`
+	Sample  float64 `key:"connect.access_log.sample"`
 }
 
 // Autopilot is how the servers of a new cluster look after themselves.
@@ -142,7 +150,7 @@ func Default() *Config {
 			SidecarMinPort: 21000, SidecarMaxPort: 21255, GRPC: -1, GRPCTLS: -1,
 		},
 		DefaultIntentionPolicy: string(catalog.ActionDeny),
-		Connect:                Connect{Enabled: true, CAProvider: "consul"},
+		Connect:                Connect{Enabled: true, CAProvider: "consul", AccessLog: AccessLog{Enabled: true, Sample: 1}},
 		DNS:                    defaultDNS(),
 		CentralServiceConfig:   true,
 		CheckUpdateInterval:    5 * time.Minute,

@@ -56,6 +56,9 @@ func meshKeys() []Key {
 		Key{Name: "connect.enabled", Type: Bool, Default: "true", Doc: "Whether the mesh is on. It always is; false is refused."},
 		Key{Name: "connect.ca_provider", Type: String, Default: "consul", Doc: "The certificate authority. \"consul\" is the built-in one, and the only one so far."},
 		Key{Name: "connect.ca_config", Type: AnyMap, Doc: "Settings of the certificate authority, such as leaf_cert_ttl, private_key_type and private_key_bits. Acts on servers, when the cluster starts for the first time."},
+		Key{Name: "connect.access_log.enabled", Type: Bool, Default: "true", Doc: "Write a line for each connection of the mesh when it ends or is refused. Metrics and weft connect status know of all, whatever it says."},
+		Key{Name: "connect.access_log.sample", Type: Float, Default: "1", Doc: "The share, from 0 to 1, of connections that ended well and get a line. What was refused or failed gets one always."},
+		Key{Name: "connect.mesh_port", Type: Int, Default: "0", Doc: "One inbound port for all sidecars of this host that name none, told apart by the server name that the caller asks for. 0: each has a port of its own."},
 	)
 }
 

@@ -56,7 +56,7 @@ func Load(o Options) (*Config, error) {
 	for _, f := range o.Flags {
 		m.note(m.flag(f))
 	}
-	m.note(m.definitions())
+	m.definitions()
 	if err := m.mistakes.Err(); err != nil {
 		return nil, err // what follows would only complain of what is missing
 	}
@@ -127,7 +127,7 @@ func Services(file string, src []byte) ([]*catalog.ServiceRegistration, error) {
 		}
 		m.note(m.value(k, f))
 	}
-	m.note(m.definitions())
+	m.definitions()
 	if err := m.mistakes.Err(); err != nil {
 		return nil, err
 	}
@@ -300,7 +300,7 @@ func flagNode(pos Pos, v any) *node {
 }
 
 // definitions decodes the blocks that package catalog owns.
-func (m *merger) definitions() error {
+func (m *merger) definitions() {
 	services, checks := map[string]Pos{}, map[string]Pos{}
 	for _, d := range m.blocks {
 		var err error
@@ -316,7 +316,6 @@ func (m *merger) definitions() error {
 		}
 		m.note(err)
 	}
-	return nil
 }
 
 func (m *merger) service(d definition, seen map[string]Pos) error {

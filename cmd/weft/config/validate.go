@@ -145,6 +145,7 @@ func (c *Config) validatePorts() error {
 		{"ports.dns", c.Ports.DNS, true},
 		{"ports.serf_lan", c.Ports.SerfLAN, false},
 		{"ports.server", c.Ports.Server, false},
+		{"connect.mesh_port", c.Connect.MeshPort, false},
 		{"ports.sidecar_min_port", c.Ports.SidecarMinPort, false},
 		{"ports.sidecar_max_port", c.Ports.SidecarMaxPort, false},
 	}
@@ -156,7 +157,7 @@ func (c *Config) validatePorts() error {
 		if p.port < 0 || p.port > 65535 {
 			return c.problem(p.key, "%d is not a port", p.port)
 		}
-		if i >= 4 || p.port == 0 {
+		if i >= 5 || p.port == 0 {
 			continue // a range, or any free port
 		}
 		if other, taken := seen[p.port]; taken {
@@ -181,6 +182,9 @@ func (c *Config) validateMesh() error {
 	}
 	if c.Connect.CAProvider != "consul" {
 		return c.problem("connect.ca_provider", "%q is not supported: \"consul\", the built-in authority, is the only one so far", c.Connect.CAProvider)
+	}
+	if s := c.Connect.AccessLog.Sample; !(s >= 0 && s <= 1) {
+		return c.problem("connect.access_log.sample", "%v is not between 0 and 1", s)
 	}
 	return nil
 }

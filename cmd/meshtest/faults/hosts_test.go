@@ -1,0 +1,158 @@
+//go:build faults
+
+package faults_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/weftmesh/weft/cmd/meshtest/proc"
+)
+
+// alive waits until a host sees exactly so many members alive.
+func alive(t *testing.T, n *proc.Node, want int, within time.Duration) {
+	t.Helper()
+	proc.Eventually(t, within, fmt.Sprintf("%s sees %d members alive", n.Name, want), func() error {
+		members, err := n.Client.Agent().Members(false)
+		if err != nil {
+			return err
+		}
+		got := 0
+		for _, m := range members {
+			if m.Status == 1 {
+				got++
+			}
+		}
+		if got != want {
+			return fmt.Errorf("%d of %d", got, len(members))
+		}
+		return nil
+	})
+}
+
+// TestKeyRotationWithHostsDown replaces the key of gossip while a server and an agent
+// are down: they come back with no file edited.
+func TestKeyRotationWithHostsDown(t *testing.T) {
+	t.Parallel()
+	c := proc.StartCluster(t, proc.ClusterOptions{Servers: 3, Agents: 2})
+	a, down := c.Agents[0], []*proc.Node{c.Followers()[0], c.Agents[1]}
+	alive(t, a, 5, 20*time.Second)
+	for _, n := range down {
+		n.Kill()
+	}
+	alive(t, a, 3, 60*time.Second)
+	old, err := a.Client.Operator().KeyringList(nil)
+	if err != nil || len(old) == 0 || len(old[0].Keys) != 1 {
+		t.Fatalf("%+v, %v", old, err)
+	}
+	key := strings.TrimSpace(a.MustCLI("keygen"))
+	a.MustCLI("keyring", "-install", key)
+	a.MustCLI("keyring", "-use", key)
+	for k := range old[0].Keys {
+		a.MustCLI("keyring", "-remove", k)
+	}
+	for _, n := range down {
+		n.Launch()
+	}
+	for _, n := range c.Nodes() {
+		alive(t, n, 5, 30*time.Second)
+	}
+	proc.Eventually(t, 20*time.Second, "all hosts have the new key alone", func() error {
+		now, err := down[1].Client.Operator().KeyringList(nil)
+		if err != nil {
+			return err
+		}
+		for _, r := range now {
+			if !r.WAN && (len(r.Keys) != 1 || r.Keys[key] != 5) {
+				return fmt.Errorf("%v", r.Keys)
+			}
+		}
+		return nil
+	})
+}
+
+// TestP22Rebuilt builds a host anew, under its old name and at another address: its
+// services are in the catalog at once, with nobody's help.
+func TestP22Rebuilt(t *testing.T) {
+	t.Parallel()
+	c := proc.StartCluster(t, proc.ClusterOptions{Servers: 3, Agents: 2})
+	old, other := c.Agents[0], c.Agents[1]
+	register(t, old.Agent, &api.AgentServiceRegistration{Name: "before", Port: 1})
+	alive(t, other, 5, 20*time.Second)
+	old.Kill()
+	anew := c.AddAgent(old.Name)
+	began := time.Now()
+	anew.Launch()
+	anew.WaitServing(60 * time.Second)
+	register(t, anew.Agent, &api.AgentServiceRegistration{Name: "after", Port: 2})
+	proc.Eventually(t, 30*time.Second, "the new host's service is known, the old one's is not", func() error {
+		got, _, err := other.Client.Catalog().Service("after", "", nil)
+		if err != nil || len(got) != 1 || got[0].Address != anew.Addr {
+			return fmt.Errorf("%v, %v", got, err)
+		}
+		gone, _, err := other.Client.Catalog().Service("before", "", nil)
+		if err != nil || len(gone) != 0 {
+			return fmt.Errorf("%v, %v", gone, err)
+		}
+		return nil
+	})
+	took := time.Since(began)
+	t.Logf("in the catalog %s after its start", took.Round(100*time.Millisecond))
+	alive(t, other, 5, 60*time.Second)
+	proc.Eventually(t, 30*time.Second, "the host is healthy at its new address", func() error {
+		got, _, err := other.Client.Health().Service("after", "", true, nil)
+		if err != nil || len(got) != 1 {
+			return fmt.Errorf("%d, %v", len(got), err)
+		}
+		return nil
+	})
+}
+
+// TestP22Cloned starts a copy of a living host: the copy is refused, with the reason,
+// and nobody else notices.
+func TestP22Cloned(t *testing.T) {
+	t.Parallel()
+	c := proc.StartCluster(t, proc.ClusterOptions{Servers: 3, Agents: 2})
+	first, other := c.Agents[0], c.Agents[1]
+	register(t, first.Agent, &api.AgentServiceRegistration{Name: "original", Port: 1})
+	alive(t, other, 5, 20*time.Second)
+	proc.Eventually(t, 20*time.Second, "the original is known", func() error {
+		got, _, err := other.Client.Health().Service("original", "", true, nil)
+		if err != nil || len(got) != 1 {
+			return fmt.Errorf("%d, %v", len(got), err)
+		}
+		return nil
+	})
+	clone := c.AddAgent(first.Name)
+	if err := os.CopyFS(clone.Dir, os.DirFS(first.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := filepath.WalkDir(clone.Dir, func(path string, e os.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		return os.Chmod(path, 0o600) // which CopyFS does not keep
+	}); err != nil {
+		t.Fatal(err)
+	}
+	clone.Launch()
+	proc.Eventually(t, 40*time.Second, "the clone says why it is not let in", func() error {
+		if !strings.Contains(clone.Log(), "clone") {
+			return errors.New("it says nothing")
+		}
+		return nil
+	})
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		got, _, err := other.Client.Health().Service("original", "", true, nil)
+		if err != nil || len(got) != 1 || got[0].Node.Address != first.Addr {
+			t.Fatalf("the original flaps: %v, %v", got, err)
+		}
+	}
+}

@@ -1,0 +1,60 @@
+package connect
+
+import (
+	"context"
+	"time"
+)
+
+// Rest asks an instance to come to rest: it is in maintenance, or its checks are
+// critical, so that others prefer other instances. Connections that run may finish
+// within Grace. New ones are taken still: who comes now has nowhere else to go.
+type Rest struct {
+	Why   string
+	Grace time.Duration
+}
+
+// resting is a rest under way.
+type resting struct {
+	Rest
+	cancel context.CancelFunc
+}
+
+// reconcileRest begins a rest, ends one, or lets it go on; p.mu is held.
+func (p *Proxy) reconcileRest(live context.Context, snap *Snapshot) {
+	switch {
+	case snap.Rest == nil && p.resting != nil:
+		p.log.Info("the instance serves again; its connections go on", "service", snap.Service)
+		p.endRest()
+		return
+	case snap.Rest == nil, p.resting != nil && p.resting.Rest == *snap.Rest:
+		return
+	}
+	p.endRest()
+	ctx, cancel := context.WithCancel(live)
+	p.resting = &resting{Rest: *snap.Rest, cancel: cancel}
+	p.log.Info("the instance comes to rest; its connections may finish", "service", snap.Service, "reason", snap.Rest.Why, "dur", snap.Rest.Grace)
+	grace := snap.Rest.Grace
+	p.live.add()
+	go func() {
+		defer p.live.done()
+		if !pause(ctx, grace) {
+			return
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if ctx.Err() != nil {
+			return
+		}
+		for _, r := range p.svc.table.all(func(r *row) bool { return !r.outbound }) {
+			r.kill(ending{reason: ReasonDraining})
+		}
+	}()
+}
+
+// endRest forgets a rest; p.mu is held.
+func (p *Proxy) endRest() {
+	if p.resting != nil {
+		p.resting.cancel()
+		p.resting = nil
+	}
+}

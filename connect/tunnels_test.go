@@ -1,0 +1,321 @@
+package connect
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/weftmesh/weft/connect/tunnel"
+)
+
+// tunnelsOf counts the live tunnels of one direction that take streams.
+func tunnelsOf(s *sidecar, direction string) (fresh, draining int) {
+	for _, t := range s.Status().Tunnels {
+		switch {
+		case t.Direction != direction:
+		case t.Draining:
+			draining++
+		default:
+			fresh++
+		}
+	}
+	return fresh, draining
+}
+
+func TestConnectionsShareATunnel(t *testing.T) {
+	p := newPair(t, echo)
+	var conns []*net.TCPConn
+	for range 30 {
+		c := dialTCP(t, p.addr)
+		must(t, roundTrip(c, "x"))
+		conns = append(conns, c)
+	}
+	for _, s := range []*sidecar{p.web, p.db} {
+		st := s.Status()
+		if len(st.Tunnels) != 1 || st.Tunnels[0].Streams != 30 || st.Peers[0].Open != 30 {
+			t.Errorf("%s: tunnels %+v, peers %+v", st.Service, st.Tunnels, st.Peers)
+		}
+	}
+	for _, c := range conns {
+		must(t, c.CloseWrite())
+		_, err := io.ReadAll(c)
+		must(t, err)
+	}
+	eventually(t, "tables empty", func() bool { return len(p.db.Connections(0))+len(p.web.Connections(0)) == 0 })
+}
+
+// The whole behaviour again on goroutines, as on other platforms than Linux.
+func TestGoroutinesCarryTheSame(t *testing.T) {
+	d, err := tunnel.NewGoroutines(tunnel.Config{})
+	must(t, err)
+	testDriver = d
+	t.Cleanup(func() { testDriver = nil; d.Close() })
+	for name, f := range map[string]func(*testing.T){
+		"allowed": TestAllowedReaches, "denied": TestDeniedIsRefusedWithTheRemedy, "cut": TestDenyEndsLiveConnectionsAndOnlyThose,
+		"half-close": TestHalfCloseBothWays, "server first": TestServerSpeaksFirst, "reset": TestResetPassesAsReset,
+		"unread request": TestAnswerSurvivesAnUnreadRequest, "drain": TestDrain,
+		"unix": TestUnixSockets, "truncated": TestTruncatedTLSIsNoEnd, "listeners": TestListenersMoveWithTheSnapshot,
+	} {
+		t.Run(name, f)
+	}
+}
+
+// A peer without tunnels gets one TLS connection for each, whichever end it is.
+func TestPeersWithoutTunnels(t *testing.T) {
+	ca := newTestCA(t, testDomain)
+	t.Run("destination", func(t *testing.T) {
+		db, _ := startService(t, ca, "db", "", func(s *Snapshot) { s.Intentions = allow("web") })
+		web := startSidecar(t, ca, "web", func(s *Snapshot) { s.Upstreams = []Upstream{upstreamOf("db", meshListener(t, db))} })
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				if err := tryOnce(web.upstream("db")); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		c := dialTCP(t, web.upstream("db"))
+		must(t, roundTrip(c, "x"))
+		if st := web.Status(); len(st.Tunnels) != 0 || st.Peers[0].Open != 1 {
+			t.Errorf("%+v", st)
+		}
+		must(t, c.CloseWrite())
+		_, err := io.ReadAll(c)
+		must(t, err)
+		web.log.find(t, "reason=ok", "bytes_in=1", "bytes_out=1")
+	})
+	t.Run("source", func(t *testing.T) {
+		db := startSidecar(t, ca, "db", func(s *Snapshot) {
+			s.Inbound, s.Local, s.Intentions = "127.0.0.1:0", serve(t, echo), allow("web")
+		})
+		web, _ := startService(t, ca, "web", "", func(s *Snapshot) { s.Upstreams = []Upstream{upstreamOf("db", db.inbound())} })
+		c, err := web.Dial(t.Context(), "db")
+		must(t, err)
+		defer c.Close()
+		must(t, roundTrip(c, "x"))
+		db.update(func(s *Snapshot) { s.Intentions = nil })
+		if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
+			t.Errorf("a denied connection: %v", err)
+		}
+		db.log.find(t, "source=web", "reason=policy_changed")
+	})
+	t.Run("refuses to be asked", func(t *testing.T) {
+		cert := ca.leaf(t, "db", time.Now().Add(-time.Minute), time.Now().Add(time.Hour))
+		far := serve(t, func(c *net.TCPConn) {
+			s := tls.Server(c, &tls.Config{Certificates: []tls.Certificate{*cert}, ClientAuth: tls.RequireAnyClientCert, NextProtos: []string{"other"}})
+			_, _ = io.Copy(s, s)
+			_ = s.Close()
+		})
+		web := startSidecar(t, ca, "web", func(s *Snapshot) { s.Upstreams = []Upstream{upstreamOf("db", far)} })
+		for range 3 {
+			must(t, tryOnce(web.upstream("db")))
+		}
+	})
+}
+
+// A new leaf opens a new tunnel; the old one carries what it has to its end.
+func TestNewLeafNewTunnel(t *testing.T) {
+	p := newPair(t, echo)
+	c := dialTCP(t, p.addr)
+	must(t, roundTrip(c, "x"))
+	next := newTestCA(t, testDomain)
+	both := func(s *Snapshot) { s.Roots = []string{p.ca.pem, next.pem} }
+	before := p.web.svc.keys.held.Load()
+	p.db.update(both)
+	p.web.update(both)
+	eventually(t, "a new leaf", func() bool { return p.web.svc.keys.held.Load() != before })
+	must(t, tryOnce(p.addr))
+	if fresh, draining := tunnelsOf(p.web, "outbound"); fresh != 1 || draining != 1 {
+		t.Errorf("%d tunnels and %d that drain: %+v", fresh, draining, p.web.Status().Tunnels)
+	}
+	must(t, roundTrip(c, "still carried"))
+	must(t, c.CloseWrite())
+	_, err := io.ReadAll(c)
+	must(t, err)
+	eventually(t, "the old tunnel's end", func() bool {
+		_, old := tunnelsOf(p.web, "outbound")
+		_, there := tunnelsOf(p.db, "inbound")
+		return old == 0 && there == 0
+	})
+}
+
+// A tunnel may be older than the certificate behind it is good: its streams go on, new
+// ones are refused.
+func TestExpiredLeafBehindATunnel(t *testing.T) {
+	ca := newTestCA(t, testDomain)
+	ca.ttl = time.Hour
+	var ahead atomic.Int64
+	clock := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	db := startSidecarWith(t, ca, "db", ProxyConfig{Now: clock}, func(s *Snapshot) {
+		s.Inbound, s.Local, s.Intentions = "127.0.0.1:0", serve(t, echo), allow("web")
+	})
+	web := startSidecar(t, ca, "web", func(s *Snapshot) { s.Upstreams = []Upstream{upstreamOf("db", db.inbound())} })
+	c := dialTCP(t, web.upstream("db"))
+	must(t, roundTrip(c, "x"))
+	ca.set(func() { ca.fail = errors.New("the servers are gone") })
+	ahead.Store(int64(2 * time.Hour))
+	if err := tryOnce(web.upstream("db")); err == nil {
+		t.Error("a stream over an expired certificate")
+	}
+	db.log.find(t, "connection refused", "reason=cert_expired")
+	must(t, roundTrip(c, "goes on"))
+}
+
+func TestLostTunnelResetsItsApplications(t *testing.T) {
+	hold := make(chan struct{})
+	seen := make(chan error, 1)
+	p := newPair(t, func(c *net.TCPConn) {
+		_, _ = io.ReadFull(c, make([]byte, 1))
+		_, _ = c.Write([]byte("p"))
+		<-hold
+		_, err := c.Read(make([]byte, 1))
+		seen <- err
+	})
+	c := dialTCP(t, p.addr)
+	must(t, roundTrip(c, "p"))
+	p.web.tunnels.close()
+	if _, err := c.Read(make([]byte, 1)); !isReset(err) {
+		t.Errorf("source: %v, want a reset", err)
+	}
+	close(hold)
+	if err := <-seen; !isReset(err) {
+		t.Errorf("destination: %v, want a reset", err)
+	}
+	p.db.log.find(t, "reason=client_closed")
+}
+
+// A stream whose application is untouched goes to the next instance when this one does
+// not serve it.
+func TestUntouchedGoesElsewhere(t *testing.T) {
+	ca := newTestCA(t, testDomain)
+	greeter := serve(t, func(c *net.TCPConn) { _, _ = io.WriteString(c, "hello") })
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	ln.Close()
+	inst := func(local string) *sidecar {
+		return startSidecar(t, ca, "db", func(s *Snapshot) { s.Inbound, s.Local, s.Intentions = "127.0.0.1:0", local, allow("web") })
+	}
+	down, up := inst(ln.Addr().String()), inst(greeter)
+	web := startSidecar(t, ca, "web", func(s *Snapshot) {
+		s.Upstreams = []Upstream{upstreamOf("db", down.inbound(), up.inbound())}
+	})
+	for range 30 {
+		b, err := io.ReadAll(dialTCP(t, web.upstream("db")))
+		if err != nil || string(b) != "hello" {
+			t.Fatalf("%q, %v", b, err)
+		}
+	}
+}
+
+// Instances that end one after the other under load lose no request: those that drain
+// are given no new ones, and serve what crosses (the L4 part of promise P31).
+func TestP31RollingInstancesLosesNothing(t *testing.T) {
+	ca := newTestCA(t, testDomain)
+	app := serve(t, echo)
+	start := func() *sidecar {
+		return startSidecar(t, ca, "db", func(s *Snapshot) {
+			s.Inbound, s.Local, s.Intentions, s.Limits.DrainTimeout = "127.0.0.1:0", app, allow("web"), 10*time.Second
+		})
+	}
+	a, b := start(), start()
+	web := startSidecar(t, ca, "web", func(s *Snapshot) { s.Upstreams = []Upstream{upstreamOf("db", a.inbound(), b.inbound())} })
+	addr := web.upstream("db")
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	var served atomic.Int64
+	for range 8 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if err := tryOnce(addr); err != nil {
+					t.Errorf("a request was lost: %v", err)
+					return
+				}
+				served.Add(1)
+			}
+		})
+	}
+	for range times(4, 20) {
+		old := a
+		a, b = b, start()
+		before := served.Load()
+		web.update(func(s *Snapshot) {
+			s.Upstreams[0] = withListen(upstreamOf("db", a.inbound(), b.inbound()), s.Upstreams[0].Listen)
+		})
+		old.close()
+		eventually(t, "requests", func() bool { return served.Load() > before+50 })
+	}
+	stop()
+	wg.Wait()
+	t.Logf("%d requests", served.Load())
+}
+
+func withListen(u Upstream, at string) Upstream {
+	u.Listen = at
+	return u
+}
+
+// Update against streams: whatever the order, a stream that the last policy denies is
+// not open afterwards.
+func TestRaceOfStreamAndUpdate(t *testing.T) {
+	p := newPair(t, echo)
+	must(t, tryOnce(p.addr))
+	for range times(100, 5000) {
+		p.db.update(func(s *Snapshot) { s.Intentions = allow("web") })
+		ended := make(chan error, 1)
+		c := dialTCP(t, p.addr)
+		go func() {
+			// A reset is told once, to the write or to the read that meets it first.
+			_, err := c.Write([]byte("x"))
+			if err == nil {
+				_, err = io.Copy(io.Discard, c)
+			}
+			ended <- err
+		}()
+		p.db.update(func(s *Snapshot) { s.Intentions = nil })
+		if err := <-ended; !isReset(err) {
+			t.Fatalf("a denied stream ended with %v, want a reset", err)
+		}
+		c.Close()
+	}
+	eventually(t, "tables empty", func() bool { return len(p.db.Connections(0))+len(p.web.Connections(0)) == 0 })
+}
+
+// The holder of one certificate gets so many tunnels and no more.
+func TestTunnelsPerCertificate(t *testing.T) {
+	ca := newTestCA(t, testDomain)
+	db := startSidecar(t, ca, "db", func(s *Snapshot) {
+		s.Inbound, s.Local, s.Intentions = "127.0.0.1:0", serve(t, echo), allow("web")
+	})
+	cert := ca.leaf(t, "web", time.Now().Add(-time.Minute), time.Now().Add(time.Hour))
+	d, err := tunnel.NewGoroutines(tunnel.Config{})
+	must(t, err)
+	defer d.Close()
+	open := func() (tunnel.Link, error) {
+		c := tls.Client(newWire(dialTCP(t, db.inbound())), &tls.Config{
+			Certificates: []tls.Certificate{*cert}, InsecureSkipVerify: true, NextProtos: []string{tunnel.ALPN},
+		})
+		return d.Client(t.Context(), c)
+	}
+	var links []tunnel.Link
+	for range maxTunnelsPerLeaf {
+		l, err := open()
+		must(t, err)
+		links = append(links, l)
+	}
+	if _, err := open(); err == nil {
+		t.Error("one more tunnel than allowed")
+	}
+	db.log.find(t, "reason=limit", "source=web", "too many tunnels")
+	links[0].Close()
+	eventually(t, "room for another", func() bool {
+		_, err := open()
+		return err == nil
+	})
+}

@@ -1,0 +1,387 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"go.etcd.io/bbolt"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+func entries(from, to, term uint64) []*raft.Log {
+	var out []*raft.Log
+	for i := from; i <= to; i++ {
+		out = append(out, &raft.Log{Index: i, Term: term, Type: raft.LogNoop})
+	}
+	return out
+}
+
+// TestBackupMendsLog: entries that a backup shows to be of a deposed leader go, so
+// that nobody is ever sent them; those that agree with it stay.
+func TestBackupMendsLog(t *testing.T) {
+	for _, tc := range []struct {
+		name        string
+		logs        []*raft.Log
+		index, term uint64
+		first, last uint64
+	}{
+		{"all of it is older, and another", entries(1, 30, 2), 50, 5, 0, 0},
+		{"it goes on after it, and is another", entries(1, 90, 2), 50, 5, 51, 90},
+		{"it agrees", append(entries(1, 40, 2), entries(41, 60, 5)...), 50, 5, 1, 60},
+		{"it begins after it", entries(51, 60, 5), 50, 5, 51, 60},
+		{"there is none", nil, 50, 5, 0, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			cfg := config(t, t.TempDir())
+			if err := cfg.validate(); err != nil {
+				t.Fatal(err)
+			}
+			d, err := openDisk(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer d.Close()
+			if err := d.logs.StoreLogs(tc.logs); err != nil {
+				t.Fatal(err)
+			}
+			sink, err := d.snapshots.Create(raft.SnapshotVersionMax, tc.index, tc.term, raft.Configuration{}, 1, loneTransport("a:1"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := sink.Close(); err != nil {
+				t.Fatal(err)
+			}
+			first, _ := d.logs.FirstIndex()
+			last, _ := d.logs.LastIndex()
+			if first != tc.first || last != tc.last {
+				t.Errorf("the log is %d to %d, want %d to %d", first, last, tc.first, tc.last)
+			}
+			var l raft.Log
+			if err := d.logs.GetLog(tc.index, &l); tc.first != 0 && (err != nil || l.Term != tc.term) {
+				t.Errorf("the entry at which the backup ends: %+v %v", l, err)
+			}
+		})
+	}
+}
+
+// TestP09DamagedBackup: a backup with a flipped byte is refused by name; so is an
+// empty one.
+func TestP09DamagedBackup(t *testing.T) {
+	dir := t.TempDir()
+	n := open(t, config(t, dir))
+	for i := range 20 {
+		apply(t, n, register(i))
+	}
+	if err := n.Backup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "snapshots", "*", "state.bin"))
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	whole, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := 0; at <= len(whole); at += 1 + len(whole)/60 {
+		for how, b := range map[string][]byte{"flipped": flip(whole, at), "cut": whole[:at]} {
+			if at == len(whole) && how == "cut" {
+				continue
+			}
+			if err := os.WriteFile(files[0], b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			n, err := New(config(t, dir))
+			if err == nil {
+				_ = n.Close()
+				if how == "flipped" && at == len(whole) {
+					continue // nothing was
+				}
+				t.Fatalf("%s at %d of %d: it started", how, at, len(whole))
+			}
+			if !errors.Is(err, errCorrupt) || !strings.Contains(err.Error(), filepath.Dir(files[0])) || !strings.Contains(err.Error(), "restore it from a copy") {
+				t.Fatalf("%s at %d: %v", how, at, err)
+			}
+		}
+	}
+	if err := os.WriteFile(files[0], whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open(t, config(t, dir))
+}
+
+func flip(b []byte, at int) []byte {
+	out := append([]byte(nil), b...)
+	if at < len(out) {
+		out[at] ^= 0x10
+	}
+	return out
+}
+
+// damagedStore gives one entry with a changed byte.
+type damagedStore struct {
+	boltStore
+	at uint64
+}
+
+func (d damagedStore) GetLog(index uint64, l *raft.Log) error {
+	err := d.boltStore.GetLog(index, l)
+	if index == d.at && len(l.Data) > 0 {
+		l.Data = flip(l.Data, len(l.Data)-1)
+	}
+	return err
+}
+
+// TestP09DamagedWhileRunning: an entry that is read with a changed byte ends the
+// node; it reaches nobody.
+func TestP09DamagedWhileRunning(t *testing.T) {
+	cfg := config(t, t.TempDir())
+	cfg.hooks.wrapStore = func(s boltStore) boltStore { return damagedStore{s, 20} }
+	n := open(t, cfg)
+	for i := range 600 { // more than the cache holds
+		apply(t, n, register(i%7))
+	}
+	var l raft.Log
+	if err := n.disk.logs.GetLog(20, &l); !errors.Is(err, ErrStorage) || !errors.Is(err, errCorrupt) {
+		t.Fatal(err)
+	}
+	if err := n.disk.failure(); err == nil || !strings.Contains(err.Error(), "raft.db") || !strings.Contains(err.Error(), "restore it from a copy") {
+		t.Error(err)
+	}
+}
+
+// TestCompact: a large and mostly empty log file is small after the next start.
+func TestCompact(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, logFile)
+	db, err := bbolt.Open(file, 0o600, &bbolt.Options{NoFreelistSync: true, FreelistType: bbolt.FreelistMapType})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(b *bbolt.Bucket, from, to int) error {
+		for i := from; i < to; i++ {
+			if err := b.Put([]byte(fmt.Sprintf("%08d", i)), make([]byte, 1000)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	err = errors.Join(
+		db.Update(func(tx *bbolt.Tx) error {
+			b, err := tx.CreateBucket([]byte("logs"))
+			return errors.Join(err, put(b, 0, 20000))
+		}),
+		db.Update(func(tx *bbolt.Tx) error {
+			return errors.Join(tx.DeleteBucket([]byte("logs")), func() error {
+				b, err := tx.CreateBucket([]byte("logs"))
+				return errors.Join(err, put(b, 0, 50))
+			}())
+		}),
+		db.Close())
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _ := os.Stat(file)
+	used, err := inspect(file)
+	if err != nil || used <= 0 || used*compactUsed > before.Size() {
+		t.Fatal(used, before.Size(), err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	little := func() (uint64, uint64, error) { return 1, 1 << 30, nil }
+	for _, keep := range []error{compact(file, 1<<30, used, nil, log), compact(file, 1<<20, before.Size(), nil, log), compact(file, 1<<20, used, little, log)} {
+		if info, _ := os.Stat(file); keep != nil || info.Size() != before.Size() {
+			t.Error("it was compacted though it need not or cannot be:", keep)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, compactFile), []byte("of a start that was killed"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := compact(file, 1<<20, used, spaceOf(dir), log); err != nil {
+		t.Fatal(err)
+	}
+	after, _ := os.Stat(file)
+	if after.Size() > before.Size()/10 {
+		t.Errorf("from %d to %d bytes", before.Size(), after.Size())
+	}
+	if _, err := inspect(file); err != nil {
+		t.Error(err)
+	}
+	db, err = bbolt.Open(file, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	_ = db.View(func(tx *bbolt.Tx) error {
+		if n := tx.Bucket([]byte("logs")).Stats().KeyN; n != 50 {
+			t.Errorf("%d of 50 entries are there", n)
+		}
+		return nil
+	})
+}
+
+// TestTuner: the timers follow the lag of this host, up to a bound, and come back;
+// the log after a backup follows the time that sending one takes.
+func TestTuner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := raft.ReloadableConfig{}
+		applied := uint64(0)
+		tu := &tuner{
+			base: Timers{}.withDefaults(), trailing: 10240, beat: 300 * time.Millisecond, keep: 10240, metrics: newDiskMetrics(),
+			log: slog.New(slog.DiscardHandler), applied: func() uint64 { return applied },
+			reload: func(change func(*raft.ReloadableConfig)) error { change(&c); return nil },
+		}
+		run := func(d, lag time.Duration) {
+			for end := time.Now().Add(d); time.Now().Before(end); applied += 100 {
+				time.Sleep(lookEvery)
+				tu.look(lag)
+			}
+		}
+		run(10*time.Second, 2*time.Millisecond)
+		if c.HeartbeatTimeout != 0 {
+			t.Error("a lag that is usual changed the timers:", c.HeartbeatTimeout)
+		}
+		run(lookEvery, 100*time.Millisecond)
+		if c.HeartbeatTimeout != 700*time.Millisecond || c.ElectionTimeout != c.HeartbeatTimeout {
+			t.Error(c.HeartbeatTimeout, c.ElectionTimeout)
+		}
+		run(lookEvery, 5*time.Second)
+		if c.HeartbeatTimeout != 1200*time.Millisecond {
+			t.Error("the bound:", c.HeartbeatTimeout)
+		}
+		run(20*time.Second, 0)
+		if c.HeartbeatTimeout < time.Second {
+			t.Error("forgotten at once:", c.HeartbeatTimeout)
+		}
+		run(10*time.Minute, 0)
+		if c.HeartbeatTimeout != 300*time.Millisecond {
+			t.Error("not forgotten:", c.HeartbeatTimeout)
+		}
+		tu.tookInstall(30 * time.Second) // at 1,000 entries a second
+		run(10*time.Second, 0)
+		if c.TrailingLogs < 55000 || c.TrailingLogs > 70000 {
+			t.Error("trailing:", c.TrailingLogs)
+		}
+		run(9*time.Hour, 0)
+		if c.TrailingLogs != 10240 {
+			t.Error("trailing is not shortened again:", c.TrailingLogs)
+		}
+	})
+}
+
+// TestStuckFollower: who answers heartbeats and takes no entries is told of, once.
+func TestStuckFollower(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, a := raft.NewInmemTransport("a:1")
+		_, b := raft.NewInmemTransport("b:1")
+		a.Connect("b:1", b)
+		done := make(chan struct{})
+		defer close(done)
+		go func() {
+			for {
+				select {
+				case rpc := <-b.Consumer():
+					req, ok := rpc.Command.(*raft.AppendEntriesRequest)
+					rpc.Respond(&raft.AppendEntriesResponse{Term: 4, Success: ok && len(req.Entries) == 0, LastLog: 7}, nil)
+				case <-done:
+					return
+				}
+			}
+		}()
+		g := newGate(a, func() error { return nil })
+		send := func(req *raft.AppendEntriesRequest) {
+			if err := g.AppendEntries("b", "b:1", req, &raft.AppendEntriesResponse{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range 15 {
+			send(&raft.AppendEntriesRequest{Term: 4})
+			send(&raft.AppendEntriesRequest{Term: 4, PrevLogEntry: 7, Entries: entries(8, 9, 4)})
+			if all, fresh := g.stuck(4); (all == 1) != (i >= 10) || (len(fresh) == 1) != (i == 10) {
+				t.Errorf("second %d: %d stuck, new %v", i, all, fresh)
+			}
+			time.Sleep(time.Second)
+		}
+		send(&raft.AppendEntriesRequest{Term: 4, PrevLogEntry: 7})
+		if all, _ := g.stuck(4); all != 0 {
+			t.Error("it took something, and is stuck")
+		}
+		if all, _ := g.stuck(5); all != 0 {
+			t.Error("of another term")
+		}
+	})
+}
+
+// TestP32PeersFile: the classic file is read once, and all that was written is there.
+func TestP32PeersFile(t *testing.T) {
+	dir := t.TempDir()
+	n := open(t, config(t, dir))
+	index := apply(t, n, put("kept", "yes"))
+	err := n.await(t.Context(), func() raft.Future { return n.raft.AddVoter("gone", "127.0.0.9:8300", 0, 0) })
+	if err == nil {
+		t.Log("the second server was added")
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, peersFile)
+	write := func(text string) {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(`[{"id": 7}]`)
+	if _, err := New(config(t, dir)); err == nil || !strings.Contains(err.Error(), file) {
+		t.Fatal("a file that is none:", err)
+	}
+	write(`[{"id": "` + nodeID + `", "address": "127.0.0.1:8300", "non_voter": false}]`)
+	cfg := config(t, dir)
+	n = open(t, cfg)
+	if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
+		t.Error("the file is still there:", err)
+	}
+	ctx, end := context.WithTimeout(t.Context(), patience)
+	defer end()
+	if err := cfg.Store.WaitIndex(ctx, index); err != nil {
+		t.Fatal(err)
+	}
+	view, err := cfg.Store.Read(catalog.Query{Kind: catalog.QueryKey, Name: "kept"})
+	if value, _ := pairOf(view); err != nil || value != "yes" {
+		t.Error(value, err)
+	}
+	if p, err := n.Peers(); err != nil || len(p) != 1 {
+		t.Error(p, err)
+	}
+	apply(t, n, put("new", "one"))
+}
+
+// TestReserve: it is made where there is room, given up once, and made anew.
+func TestReserve(t *testing.T) {
+	dir := t.TempDir()
+	r := &reserve{file: filepath.Join(dir, reserveFile)}
+	const total = 1 << 24 // 1 MiB of reserve
+	if err := r.keep(2<<20, total); err != nil || r.release() {
+		t.Error("it was made where there is little room:", err)
+	}
+	if err := r.keep(8<<20, total); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(r.file); err != nil || info.Size() != 1<<20 {
+		t.Error(info, err)
+	}
+	if !r.release() || r.release() {
+		t.Error("it was not given up once")
+	}
+}

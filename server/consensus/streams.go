@@ -1,0 +1,251 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+type networkAddr string
+
+func (networkAddr) Network() string  { return "tcp" }
+func (a networkAddr) String() string { return string(a) }
+
+// streams is a raft.StreamLayer.
+type streams struct {
+	cfg  Network
+	self string
+	addr networkAddr
+	log  *slog.Logger
+	// configuration gives those who take part, and leading tells whether this node leads
+	// in a term. Both are set before anything is sent or accepted.
+	configuration func() ([]raft.Server, error)
+	leading       func(term uint64) bool
+	prompter      *prompter
+
+	refusals *repeats
+	ready    chan net.Conn
+	unjudged chan struct{}
+	ctx      context.Context // ends when it is closed
+	cancel   context.CancelFunc
+	once     sync.Once
+	wg       sync.WaitGroup
+
+	mu      sync.Mutex
+	conns   map[string]map[net.Conn]struct{} // accepted, by node ID
+	strange map[string]bool                  // those of conns that were no members when last looked at
+}
+
+// Addr implements net.Listener: the address that others know.
+func (s *streams) Addr() net.Addr { return s.addr }
+
+// Accept implements net.Listener.
+func (s *streams) Accept() (net.Conn, error) {
+	select {
+	case c := <-s.ready:
+		return c, nil
+	case <-s.ctx.Done():
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (s *streams) Close() error {
+	err := net.ErrClosed
+	s.once.Do(func() {
+		s.cancel()
+		err = s.cfg.Listener.Close()
+		s.sever(func(string) bool { return true })
+	})
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// Dial implements raft.StreamLayer.
+func (s *streams) Dial(target raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	id, addr, ok := strings.Cut(string(target), "@")
+	if !ok {
+		return nil, fmt.Errorf("consensus: no node ID in %q", target)
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, timeout)
+	defer cancel()
+	if id == s.self {
+		ours, theirs := net.Pipe()
+		return ours, s.hand(theirs)
+	}
+	c, err := s.cfg.Dial(ctx, id, addr)
+	if err != nil {
+		return nil, &dialError{err}
+	}
+	return c, nil
+}
+
+// leads tells whether this node leads still in term, and a server takes part.
+func (s *streams) leads(term uint64, id raft.ServerID) bool {
+	if !s.leading(term) {
+		return false
+	}
+	servers, err := s.configuration()
+	return err == nil && slices.ContainsFunc(servers, func(have raft.Server) bool { return have.ID == id })
+}
+
+// hand gives a connection to raft.
+func (s *streams) hand(c net.Conn) error {
+	select {
+	case s.ready <- c:
+		return nil
+	case <-s.ctx.Done():
+		return errors.Join(net.ErrClosed, c.Close())
+	}
+}
+
+// serve judges who connects until the listener is closed.
+func (s *streams) serve() {
+	s.wg.Go(func() { s.prompter.run(s.ctx) })
+	s.wg.Go(func() {
+		for {
+			c, err := s.cfg.Listener.Accept()
+			if err != nil {
+				if s.ctx.Err() == nil {
+					s.log.Error("raft accepts no more connections", "err", err)
+				}
+				return
+			}
+			select {
+			case s.unjudged <- struct{}{}:
+			default:
+				_ = c.Close()
+				continue
+			}
+			s.wg.Go(func() {
+				defer func() { <-s.unjudged }()
+				s.judge(c)
+			})
+		}
+	})
+}
+
+// judge lets in who takes part in Raft, and nobody else.
+func (s *streams) judge(c net.Conn) {
+	id, err := s.cfg.Identify(c)
+	if err == nil {
+		err = s.known(id)
+	}
+	if err == nil {
+		c, err = s.keep(id, c)
+	}
+	if err != nil {
+		s.log.Warn("a connection to raft is refused", "peer", id, "addr", c.RemoteAddr().String(), "err", err)
+		_ = c.Close()
+		return
+	}
+	_ = s.hand(c) // closed when it cannot be
+}
+
+// known tells whether a server may speak Raft with this one.
+func (s *streams) known(id string) error {
+	servers, err := s.configuration()
+	if err != nil {
+		return err
+	}
+	if len(servers) == 0 {
+		return nil // it takes this server in
+	}
+	others := map[string]string{}
+	for _, have := range servers {
+		if string(have.ID) == id {
+			return nil
+		}
+		others[string(have.ID)] = string(have.Address)
+	}
+	if s.cfg.Vouch == nil {
+		return errors.New("it is not among the servers of this cluster")
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, vouchTimeout)
+	defer cancel()
+	return s.cfg.Vouch(ctx, id, others)
+}
+
+// keep remembers a connection as long as it is open.
+func (s *streams) keep(id string, c net.Conn) (net.Conn, error) {
+	k := &kept{Conn: c, of: s, id: id}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.conns[id]) >= maxPeerConns {
+		return c, fmt.Errorf("it has %d connections already, the most allowed", maxPeerConns)
+	}
+	if s.conns[id] == nil {
+		s.conns[id] = map[net.Conn]struct{}{}
+	}
+	s.conns[id][k] = struct{}{}
+	return k, nil
+}
+
+// sever closes the connections from the servers that the caller chooses.
+func (s *streams) sever(which func(id string) bool) {
+	s.mu.Lock()
+	var all []net.Conn
+	for id, conns := range s.conns {
+		if !which(id) {
+			continue
+		}
+		for c := range conns {
+			all = append(all, c)
+		}
+	}
+	s.mu.Unlock()
+	for _, c := range all {
+		_ = c.Close()
+	}
+}
+
+// kept is an accepted connection.
+type kept struct {
+	net.Conn
+	of   *streams
+	id   string
+	gone atomic.Bool
+}
+
+// Close implements net.Conn.
+func (k *kept) Close() error {
+	if !k.gone.CompareAndSwap(false, true) {
+		return nil
+	}
+	k.of.mu.Lock()
+	delete(k.of.conns[k.id], k)
+	if len(k.of.conns[k.id]) == 0 {
+		delete(k.of.conns, k.id)
+	}
+	k.of.mu.Unlock()
+	return k.Conn.Close()
+}
+
+// dropStrangers ends the connections of those who are no members.
+func (s *streams) dropStrangers(member map[string]bool) {
+	s.mu.Lock()
+	gone := map[string]bool{}
+	for id := range s.conns {
+		if !member[id] && s.strange[id] { // for the second time: its coming may be on the way
+			gone[id] = true
+		}
+	}
+	strange := map[string]bool{}
+	for id := range s.conns {
+		strange[id] = !member[id]
+	}
+	s.strange = strange
+	s.mu.Unlock()
+	s.sever(func(id string) bool { return gone[id] })
+}

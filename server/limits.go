@@ -1,0 +1,140 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/wire"
+	"github.com/weftmesh/weft/server/rpc"
+)
+
+// What one agent may ask of a server at a time, by its node ID and over all its
+// connections: it must not be able to keep the server from the others.
+const (
+	// maxAgentWaits bounds its watches and the reads that wait.
+	maxAgentWaits = 8192
+	// maxAgentCalls bounds its other requests.
+	maxAgentCalls = 512
+	// syncRate and syncBurst bound how often it states its host, a second.
+	syncRate  = 20
+	syncBurst = 100
+)
+
+// limits keep count of what the agents ask.
+type limits struct {
+	now func() time.Time
+
+	mu     sync.Mutex
+	agents map[string]*usage // by node ID, of those that ask something now
+}
+
+// usage is what one agent asks.
+type usage struct {
+	calls, waits int
+	tokens       float64
+	at           time.Time
+}
+
+func newLimits() *limits { return &limits{now: time.Now, agents: map[string]*usage{}} }
+
+// begin takes a place for a request; the caller gives it back.
+func (l *limits) begin(c rpc.Caller, waits bool) (end func(), err error) {
+	if !c.Agent {
+		return func() {}, nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	u := l.of(c.NodeID)
+	n, most, what := &u.calls, maxAgentCalls, "requests"
+	if waits {
+		n, most, what = &u.waits, maxAgentWaits, "watches and reads that wait"
+	}
+	if *n >= most {
+		return nil, wire.ToStatus(fmt.Errorf("%w: %s has %d %s under way here, the most allowed", catalog.ErrUnavailable, c, most, what))
+	}
+	*n++
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		*n--
+		l.sweep()
+	}, nil
+}
+
+// of gives the usage of an agent, made where there is none.
+func (l *limits) of(id string) *usage {
+	u := l.agents[id]
+	if u == nil {
+		u = &usage{tokens: syncBurst, at: l.now()}
+		l.agents[id] = u
+	}
+	return u
+}
+
+// sweepAt is how many agents may be remembered before those that ask nothing are
+// forgotten.
+const sweepAt = 1024
+
+func (l *limits) sweep() {
+	if len(l.agents) < sweepAt {
+		return
+	}
+	now := l.now()
+	for id, u := range l.agents {
+		if u.calls == 0 && u.waits == 0 && now.Sub(u.at) > syncBurst/syncRate*time.Second {
+			delete(l.agents, id)
+		}
+	}
+}
+
+// sync takes a statement from an agent's allowance.
+func (l *limits) sync(c rpc.Caller) error {
+	if !c.Agent {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	u, now := l.of(c.NodeID), l.now()
+	u.tokens = min(syncBurst, u.tokens+now.Sub(u.at).Seconds()*syncRate)
+	u.at = now
+	if u.tokens < 1 {
+		return wire.ToStatus(fmt.Errorf("%w: %s states its host more than %d times a second", catalog.ErrUnavailable, c, syncRate))
+	}
+	u.tokens--
+	return nil
+}
+
+// calls is a grpc.UnaryServerInterceptor.
+func (l *limits) calls(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	caller := rpc.CallerOf(ctx)
+	waits := false
+	switch r := req.(type) {
+	case *wire.ReadRequest:
+		waits = r.MinIndex > 0
+	case *wire.SyncRequest:
+		if err := l.sync(caller); err != nil {
+			return nil, err
+		}
+	}
+	end, err := l.begin(caller, waits)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	return next(ctx, req)
+}
+
+// streams is a grpc.StreamServerInterceptor.
+func (l *limits) streams(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	end, err := l.begin(rpc.CallerOf(stream.Context()), true)
+	if err != nil {
+		return err
+	}
+	defer end()
+	return next(srv, stream)
+}
