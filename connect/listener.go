@@ -59,6 +59,7 @@ type listener struct {
 	mu    sync.Mutex
 	bound net.Listener
 	err   error
+	since time.Time // when it was taken over from an earlier process; zero: it was not
 
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -123,6 +124,9 @@ func (l *listener) bind(ctx context.Context) (net.Listener, error) {
 	network := networkOf(l.addr)
 	if l.sockets != nil {
 		if ln := l.sockets.Take(network, l.addr); ln != nil {
+			l.mu.Lock()
+			l.since = time.Now()
+			l.mu.Unlock()
 			return l.isBound(ctx, ln)
 		}
 	}
@@ -165,7 +169,7 @@ func (l *listener) isBound(ctx context.Context, ln net.Listener) (net.Listener, 
 
 // acceptOn has the driver accept until stop.
 func (l *listener) acceptOn(ctx context.Context, ln net.Listener) {
-	if u, ok := ln.(*net.UnixListener); ok && l.sockets == nil {
+	if u, ok := ln.(*net.UnixListener); ok && l.sockets == nil { // else it is Release that removes it
 		u.SetUnlinkOnClose(false)                // the driver takes the descriptor, and closes ln
 		defer func() { _ = os.Remove(l.addr) }() // the next bind tells why it is in the way
 	}
@@ -218,6 +222,17 @@ func (l *listener) accept(ctx context.Context, ln net.Listener) {
 			}
 		}
 	}
+}
+
+// sinceInherited is what is left of a time that began when the address was taken over
+// from an earlier process; nothing where it was not.
+func (l *listener) sinceInherited(d time.Duration) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.since.IsZero() {
+		return 0
+	}
+	return d - time.Since(l.since)
 }
 
 func (l *listener) status() *ListenerStatus {

@@ -110,12 +110,9 @@ func (p *Predecessor) Serving(ctx context.Context) error {
 
 // Successor is a process that was started to take over from this one.
 type Successor struct {
-	cmd  *exec.Cmd
-	talk talk
-
+	child *child
+	talk  talk
 	once  sync.Once
-	ended chan struct{}
-	err   error // of its end
 }
 
 // Launch starts program to take over, with the arguments of this process and all its
@@ -135,19 +132,12 @@ func Launch(program string, args []string, s *Sockets) (*Successor, error) {
 		"LISTEN_FDS="+strconv.Itoa(len(files)),
 		"LISTEN_FDNAMES="+strings.Join(names, ":"),
 		controlEnv+"="+strconv.Itoa(firstFD+len(files)))
-	if err := cmd.Start(); err != nil {
+	c, err := spawn(cmd)
+	if err != nil {
 		_ = ours.Close() // nobody is at the other end
 		return nil, fmt.Errorf("hand-over: %w", err)
 	}
-	n := &Successor{cmd: cmd, talk: newTalk(ours), ended: make(chan struct{})}
-	go func() {
-		n.err = cmd.Wait()
-		if n.err == nil {
-			n.err = errors.New("it ended")
-		}
-		close(n.ended)
-	}()
-	return n, nil
+	return &Successor{child: c, talk: newTalk(ours)}, nil
 }
 
 // environment is that of this process without what is meant for it alone. systemd says
@@ -160,10 +150,10 @@ func environment() []string {
 }
 
 // PID is its process ID.
-func (n *Successor) PID() int { return n.cmd.Process.Pid }
+func (n *Successor) PID() int { return n.child.pid }
 
 // Ended is closed when the process has ended.
-func (n *Successor) Ended() <-chan struct{} { return n.ended }
+func (n *Successor) Ended() <-chan struct{} { return n.child.ended }
 
 // Configured waits until the successor says that its configuration is good.
 func (n *Successor) Configured(ctx context.Context) error { return n.hear(ctx, wordConfigured) }
@@ -187,8 +177,8 @@ func (n *Successor) hear(ctx context.Context, word string) error {
 		return nil
 	}
 	select {
-	case <-n.ended:
-		return fmt.Errorf("hand-over: the new process ended: %w", n.err)
+	case <-n.child.ended:
+		return errors.New("hand-over: the new process ended; what it wrote to its log says why")
 	case <-time.After(lastWords):
 		return err
 	}
@@ -200,8 +190,8 @@ const lastWords = 200 * time.Millisecond
 // Kill ends the successor, and waits until it has.
 func (n *Successor) Kill() {
 	n.once.Do(func() {
-		_ = n.cmd.Process.Kill() // it may have ended already
+		n.child.kill()
 		_ = n.talk.conn.Close()
 	})
-	<-n.ended
+	<-n.child.ended
 }

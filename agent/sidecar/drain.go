@@ -101,12 +101,15 @@ func (m *Manager) drain(ctx context.Context, s *sidecar, feed Feed, grace time.D
 	}
 	last, _ := s.out.Get()
 	put(last) // the drain begins with the grace that stands in the snapshot then
-	never := time.AfterFunc(grace, func() { m.end(s, errStopped) })
+	never := time.AfterFunc(grace, func() { m.end(s, errStopped) }) // nobody takes over
 	defer never.Stop()
 	gone := false
 	feed.Follow(ctx, s.id, s.peers, func(f Fed) {
 		put(f.Snapshot)
 		if f.Listens || f.Gone {
+			if m.cfg.port != nil {
+				m.cfg.port.Rest() // before those to whom it hands its connections
+			}
 			m.end(s, errStopped)
 		}
 		gone = f.Gone
