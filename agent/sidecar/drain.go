@@ -100,7 +100,7 @@ func (m *Manager) drain(ctx context.Context, s *sidecar, feed Feed, grace time.D
 		s.out.Publish(&late)
 	}
 	last, _ := s.out.Get()
-	put(last) // the drain begins with the grace that stands in the snapshot then
+	put(last)                                                       // the drain begins with the grace that stands in the snapshot then
 	never := time.AfterFunc(grace, func() { m.end(s, errStopped) }) // nobody takes over
 	defer never.Stop()
 	gone := false
