@@ -268,8 +268,8 @@ func TestP31Failing(t *testing.T) {
 	if err := ping(held); err != nil {
 		t.Errorf("a connection held over a failed hand-over: %v", err)
 	}
-	through(t, up)
-	_ = held.Close() // nothing holds the old process any more
+	_ = through(t, up).Close() // the old process may have taken it
+	_ = held.Close()           // nothing holds that any more
 	proc.Gone(t, old, 20*time.Second)
 	close(stop)
 	if err := <-refused; err != nil {
