@@ -2,7 +2,6 @@ package handover
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -17,7 +16,7 @@ import (
 	"github.com/weftmesh/weft/connect"
 )
 
-func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func fresh() *Sockets {
 	return &Sockets{log: quiet(), inherited: map[string]*os.File{}, kept: map[string]*socket{}}
