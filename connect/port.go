@@ -100,7 +100,7 @@ func (p *Port) Run(ctx context.Context) error {
 	l.serve = func(c net.Conn) {
 		w := newWire(c)
 		if p.cfg.Guard.tooHigh(w) {
-			p.refuse(w, "", ReasonLimit, errNoDescriptors)
+			p.refuse(w, ReasonLimit, errNoDescriptors)
 			return
 		}
 		place := p.gate.enter(w)
@@ -238,7 +238,7 @@ var (
 
 func (p *Port) serve(w *wire, place *ticket) {
 	if place == nil {
-		p.refuse(w, "", ReasonLimit, fmt.Errorf("%d handshakes of this address are under way", p.gate.perSource))
+		p.refuse(w, ReasonLimit, fmt.Errorf("%d handshakes of this address are under way", p.gate.perSource))
 		return
 	}
 	asked, err := readServerName(w)
@@ -252,7 +252,7 @@ func (p *Port) serve(w *wire, place *ticket) {
 			return
 		}
 		p.metrics.handshakeFailed(false, identity.ReasonOf(err))
-		p.refuse(w, "", ReasonTLSFailed, err)
+		p.refuse(w, ReasonTLSFailed, err)
 		return
 	}
 	t, ok := p.await(asked)
@@ -262,17 +262,17 @@ func (p *Port) serve(w *wire, place *ticket) {
 			Reason: identity.ReasonWrongService, Detail: "it asks for " + strconv.Quote(clip(asked)) + ", and no proxy of that service shares this port",
 		}
 		p.metrics.handshakeFailed(false, err.Reason)
-		p.refuse(w, "", ReasonTLSFailed, err)
+		p.refuse(w, ReasonTLSFailed, err)
 		return
 	}
 	t.serve(w, place)
 }
 
-func (p *Port) refuse(w *wire, destination catalog.Name, why Reason, err error) {
+func (p *Port) refuse(w *wire, why Reason, err error) {
 	addr := w.RemoteAddr().String()
 	w.abort()
-	p.metrics.pair(false, "", destination).count(why)
-	p.journal.post(line{reason: why, destination: destination, addr: addr, err: err})
+	p.metrics.pair(false, "", "").count(why)
+	p.journal.post(line{reason: why, addr: addr, err: err})
 }
 
 // readServerName reads the first message of a handshake with the parser that will read

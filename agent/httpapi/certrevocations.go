@@ -77,14 +77,14 @@ func (a certRevocationsAPI) revoke(c *call) (any, error) {
 	}
 	r := catalog.CertRevocation{Serial: body.Serial, URI: body.URI, Description: body.Description, RevokedAt: time.Now().UTC()}
 	r.Normalize()
-	return c.policyChange(a.cfg, &catalog.SetCertRevocation{Revocation: r}, wire.EnforcedRequest{Revocations: true}, true)
+	return c.policyChange(a.cfg, &catalog.SetCertRevocation{Revocation: r}, wire.EnforcedRequest{Revocations: true})
 }
 
 func (a certRevocationsAPI) restore(c *call) (any, error) {
 	r := catalog.CertRevocation{Serial: c.query.Get("serial"), URI: c.query.Get("uri")}
 	r.Normalize()
 	cmd := &catalog.DeleteCertRevocation{Serial: r.Serial, URI: r.URI}
-	return c.policyChange(a.cfg, cmd, wire.EnforcedRequest{Revocations: true}, true)
+	return c.policyChange(a.cfg, cmd, wire.EnforcedRequest{Revocations: true})
 }
 
 // revokedFor names the revocation that a certificate falls under, "" for none.

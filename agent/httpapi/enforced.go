@@ -88,9 +88,9 @@ func (c *call) enforced(cfg Config, req wire.EnforcedRequest) (*enforcedView, er
 	return &enforcedView{Index: rep.Index, Enforced: len(rep.Missing()) == 0, Proxies: notNil(rep.Proxies)}, nil
 }
 
-// policyChange applies a change of policy and answers with plain, or, where the
+// policyChange applies a change of policy and answers true, or, where the
 // request says to wait, with who enforces it.
-func (c *call) policyChange(cfg Config, cmd catalog.Command, concerns wire.EnforcedRequest, plain any) (any, error) {
+func (c *call) policyChange(cfg Config, cmd catalog.Command, concerns wire.EnforcedRequest) (any, error) {
 	wait, err := c.waitParam("wait-enforced", cfg.MaxQueryTime)
 	if err != nil {
 		return nil, err
@@ -100,7 +100,7 @@ func (c *call) policyChange(cfg Config, cmd catalog.Command, concerns wire.Enfor
 		return nil, err
 	}
 	if !c.query.Has("wait-enforced") {
-		return plain, nil
+		return true, nil
 	}
 	concerns.Index, concerns.MaxWait = rep.Index, wait
 	v, err := c.enforced(cfg, concerns)

@@ -201,7 +201,7 @@ func (a intentionsAPI) putExact(c *call) (any, error) {
 	}
 	body.SourceName = source
 	cmd := &catalog.SetIntention{Destination: destination, Source: body.source()}
-	return c.policyChange(a.cfg, cmd, wire.EnforcedRequest{Destination: destination}, true)
+	return c.policyChange(a.cfg, cmd, wire.EnforcedRequest{Destination: destination})
 }
 
 func (a intentionsAPI) deleteExact(c *call) (any, error) {
@@ -210,7 +210,7 @@ func (a intentionsAPI) deleteExact(c *call) (any, error) {
 		return nil, err
 	}
 	cmd := &catalog.DeleteIntention{Source: source, Destination: destination}
-	return c.policyChange(a.cfg, cmd, wire.EnforcedRequest{Destination: destination}, true)
+	return c.policyChange(a.cfg, cmd, wire.EnforcedRequest{Destination: destination})
 }
 
 func (a intentionsAPI) match(c *call) (any, error) {

@@ -151,7 +151,8 @@ func TestBuild(t *testing.T) {
 			upstream(func(u *catalog.Upstream) {
 				u.Config = map[string]any{"passive_health_check": map[string]any{"MaxFailures": float64(2), "Interval": "soon"}}
 			}),
-			wantUp(func(u *connect.Upstream) { u.Ejection = connect.Ejection{Failures: 2} }), []string{"passive_health_check interval = soon"},
+			wantUp(func(u *connect.Upstream) { u.Ejection = connect.Ejection{Failures: 2} }),
+			[]string{"passive_health_check interval = soon"},
 		},
 		"a peer":             {upstream(func(u *catalog.Upstream) { u.DestinationPeer = "east" }), same, []string{`peer "east"`}},
 		"another datacenter": {upstream(func(u *catalog.Upstream) { u.Datacenter = "dc2" }), same, []string{`"dc2"`}},

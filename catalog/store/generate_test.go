@@ -1,8 +1,9 @@
 package store
 
 import (
-	"pgregory.net/rapid"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/weftmesh/weft/catalog"
 )

@@ -24,11 +24,11 @@ import (
 // token and certificate of an agent.
 
 // Names of the systemd credentials and of the environment variables that name files.
-const ( //nolint:gosec // names, not the things
-	secretCredential = "weft-cluster-secret"
-	tokenCredential  = "weft-join-token"
-	secretEnv        = "WEFT_CLUSTER_SECRET_FILE"
-	tokenEnv         = "WEFT_JOIN_TOKEN_FILE"
+const (
+	secretCredential = "weft-cluster-secret"      //nolint:gosec // a name, not the thing
+	tokenCredential  = "weft-join-token"          //nolint:gosec // the same
+	secretEnv        = "WEFT_CLUSTER_SECRET_FILE" //nolint:gosec // the same
+	tokenEnv         = "WEFT_JOIN_TOKEN_FILE"     //nolint:gosec // the same
 
 	clusterIDFile = "cluster-id"
 )
