@@ -58,6 +58,7 @@ var forbidden = map[string][]string{
 	"agent/checks":     {"server/...", "cmd/...", "agent/local"},
 	"agent/remote":     {"server/...", "cmd/...", "catalog/store", netHTTP},
 	"agent/sidecar":    {"server/...", "cmd/...", "catalog/store", grpc, netHTTP},
+	"agent/handover":   {"server/...", "cmd/...", "catalog/store", "agent/httpapi", "agent/remote", grpc, netHTTP},
 	"agent/httpapi":    {"server/...", "cmd/...", "catalog/store", grpc, memberlist},
 	"agent/dns":        {"server/...", "cmd/...", "agent/remote"},
 	"agent/guard":      {"server/...", "cmd/...", "agent", "agent/checks", "agent/dns", "agent/gossip", "agent/httpapi", "agent/local", "agent/remote", "agent/sidecar"},

@@ -46,6 +46,9 @@ type requests struct {
 	reloading sync.Mutex
 	leave     chan struct{} // closed when the host is to leave for good
 	once      sync.Once
+	giveUp    chan struct{} // closed when another process is to take over
+	giveOnce  sync.Once
+	proxies   stage // what goes on then
 }
 
 // New validates cfg, reads what is on disk, takes the registrations of the
@@ -56,7 +59,7 @@ func New(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, log: cfg.Logger, gossip: cfg.Gossip, requests: requests{leave: make(chan struct{})}}
+	a := &Agent{cfg: cfg, log: cfg.Logger, gossip: cfg.Gossip, requests: requests{leave: make(chan struct{}), giveUp: make(chan struct{})}}
 	a.joiner = newJoiner(cfg)
 	if err := a.build(); err != nil {
 		a.Close()
@@ -101,7 +104,7 @@ func (a *Agent) build() error {
 	}
 	if a.sidecars, err = sidecar.New(sidecar.Config{
 		Host: merged(a.local, a.central).Watch(), Views: a.remote.Watch, Signer: sidecar.NewSigner(a.remote),
-		Reporter: a.remote, Node: cfg.NodeName,
+		Sockets: sockets(cfg), Reporter: a.remote, Node: cfg.NodeName,
 		Listening: a.local.SetListening, Datacenter: cfg.Datacenter, DataDir: cfg.DataDir,
 		BindAddr: cfg.BindAddr, DrainTimeout: cfg.DrainTimeout, AccessLog: cfg.AccessLog, MeshPort: cfg.MeshPort, NoShortCut: cfg.NoShortCut, Logger: cfg.Logger, Metrics: connect.NewMetrics(cfg.Registerer),
 	}); err != nil {
@@ -148,7 +151,7 @@ func httpConfig(a *Agent) httpapi.Config {
 	h.Self.Datacenter, h.Self.NodeName, h.Self.NodeID, h.Self.Version = a.cfg.Datacenter, a.cfg.NodeName, a.cfg.NodeID, a.cfg.Version
 	h.Local, h.Servers, h.Proxies, h.Leaves = merged(a.local, a.central), a.remote, a.sidecars, a.leaves
 	h.Operators, h.Policies, h.Events = a.remote, a.remote, a.events
-	h.Control = control{a}
+	h.Control, h.Sockets = control{a}, sockets(a.cfg)
 	h.Self.Stats = agentStats{a}.sections
 	if a.gossip != nil {
 		h.Members = a.gossip
@@ -163,7 +166,8 @@ func httpConfig(a *Agent) httpapi.Config {
 }
 
 // Run serves until ctx ends, Leave is called, or a component fails, and then ends
-// the components in order. The error is that of the component that failed first.
+// the components in order. The error is that of the component that failed first, or
+// ErrGaveUp: the proxies run on then, until Drain.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.Close()
 	base := context.WithoutCancel(ctx)
@@ -181,21 +185,31 @@ func (a *Agent) Run(ctx context.Context) error {
 	userEvents := start(base, "events", failed, a.events.Run)
 	api := start(base, "http api", failed, a.api.Run)
 	watching := start(base, "watches", failed, a.watches.Run)
+	feeding := start(base, "feed of drainers", failed, orIdle(a.cfg.DataDir != "", feedDrainers(a)))
 
 	var err error
-	leaving := a.cfg.LeaveOnStop
+	leaving, givingUp := a.cfg.LeaveOnStop, false
 	select {
 	case <-ctx.Done():
 	case <-a.requests.leave:
 		leaving = true
+	case <-a.requests.giveUp:
+		leaving, givingUp = false, true
 	case err = <-failed:
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		a.log.Error("a component failed; the agent stops", "node", a.cfg.NodeName, "err", err)
-	} else {
+	case givingUp:
+		a.log.Info("the agent gives up all but its proxies to another process", "node", a.cfg.NodeName)
+	default:
 		a.log.Info("the agent stops", "node", a.cfg.NodeName)
 	}
+	if !givingUp && a.cfg.Sockets != nil {
+		a.cfg.Sockets.Close() // who cannot be served is to go elsewhere
+	}
 	end(watching)
+	end(feeding)
 	end(api) // no more writes
 	end(joining)
 	if leaving {
@@ -203,7 +217,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	end(names)
 	end(places)
-	end(proxies) // no more connections; those that run may finish
+	if givingUp {
+		a.sidecars.GiveUp() // Drain ends them
+		a.requests.proxies = proxies
+	} else {
+		end(proxies) // no more connections; those that run may finish
+	}
 	end(host)
 	end(settings)
 	end(userEvents)
@@ -217,6 +236,9 @@ func (a *Agent) Run(ctx context.Context) error {
 			err = late
 		}
 	default:
+	}
+	if givingUp && err == nil {
+		err = ErrGaveUp
 	}
 	return err
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/weftmesh/weft/agent/checks"
 	"github.com/weftmesh/weft/agent/dns"
 	"github.com/weftmesh/weft/agent/events"
+	"github.com/weftmesh/weft/agent/handover"
 	"github.com/weftmesh/weft/agent/httpapi"
 	"github.com/weftmesh/weft/agent/remote"
 	"github.com/weftmesh/weft/agent/watches"
@@ -95,6 +96,8 @@ type Config struct {
 	// DrainTimeout is how long running connections of a proxy may finish when it stops,
 	// where its registration does not say. Default 5 s.
 	DrainTimeout time.Duration
+	// Sockets keeps what listens for the process that comes next. Nil: nobody does.
+	Sockets *handover.Sockets
 	// AccessLog says which connections of the proxies get a line in the log.
 	AccessLog connect.AccessLog
 	// MeshPort is the one inbound port of all sidecars that name none; 0: each has its own.

@@ -25,6 +25,9 @@ func newNames(a *Agent) (*dns.Server, error) {
 		return nil, err
 	}
 	c.Datacenter = a.cfg.Datacenter
+	if a.cfg.Sockets != nil {
+		c.Sockets = a.cfg.Sockets
+	}
 	c.Query = preparedQueries(c.Views, a.cfg.NodeName, c.Datacenter)
 	if c.Logger == nil {
 		c.Logger = a.cfg.Logger

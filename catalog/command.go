@@ -112,6 +112,9 @@ func NewCommand(t CommandType) (Command, error) {
 	case CmdTxn:
 		return &Txn{}, nil
 	default:
+		if c := laterCommand(t); c != nil {
+			return c, nil
+		}
 		return nil, Invalidf("command type %d is unknown", t)
 	}
 }
@@ -120,7 +123,10 @@ func NewCommand(t CommandType) (Command, error) {
 // what is there, removes services and checks of that node that are not. The node
 // check and server rows, which belong to the leader, stay.
 // Result: nil.
-type SyncNode struct{ State NodeState }
+type SyncNode struct {
+	State NodeState
+	laterSyncNode
+}
 
 // Register upserts a node and, beside it, at most one service and any checks; it
 // removes nothing. Service and check names refer to the node.

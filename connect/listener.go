@@ -27,6 +27,16 @@ const (
 	socketModeless = 0o600
 )
 
+// Sockets keeps what listens for the process that comes next, and has what the one
+// before left. network is "tcp" or "unix".
+type Sockets interface {
+	// Take gives the listener at addr that was left, nil when there is none.
+	Take(network, addr string) net.Listener
+	// Keep holds what listens at addr until Release; a Unix socket is removed by it.
+	Keep(network, addr string, l syscall.Conn)
+	Release(network, addr string)
+}
+
 // spec is what a listener is asked to be. An equal spec keeps its listener.
 type spec struct {
 	addr string
@@ -46,10 +56,13 @@ type listener struct {
 	// bounds and unbinds, where they are not nil, hear of the address while it is bound.
 	bounds  func(addr string)
 	unbinds func()
+	// sockets outlive the process; nil: they do not.
+	sockets Sockets
 
 	mu    sync.Mutex
 	bound net.Listener
 	err   error
+	since time.Time // when it was taken over from an earlier process; zero: it was not
 
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -71,6 +84,9 @@ func (l *listener) stop() {
 		_ = ln.Close() // run sees it, and nothing can be done about an error
 	}
 	<-l.done
+	if l.sockets != nil {
+		l.sockets.Release(networkOf(l.addr), l.addr)
+	}
 }
 
 // run binds, retrying while the address is taken, and accepts until stop.
@@ -109,6 +125,14 @@ func (l *listener) failed(err error) {
 
 func (l *listener) bind(ctx context.Context) (net.Listener, error) {
 	network := networkOf(l.addr)
+	if l.sockets != nil {
+		if ln := l.sockets.Take(network, l.addr); ln != nil {
+			l.mu.Lock()
+			l.since = time.Now()
+			l.mu.Unlock()
+			return l.isBound(ctx, ln)
+		}
+	}
 	if network == "unix" {
 		if err := removeStaleSocket(l.addr); err != nil {
 			return nil, fmt.Errorf("%s: %w", l.owner, err)
@@ -128,6 +152,13 @@ func (l *listener) bind(ctx context.Context) (net.Listener, error) {
 			return nil, fmt.Errorf("%s: %w", l.owner, err)
 		}
 	}
+	if c, ok := ln.(syscall.Conn); ok && l.sockets != nil {
+		l.sockets.Keep(network, l.addr, c)
+	}
+	return l.isBound(ctx, ln)
+}
+
+func (l *listener) isBound(ctx context.Context, ln net.Listener) (net.Listener, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if ctx.Err() != nil { // stop came first and saw nothing to close
@@ -144,7 +175,7 @@ func (l *listener) bind(ctx context.Context) (net.Listener, error) {
 
 // acceptOn has the driver accept until stop.
 func (l *listener) acceptOn(ctx context.Context, ln net.Listener) {
-	if u, ok := ln.(*net.UnixListener); ok {
+	if u, ok := ln.(*net.UnixListener); ok && l.sockets == nil { // else it is Release that removes it
 		u.SetUnlinkOnClose(false)                // the driver takes the descriptor, and closes ln
 		defer func() { _ = os.Remove(l.addr) }() // the next bind tells why it is in the way
 	}
@@ -200,6 +231,17 @@ func (l *listener) accept(ctx context.Context, ln net.Listener) {
 			}
 		}
 	}
+}
+
+// sinceInherited is what is left of a time that began when the address was taken over
+// from an earlier process; nothing where it was not.
+func (l *listener) sinceInherited(d time.Duration) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.since.IsZero() {
+		return 0
+	}
+	return d - time.Since(l.since)
 }
 
 func (l *listener) status() *ListenerStatus {

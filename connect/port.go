@@ -23,6 +23,8 @@ type PortConfig struct {
 	Logger  *slog.Logger
 	Metrics *Metrics
 	Guard   *Guard
+	// Sockets keeps what the port listens on for the next process; nil: nobody does.
+	Sockets Sockets
 }
 
 // Port is one inbound address for many proxies of a host. Whom a connection is for is
@@ -41,6 +43,10 @@ type Port struct {
 	proxies map[string][]*Proxy // by server name
 	next    int
 	takers  map[*Proxy]taker
+	news    chan struct{} // closed when a proxy comes
+
+	resting, rested chan struct{}
+	rest            sync.Once
 }
 
 // taker serves a connection for a proxy.
@@ -51,6 +57,10 @@ type taker struct {
 
 // helloTimeout bounds the wait for the first message.
 const helloTimeout = 5 * time.Second
+
+// comingTime is for how long proxies are waited for after a port was taken over from
+// an earlier process, in which all of them were.
+const comingTime = 5 * time.Second
 
 // NewPort checks the configuration. Run binds.
 func NewPort(cfg PortConfig) (*Port, error) {
@@ -69,15 +79,24 @@ func NewPort(cfg PortConfig) (*Port, error) {
 	}
 	p := &Port{
 		cfg: cfg, number: port, metrics: cfg.Metrics, gate: newGate(4*maxHandshakes, maxHandshakesPerSource),
-		proxies: map[string][]*Proxy{}, takers: map[*Proxy]taker{},
+		proxies: map[string][]*Proxy{}, takers: map[*Proxy]taker{}, news: make(chan struct{}),
+		resting: make(chan struct{}), rested: make(chan struct{}),
 	}
 	p.journal.init(cfg.Logger, time.Now)
 	return p, nil
 }
 
+// Rest ends the serving before Run ends. When it returns, every connection that was
+// taken is with the proxy that it is for. Run must have been called.
+func (p *Port) Rest() {
+	p.rest.Do(func() { close(p.resting) })
+	<-p.rested
+}
+
 // Run serves until ctx ends. Connections that were handed over go on.
 func (p *Port) Run(ctx context.Context) error {
-	l := &listener{spec: spec{addr: p.cfg.Addr}, owner: "the mesh port", log: p.cfg.Logger, admit: p.gate.wait}
+	defer close(p.rested)
+	l := &listener{spec: spec{addr: p.cfg.Addr}, owner: "the mesh port", log: p.cfg.Logger, admit: p.gate.wait, sockets: p.cfg.Sockets}
 	l.serve = func(c net.Conn) {
 		w := newWire(c)
 		if p.cfg.Guard.tooHigh(w) {
@@ -91,7 +110,10 @@ func (p *Port) Run(ctx context.Context) error {
 	p.l = l
 	p.mu.Unlock()
 	l.start(ctx)
-	<-ctx.Done()
+	select {
+	case <-ctx.Done():
+	case <-p.resting:
+	}
 	l.stop()
 	p.serving.Wait()
 	return nil
@@ -114,6 +136,8 @@ func (p *Port) attach(proxy *Proxy, t taker) {
 	p.detachLocked(proxy)
 	p.takers[proxy] = t
 	p.proxies[t.name] = append(p.proxies[t.name], proxy)
+	close(p.news)
+	p.news = make(chan struct{})
 }
 
 func (p *Port) detach(proxy *Proxy) {
@@ -157,6 +181,34 @@ func (p *Port) find(asked string) (taker, bool) {
 	}
 	p.next++
 	return p.takers[list[p.next%len(list)]], true
+}
+
+// await is find that waits for a proxy which is about to come.
+func (p *Port) await(asked string) (taker, bool) {
+	var late <-chan time.Time
+	for {
+		p.mu.Lock()
+		news, l := p.news, p.l
+		p.mu.Unlock()
+		t, ok := p.find(asked)
+		if ok {
+			return t, true
+		}
+		if late == nil {
+			left := l.sinceInherited(comingTime)
+			if left <= 0 {
+				return t, false
+			}
+			timer := time.NewTimer(left)
+			defer timer.Stop()
+			late = timer.C
+		}
+		select {
+		case <-news:
+		case <-late:
+			return p.find(asked)
+		}
+	}
 }
 
 func (p *Port) status() *ListenerStatus {
@@ -203,7 +255,7 @@ func (p *Port) serve(w *wire, place *ticket) {
 		p.refuse(w, ReasonTLSFailed, err)
 		return
 	}
-	t, ok := p.find(asked)
+	t, ok := p.await(asked)
 	if !ok {
 		place.leave()
 		err := &identity.VerifyError{

@@ -28,6 +28,9 @@ type ProxyConfig struct {
 	Logger  *slog.Logger     // nil: slog.Default
 	Metrics *Metrics         // shared by the proxies of a process; nil: none
 	Now     func() time.Time // nil: time.Now
+	// Sockets keeps what the proxy listens on for the process that comes next; nil: it
+	// ends with this one.
+	Sockets Sockets
 	// AccessLog says which connections get a line when they end.
 	AccessLog AccessLog
 	// Guard bounds what strangers may cost, for all services of a process. Nil: its own.
@@ -62,6 +65,7 @@ type Proxy struct {
 	live      census // connections on their way or carried, and pending drains
 
 	serverTLS *tls.Config
+	sockets   Sockets // may be nil
 
 	mu        sync.Mutex
 	inbound   *listener
@@ -107,6 +111,7 @@ func NewProxy(cfg ProxyConfig) (*Proxy, error) {
 		upstreams: map[string]*outlet{},
 		drains:    map[drainKey]context.CancelFunc{},
 		serverTLS: tunnelConfig(svc.serverTLS),
+		sockets:   cfg.Sockets,
 	}
 	p.tunnels.init()
 	return p, nil
@@ -245,7 +250,7 @@ func (p *Proxy) reconcileInbound(live context.Context, snap *Snapshot) {
 	}
 	p.cancelDrain(drainKey{})
 	if p.inbound == nil && p.sharing == "" {
-		l := &listener{spec: want, owner: "inbound listener of " + snap.Service, log: p.log, admit: p.gate.wait}
+		l := &listener{spec: want, owner: "inbound listener of " + snap.Service, log: p.log, admit: p.gate.wait, sockets: p.sockets}
 		l.bounds = func(addr string) { p.shortCut.open(addr, p) }
 		l.unbinds = func() { p.shortCut.close(p) }
 		l.serve = func(c net.Conn) {
@@ -295,7 +300,7 @@ func (p *Proxy) reconcileUpstreams(live context.Context, snap *Snapshot) {
 	for at, w := range want {
 		o := p.upstreams[at]
 		if o == nil {
-			o = &outlet{listener: &listener{spec: w.spec, owner: "upstream " + w.key, log: p.log, driver: p.driver}}
+			o = &outlet{listener: &listener{spec: w.spec, owner: "upstream " + w.key, log: p.log, driver: p.driver, sockets: p.sockets}}
 			o.serve = func(c net.Conn) { p.serveUpstream(live, *o.key.Load(), c) }
 			o.key.Store(&w.key)
 			o.start(live)

@@ -30,8 +30,16 @@ type Status struct {
 	Peers []PeerStatus
 	// Tunnels carry the connections to and from peers that speak them.
 	Tunnels []TunnelStatus
+	// Drainers are earlier processes of the agent that still carry connections.
+	Drainers []DrainerStatus `json:",omitempty"`
 	// Errors are the last refusals and failures, oldest first.
 	Errors []ErrorStatus
+}
+
+// DrainerStatus is what a process carries that another one has followed.
+type DrainerStatus struct {
+	PID   int
+	Peers []PeerStatus
 }
 
 // CertificateStatus describes the leaf in use.

@@ -149,6 +149,7 @@ func (l *leader) begun() {
 func (l *leader) lead(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { l.expiry.run(ctx) })
+	wg.Go(func() { l.later(ctx) })
 	wg.Go(func() { l.repeat(ctx, "certificate authority", authorityEvery, nil, l.authority.Ensure) })
 	wg.Go(func() { l.gateways.follow(ctx) })
 	wg.Go(func() { l.doubt(ctx) })

@@ -73,6 +73,8 @@ type Config struct {
 
 	// Addrs are the "host:port" to listen on, each over UDP and TCP. Required.
 	Addrs []string
+	// Sockets keeps what listens for the process that comes next. Nil: nobody does.
+	Sockets Sockets
 	// Domain is the zone; default "consul.". AltDomain is a second name of it, or empty.
 	Domain    string
 	AltDomain string

@@ -59,8 +59,52 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
+// Sockets keeps what listens for the process that comes next, and has what the one
+// before left: nil where there is nothing.
+type Sockets interface {
+	Take(network, addr string) net.Listener
+	TakePacket(addr string) net.PacketConn
+	Keep(network, addr string, l syscall.Conn)
+}
+
+// inherit takes over both sockets of addr, if both were left.
+func (s *Server) inherit(addr string) bool {
+	if s.cfg.Sockets == nil {
+		return false
+	}
+	p, l := s.cfg.Sockets.TakePacket(addr), s.cfg.Sockets.Take("tcp", addr)
+	if p == nil || l == nil {
+		if p != nil {
+			_ = p.Close() // it is bound anew, with the other
+		}
+		if l != nil {
+			_ = l.Close() // as above
+		}
+		return false
+	}
+	s.tcp = append(s.tcp, newLimitedListener(l, maxTCPConns, maxTCPPerHost))
+	s.udp = append(s.udp, p)
+	return true
+}
+
+// keep leaves both sockets of addr to the next process.
+func (s *Server) keep(addr string, l net.Listener, p net.PacketConn) {
+	if s.cfg.Sockets == nil {
+		return
+	}
+	if c, ok := l.(syscall.Conn); ok {
+		s.cfg.Sockets.Keep("tcp", addr, c)
+	}
+	if c, ok := p.(syscall.Conn); ok {
+		s.cfg.Sockets.Keep("udp", addr, c)
+	}
+}
+
 // bind listens on addr over UDP and TCP, with one port for both.
 func (s *Server) bind(addr string) error {
+	if s.inherit(addr) {
+		return nil
+	}
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return fmt.Errorf("dns: listen on %q: %w: it has to be host:port", addr, err)
@@ -80,6 +124,7 @@ func (s *Server) bind(addr string) error {
 		if p, err = net.ListenPacket("udp", net.JoinHostPort(host, bound)); err == nil {
 			s.tcp = append(s.tcp, newLimitedListener(l, maxTCPConns, maxTCPPerHost))
 			s.udp = append(s.udp, p)
+			s.keep(addr, l, p)
 			return nil
 		}
 		_ = l.Close()

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weftmesh/weft/catalog/acl"
+	"github.com/weftmesh/weft/connect"
 	"github.com/weftmesh/weft/connect/enroll"
 )
 
@@ -34,6 +35,8 @@ type Config struct {
 	Unix UnixSockets
 	// NoCache asks the servers even where a request says ?cached.
 	NoCache bool
+	// Sockets keeps the listeners for the process that comes next. Nil: nobody does.
+	Sockets connect.Sockets
 	// AllowedHosts are names by which clients may call this agent, beside IP
 	// addresses, names without a dot, names under Domain, and the host's own name.
 	AllowedHosts []string
@@ -190,7 +193,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg}
 	s.handler = newHandler(cfg, m)
 	for _, addr := range cfg.Addrs {
-		l, err := listen(addr, cfg.Unix)
+		l, err := open(cfg, addr)
 		if err != nil {
 			s.Close()
 			return nil, fmt.Errorf("http api: %w", err)
@@ -212,7 +215,7 @@ func (s *Server) bindTLS() (err error) {
 		return err
 	}
 	for _, addr := range s.cfg.TLSAddrs {
-		l, err := listen(addr, s.cfg.Unix)
+		l, err := open(s.cfg, addr)
 		if err != nil {
 			return err
 		}

@@ -21,6 +21,26 @@ type UnixSockets struct {
 	UID, GID int
 }
 
+// open gives what listens at "host:port" or "unix:///path": what the process before
+// this one left, or else it is bound, and left to the next.
+func open(cfg Config, addr string) (net.Listener, error) {
+	if cfg.Sockets == nil {
+		return listen(addr, cfg.Unix)
+	}
+	network, at := "tcp", addr
+	if path, isUnix := strings.CutPrefix(addr, "unix://"); isUnix {
+		network, at = "unix", path
+	}
+	if l := cfg.Sockets.Take(network, at); l != nil {
+		return l, nil
+	}
+	l, err := listen(addr, cfg.Unix)
+	if c, ok := l.(syscall.Conn); ok && err == nil {
+		cfg.Sockets.Keep(network, at, c)
+	}
+	return l, err
+}
+
 // listen binds "host:port" or "unix:///path".
 func listen(addr string, unix UnixSockets) (net.Listener, error) {
 	path, isUnix := strings.CutPrefix(addr, "unix://")

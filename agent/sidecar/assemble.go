@@ -25,6 +25,10 @@ type sidecar struct {
 	log      *slog.Logger
 	cancel   context.CancelCauseFunc
 
+	assembling     context.Context // of the making and keeping of snapshots
+	stopAssembling context.CancelFunc
+	busy           sync.WaitGroup // with that
+
 	out   catalog.Latest[*connect.Snapshot]
 	dirty chan struct{} // capacity 1: something that the snapshot is made of changed
 
@@ -57,6 +61,7 @@ func newSidecar(cfg Config, reg *catalog.Service) *sidecar {
 		followers: map[catalog.Query]context.CancelFunc{},
 		empty:     map[catalog.Name]emptyUpstream{},
 	}
+	s.assembling, s.stopAssembling = context.WithCancel(context.Background())
 	if cfg.DataDir != "" {
 		s.file = newSnapshotFile(cfg.DataDir, reg.ID)
 	}

@@ -27,19 +27,18 @@ const (
 // drained. Policy stays live while it drains.
 func (s *sidecar) run(ctx context.Context) {
 	s.seed()
-	assembling, stop := context.WithCancel(context.WithoutCancel(ctx))
-	var wg sync.WaitGroup
-	wg.Go(func() { s.assemble(assembling) })
-	if s.file != nil {
-		wg.Go(func() { s.file.keep(assembling, s.id, &s.out, s.kept, s.log) })
+	if s.assembling.Err() == nil {
+		s.busy.Go(func() { s.assemble(s.assembling) })
+		if s.file != nil {
+			s.busy.Go(func() { s.file.keep(s.assembling, s.id, &s.out, s.kept, s.log) })
+		}
 	}
 	if s.external {
 		<-ctx.Done()
 	} else {
 		s.serve(ctx)
 	}
-	stop()
-	wg.Wait()
+	s.halt()
 	why := context.Cause(ctx)
 	if !s.external && !errors.Is(why, errStopped) {
 		// A proxy of this ID that is registered next does not listen yet.
@@ -52,6 +51,12 @@ func (s *sidecar) run(ctx context.Context) {
 			s.log.Warn("files of a deregistered proxy stay", "file", s.file.dir, "err", err)
 		}
 	}
+}
+
+// halt ends the making and keeping of snapshots. The proxy goes on.
+func (s *sidecar) halt() {
+	s.stopAssembling()
+	s.busy.Wait()
 }
 
 // serve runs the proxy, again and again when it fails.
@@ -95,6 +100,7 @@ func (s *sidecar) once(ctx context.Context) error {
 		Signer:  s.cfg.Signer(s.service),
 		Logger:  s.cfg.Logger,
 		Metrics: s.cfg.Metrics, AccessLog: s.cfg.AccessLog, Guard: s.cfg.guard, Port: s.cfg.port, ShortCut: s.cfg.short,
+		Sockets: s.cfg.Sockets,
 	}
 	if s.file != nil {
 		pc.KeyFile = filepath.Join(s.file.dir, keyName)

@@ -55,6 +55,8 @@ type Config struct {
 
 	Logger  *slog.Logger
 	Metrics *connect.Metrics // shared by all proxies; nil: none
+	// Sockets keeps what the proxies listen on for the next process; nil: nobody does.
+	Sockets connect.Sockets
 
 	// start makes a proxy; tests replace it.
 	start func(connect.ProxyConfig) (proxy, error)
@@ -108,8 +110,11 @@ type Manager struct {
 	mu      sync.Mutex
 	running map[string]*sidecar      // by proxy ID
 	ending  map[string]chan struct{} // closed when the last proxy of that ID has drained
+	gaveUp  bool                     // another process takes over
 	news    chan struct{}            // capacity 1: what is enforced changed
 	wg      sync.WaitGroup
+	// draining is what earlier processes of this agent still carry, by proxy and process.
+	draining map[string]map[int][]connect.PeerStatus
 }
 
 // New validates cfg and makes the directory of the proxies.
@@ -118,7 +123,7 @@ func New(cfg Config) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Manager{running: map[string]*sidecar{}, ending: map[string]chan struct{}{}, news: make(chan struct{}, 1)}
+	m := &Manager{running: map[string]*sidecar{}, ending: map[string]chan struct{}{}, news: make(chan struct{}, 1), draining: map[string]map[int][]connect.PeerStatus{}}
 	cfg.news = func() {
 		select {
 		case m.news <- struct{}{}:
@@ -131,7 +136,7 @@ func New(cfg Config) (*Manager, error) {
 	}
 	if cfg.MeshPort > 0 {
 		cfg.port, err = connect.NewPort(connect.PortConfig{
-			Addr: joinAddr("", cfg.BindAddr, cfg.MeshPort), Logger: cfg.Logger, Metrics: cfg.Metrics, Guard: cfg.guard,
+			Addr: joinAddr("", cfg.BindAddr, cfg.MeshPort), Logger: cfg.Logger, Metrics: cfg.Metrics, Guard: cfg.guard, Sockets: cfg.Sockets,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("sidecar: %w", err)
@@ -185,6 +190,9 @@ func (m *Manager) reconcile(ctx context.Context, host *local.Host) {
 	want := wanted(host)
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.gaveUp {
+		return
+	}
 	for id, s := range m.running {
 		switch reg, ok := want[id]; {
 		case !ok:
@@ -263,7 +271,11 @@ func (m *Manager) Status() []connect.Status {
 	m.mu.Unlock()
 	out := make([]connect.Status, 0, len(list))
 	for _, s := range list {
-		out = append(out, s.status())
+		st := s.status()
+		m.mu.Lock()
+		st.Drainers = m.drained(s.id)
+		m.mu.Unlock()
+		out = append(out, st)
 	}
 	slices.SortFunc(out, func(a, b connect.Status) int { return cmp.Compare(a.Proxy, b.Proxy) })
 	return out

@@ -37,6 +37,9 @@ func (w *writer) applyCertRevocation(cmd catalog.Command) (any, error) {
 		}
 		return nil, nil
 	default:
+		if c, ok := cmd.(interface{ IgnoreIfUnknown() bool }); ok && c.IgnoreIfUnknown() {
+			return nil, nil // a server that does not know it must be the same after it
+		}
 		return nil, catalog.Invalidf("command %T is not known to this version", cmd)
 	}
 }

@@ -106,6 +106,7 @@ type WatchEvent struct {
 	Current uint64
 	Epoch   string
 	Meta    Meta
+	laterEvent
 }
 
 // SignRequest asks for a leaf certificate.

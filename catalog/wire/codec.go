@@ -61,7 +61,7 @@ func split(v any) (head, view []byte, err error) {
 	case *ReadReply:
 		carried, v = m.View, &replyHead{HasView: m.View != nil, Meta: m.Meta}
 	case *WatchEvent:
-		carried, v = m.View, &replyHead{HasView: m.View != nil, Meta: m.Meta, Current: m.Current, Epoch: m.Epoch}
+		carried, v = m.View, &replyHead{HasView: m.View != nil, Meta: m.Meta, Current: m.Current, Epoch: m.Epoch, laterEvent: m.laterEvent}
 	}
 	if head, err = encode(v); err != nil || carried == nil {
 		return head, nil, err
@@ -76,6 +76,7 @@ type replyHead struct {
 	Meta    Meta
 	Current uint64
 	Epoch   string
+	laterEvent
 }
 
 func encode(v any) (b []byte, err error) {
@@ -110,7 +111,7 @@ func Unmarshal(b []byte, v any) (err error) {
 		if err := decode(&head); err != nil {
 			return err
 		}
-		*m = WatchEvent{Meta: head.Meta, Current: head.Current, Epoch: head.Epoch}
+		*m = WatchEvent{Meta: head.Meta, Current: head.Current, Epoch: head.Epoch, laterEvent: head.laterEvent}
 		view = &m.View
 	default:
 		if err := decode(v); err != nil {

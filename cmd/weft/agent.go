@@ -19,7 +19,7 @@ func agentCommand(s streams) *cli.Command {
 	return spec{
 		name: "agent", usage: "Run the agent of this host, and a server beside it",
 		about: "Runs until it is interrupted. The log goes to standard output, mistakes of the start to\n" +
-			"standard error. SIGHUP reads the files again; SIGINT and SIGTERM end the agent gracefully, a\nsecond one at once.\n\n" +
+			"standard error. SIGHUP reads the files again; SIGINT and SIGTERM end the agent gracefully, a\nsecond one at once. SIGUSR2 starts the program that lies at this one's path now, which takes over\nwithout a connection refused or cut.\n\n" +
 			"Flags override fragments (-hcl), which override files, in the order in which they are given.",
 		examples: []string{
 			"weft agent -dev                       A server and an agent in memory, on loopback.",

@@ -42,12 +42,13 @@ type host struct {
 	server *server.Server // nil on an agent
 	agent  *agent.Agent
 	paths  []string // of the configuration
+	relay  *relay
 }
 
 // newHost validates and binds everything, in the order in which the parts need
 // each other. load reads the configuration again.
-func newHost(cfg *config.Config, l *logs, load func() (*config.Config, error), begin time.Time) (h *host, err error) {
-	h = &host{cfg: cfg, begin: begin, logs: l, log: l.logger()}
+func newHost(cfg *config.Config, l *logs, load func() (*config.Config, error), begin time.Time, r *relay) (h *host, err error) {
+	h = &host{cfg: cfg, begin: begin, logs: l, log: l.logger(), relay: r}
 	defer func() {
 		if err != nil {
 			h.close()
@@ -203,6 +204,7 @@ func (h *host) agentConfig(reg *prometheus.Registry, load func() (*config.Config
 		AccessLog:    connect.AccessLog{Off: !c.Connect.AccessLog.Enabled, Skip: 1 - c.Connect.AccessLog.Sample},
 		MeshPort:     c.Connect.MeshPort,
 		NoShortCut:   !c.Connect.LocalShortCut,
+		Sockets:      h.relay.sockets,
 		DrainTimeout: c.LeaveDrainTime, NoCentralConfig: !c.CentralServiceConfig,
 		SidecarMinPort: c.Ports.SidecarMinPort, SidecarMaxPort: c.Ports.SidecarMaxPort,
 		CheckUpdateInterval: cmp.Or(c.CheckUpdateInterval, -1), // 0 is at once

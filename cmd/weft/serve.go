@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -37,10 +38,17 @@ func runAgent(ctx context.Context, opt config.Options, s streams) error {
 	// Signals are taken before anything is bound, so that none ends the process
 	// half-way.
 	sigs := make(chan os.Signal, 4)
-	signal.Notify(sigs, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	signal.Notify(sigs, append(handoverSignals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)...)
 	defer signal.Stop(sigs)
 	greet(cfg, l)
-	h, err := newHost(cfg, l, load, begin)
+	r, err := newRelay(l.logger())
+	if err == nil {
+		err = r.before.AwaitStart(ctx)
+	}
+	if err != nil {
+		return withCode(exitFailure, err)
+	}
+	h, err := newHost(cfg, l, load, begin, r)
 	if err != nil {
 		return err
 	}
@@ -50,7 +58,11 @@ func runAgent(ctx context.Context, opt config.Options, s streams) error {
 		h.close()
 		return withCode(exitFailure, err)
 	}
-	defer removePID()
+	defer func() {
+		if !r.passedOn() {
+			removePID()
+		}
+	}()
 	h.banner()
 	return h.run(ctx, sigs)
 }
@@ -79,9 +91,19 @@ func (h *host) run(ctx context.Context, sigs <-chan os.Signal) error {
 	go h.tend(ended)
 
 	err := h.agent.Run(agentCtx)
-	notify(h.log, daemon.SdNotifyStopping)
+	gaveUp := errors.Is(err, agent.ErrGaveUp)
+	if !gaveUp {
+		notify(h.log, daemon.SdNotifyStopping)
+	}
 	stopServer()
 	serverErr := <-served
+	if gaveUp {
+		if serverErr != nil {
+			h.log.Error("the server did not end well; the hand-over goes on", "err", serverErr)
+			serverErr = nil
+		}
+		err = h.handOver(ctx)
+	}
 	close(ended)
 	h.log.Info("weft agent ended")
 	if serverErr != nil && !errors.Is(serverErr, context.Canceled) {
@@ -111,11 +133,16 @@ func (h *host) signals(ctx context.Context, sigs <-chan os.Signal, ended <-chan 
 				if !stopping {
 					h.hangup(ctx)
 				}
+			case slices.Contains(handoverSignals, sig):
+				if !stopping {
+					go h.replace(ctx)
+				}
 			case stopping:
 				h.log.Warn("a second signal: the agent ends at once", "reason", sig.String())
 				os.Exit(exitForced)
 			default:
 				stopping = true
+				h.relay.stop()
 				h.log.Info("the agent ends gracefully; another signal ends it at once", "reason", sig.String())
 				notify(h.log, daemon.SdNotifyStopping)
 				if h.leaves(sig) {
@@ -152,7 +179,7 @@ func (h *host) announce(ctx context.Context) {
 	// serves what it knows, and another start would change nothing.
 	early := time.AfterFunc(readyGrace, func() {
 		h.log.Warn("no leader is known yet; what is on this host's disk is served meanwhile", "node", h.cfg.NodeName)
-		notify(h.log, daemon.SdNotifyReady)
+		h.ready(ctx)
 	})
 	err := agent.AwaitService(ctx, h.agent)
 	early.Stop()
@@ -160,7 +187,7 @@ func (h *host) announce(ctx context.Context) {
 		return // the agent ends
 	}
 	h.log.Info("ready", "node", h.cfg.NodeName, "dur", time.Since(h.begin))
-	notify(h.log, daemon.SdNotifyReady)
+	h.ready(ctx)
 }
 
 // readyGrace is how long systemd waits at most for a leader to be known.

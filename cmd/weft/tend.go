@@ -26,7 +26,12 @@ func (h *host) tend(ended <-chan struct{}) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	last := ""
-	for {
+	select { // another process may be the main one still
+	case <-ended:
+		return
+	case <-h.relay.main:
+	}
+	for !h.relay.passedOn() {
 		status := "STATUS=" + agent.ReportOf(h.agent).String()
 		if watchdog > 0 {
 			notify(h.log, daemon.SdNotifyWatchdog)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -244,9 +245,15 @@ func (h *host) refresh(ctx context.Context, servers []string) error {
 // listen binds the server port.
 func (h *host) listen() (net.Listener, error) {
 	addr := joinAddr(h.cfg.BindAddr, h.cfg.Ports.Server)
+	if ln := h.relay.sockets.Take("tcp", addr); ln != nil {
+		return ln, nil
+	}
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("the server cannot listen: %w; set bind_addr or ports.server", err)
+	}
+	if c, ok := ln.(syscall.Conn); ok {
+		h.relay.sockets.Keep("tcp", addr, c)
 	}
 	return ln, nil
 }

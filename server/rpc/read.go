@@ -168,7 +168,14 @@ func (s *stream) sendView(v *catalog.View, index uint64) error {
 	if at, current, epoch, err := s.h.cfg.Store.Current(s.query); err == nil && at == index && epoch == v.Epoch {
 		s.current = max(index, current)
 	}
-	return s.send(&wire.WatchEvent{View: v, Current: s.current, Epoch: v.Epoch, Meta: s.meta})
+	ev := &wire.WatchEvent{View: v, Current: s.current, Epoch: v.Epoch, Meta: s.meta}
+	if err := s.send(ev); err != nil {
+		return err
+	}
+	if later := wire.LaterEvent(ev); later != nil {
+		return s.send(later)
+	}
+	return nil
 }
 
 // progress tells the reader, when that is news, up to where it knows everything

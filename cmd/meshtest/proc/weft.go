@@ -22,36 +22,51 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-var build struct {
+// built is a binary of this tree, made once.
+type built struct {
 	once sync.Once
 	path string
 	err  error
+}
+
+var thisVersion, nextVersion built
+
+func (b *built) get(t testing.TB, args ...string) string {
+	t.Helper()
+	b.once.Do(func() {
+		dir, err := os.MkdirTemp("", "weft-test-")
+		if err != nil {
+			b.err = err
+			return
+		}
+		b.path = filepath.Join(dir, "weft")
+		cmd := exec.Command("go", append(append([]string{"build", "-o", b.path}, args...), "github.com/weftmesh/weft/cmd/weft")...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			b.err = fmt.Errorf("building weft: %w\n%s", err, out)
+		}
+	})
+	if b.err != nil {
+		t.Fatal(b.err)
+	}
+	return b.path
 }
 
 // Binary is the weft binary under test: WEFT_BINARY, or one built once from this
 // tree, static as it is shipped.
 func Binary(t testing.TB) string {
 	t.Helper()
-	build.once.Do(func() {
-		if build.path = os.Getenv("WEFT_BINARY"); build.path != "" {
-			return
-		}
-		dir, err := os.MkdirTemp("", "weft-test-")
-		if err != nil {
-			build.err = err
-			return
-		}
-		build.path = filepath.Join(dir, "weft")
-		cmd := exec.Command("go", "build", "-o", build.path, "github.com/weftmesh/weft/cmd/weft")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			build.err = fmt.Errorf("building weft: %w\n%s", err, out)
-		}
-	})
-	if build.err != nil {
-		t.Fatal(build.err)
+	if path := os.Getenv("WEFT_BINARY"); path != "" {
+		return path
 	}
-	return build.path
+	return thisVersion.get(t)
+}
+
+// NextBinary is that of the version after this one: this tree with a command, a field
+// and a message more, that this version does not know.
+func NextBinary(t testing.TB) string {
+	t.Helper()
+	return nextVersion.get(t, "-tags", "next", "-ldflags", "-X main.version=0.99.0-next")
 }
 
 // Agent is a running `weft agent`.
@@ -87,6 +102,14 @@ func Start(t testing.TB, args ...string) *Agent {
 // StartEnv is Start with environment variables beside those of the test.
 func StartEnv(t testing.TB, env []string, args ...string) *Agent {
 	t.Helper()
+	a := Prepare(t, env, args...)
+	a.Exec()
+	return a
+}
+
+// Prepare is StartEnv without the start.
+func Prepare(t testing.TB, env []string, args ...string) *Agent {
+	t.Helper()
 	p := FreePorts(t, 3)
 	low := sidecarRange()
 	hcl := fmt.Sprintf("ports { http = %d, serf_lan = %d, server = %d, dns = -1, sidecar_min_port = %d, sidecar_max_port = %d }",
@@ -100,7 +123,6 @@ func StartEnv(t testing.TB, env []string, args ...string) *Agent {
 		t.Fatal(err)
 	}
 	a.Client = c
-	a.Exec()
 	t.Cleanup(func() {
 		a.Kill()
 		if t.Failed() {

@@ -75,6 +75,7 @@ type Config struct {
 	LeaveOnTerminate     *bool         `key:"leave_on_terminate"`
 	SkipLeaveOnInterrupt *bool         `key:"skip_leave_on_interrupt"`
 	LeaveDrainTime       time.Duration `key:"performance.leave_drain_time"`
+	HandoverDrainTime    time.Duration `key:"performance.handover_drain_time"`
 
 	Encrypt                   string        `key:"encrypt"`
 	DisableKeyringFile        bool          `key:"disable_keyring_file"`
@@ -175,6 +176,7 @@ func Default() *Config {
 		SocketMode:             "0600",
 		HTTPUseCache:           true,
 		LeaveDrainTime:         5 * time.Second,
+		HandoverDrainTime:      10 * time.Minute,
 
 		RaftSnapshotThreshold: 16384, RaftSnapshotInterval: 30 * time.Second, RaftTrailingLogs: 10240,
 		SyncCoordinateIntervalMin: 15 * time.Second,

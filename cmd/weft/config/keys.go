@@ -108,5 +108,6 @@ func lifecycleKeys() []Key {
 		Key{Name: "leave_on_terminate", Type: Bool, Default: "true on agents, false on servers", Doc: "Whether SIGTERM leaves the cluster before the agent ends."},
 		Key{Name: "skip_leave_on_interrupt", Type: Bool, Default: "false on agents, true on servers", Doc: "Whether SIGINT ends the agent without leaving the cluster."},
 		Key{Name: "performance.leave_drain_time", Type: Duration, Default: "5s", Doc: "How long running connections may finish when the agent stops."},
+		Key{Name: "performance.handover_drain_time", Type: Duration, Default: "10m", Doc: "How long running connections may finish in the old process after SIGUSR2, when a new one has taken over from it."},
 	)
 }

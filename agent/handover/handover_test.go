@@ -1,0 +1,211 @@
+package handover
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/weftmesh/weft/agent/sidecar"
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect"
+)
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+func fresh() *Sockets {
+	return &Sockets{log: quiet(), inherited: map[string]*os.File{}, kept: map[string]*socket{}}
+}
+
+// TestSocketsOutlive keeps a listener over its own closing, takes it over, and gives it up.
+func TestSocketsOutlive(t *testing.T) {
+	s := fresh()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	s.Keep("tcp", addr, l.(syscall.Conn))
+	_ = l.Close() // its copy stays
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatalf("what is kept does not listen: %v", err)
+	}
+	defer c.Close() //nolint:errcheck // only dialled
+	next := fresh()
+	next.inherited, s.kept = map[string]*os.File{nameOf("tcp", addr): s.kept[nameOf("tcp", addr)].file}, map[string]*socket{}
+	if next.Take("unix", addr) != nil || next.TakePacket(addr) != nil {
+		t.Error("it was taken for something else")
+	}
+	l = next.Take("tcp", addr)
+	if l == nil || next.Take("tcp", addr) != nil {
+		t.Fatal("it is not there, or twice")
+	}
+	if a, err := l.Accept(); err != nil {
+		t.Errorf("who came in between is lost: %v", err)
+	} else {
+		_ = a.Close() // that it came is enough
+	}
+	_ = l.Close() // a copy stays
+	next.Release("tcp", addr)
+	if c, err := net.Dial("tcp", addr); err == nil {
+		_ = c.Close() // it should not be
+		t.Error("what was given up listens")
+	}
+}
+
+// TestSocketsDrop holds when the file of a Unix socket goes.
+func TestSocketsDrop(t *testing.T) {
+	for what, c := range map[string]struct {
+		end  func(s *Sockets, path string)
+		stay bool
+	}{
+		"given up":  {func(s *Sockets, path string) { s.Release("unix", path) }, false},
+		"the end":   {func(s *Sockets, _ string) { s.Close() }, false},
+		"passed on": {func(s *Sockets, _ string) { s.PassedOn() }, true},
+	} {
+		path := filepath.Join(t.TempDir(), "s")
+		s := fresh()
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Keep("unix", path, l.(syscall.Conn))
+		_ = l.Close() // its copy stays
+		c.end(s, path)
+		if _, err := os.Stat(path); (err == nil) != c.stay {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+func TestNames(t *testing.T) {
+	a, b := nameOf("tcp", "127.0.0.1:80"), nameOf("tcp", "127.0.0.1_80:1")
+	if a == b || nameOf("tcp", "127.0.0.1:0") != "" || len(nameOf("unix", "/"+string(make([]byte, 500)))) > 120 {
+		t.Errorf("%q %q", a, b)
+	}
+	for _, r := range a {
+		if r == ':' || r < ' ' || r > '~' {
+			t.Errorf("%q is no name for systemd", a)
+		}
+	}
+}
+
+// TestTalk has two processes agree, and not agree.
+func TestTalk(t *testing.T) {
+	ours, theirs, err := pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close() //nolint:errcheck // Before duplicates
+	fd, err := duplicate(int(theirs.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(controlEnv, strconv.Itoa(fd))
+	p, err := Before()
+	if err != nil || p == nil || os.Getenv(controlEnv) != "" {
+		t.Fatalf("%v, %v, %q", p, err, os.Getenv(controlEnv))
+	}
+	n := &Successor{child: &child{ended: make(chan struct{})}, talk: newTalk(ours)}
+	said := make(chan error, 1)
+	go func() { said <- p.AwaitStart(t.Context()) }()
+	if err := n.Configured(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-said; err != nil {
+		t.Fatal(err)
+	}
+	go func() { said <- p.Serving(t.Context()) }()
+	if err := n.Configured(t.Context()); err == nil {
+		t.Error("one word was taken for another")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := n.Serving(ctx); err == nil {
+		t.Error("it heard what was not said")
+	}
+	if err := n.Main(); err != nil {
+		t.Error(err)
+	}
+	if err := <-said; err != nil {
+		t.Error(err)
+	}
+	t.Setenv(controlEnv, "x")
+	if _, err := Before(); err == nil {
+		t.Error("x was taken for a descriptor")
+	}
+}
+
+// source is a process with one proxy.
+type source struct {
+	snap     catalog.Latest[*connect.Snapshot]
+	draining chan []connect.PeerStatus
+}
+
+func (s *source) Snapshot(id string) catalog.Watch[*connect.Snapshot] {
+	if id == "web" {
+		return &s.snap
+	}
+	none := &catalog.Latest[*connect.Snapshot]{}
+	none.Close(catalog.ErrNotFound)
+	return none
+}
+func (s *source) Listens(string) bool { return true }
+func (s *source) Draining(_ string, _ int, p []connect.PeerStatus) {
+	select {
+	case s.draining <- p:
+	default:
+	}
+}
+
+// TestFeed has a drainer hear of policy, tell what it carries, and of a proxy that is gone.
+func TestFeed(t *testing.T) {
+	dir := t.TempDir()
+	src := &source{draining: make(chan []connect.PeerStatus, 1)}
+	src.snap.Publish(&connect.Snapshot{Service: "web"})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	served := make(chan error, 1)
+	go func() { served <- Serve(ctx, dir, src, quiet()) }()
+	feed := Feed{Dir: dir, Log: quiet()}
+	carried := func() []connect.PeerStatus { return []connect.PeerStatus{{Source: "a"}} }
+	gone := false
+	feed.Follow(ctx, "other", carried, func(f sidecar.Fed) { gone = f.Gone })
+	if !gone {
+		t.Error("a proxy that nobody knows is not gone")
+	}
+	following, stop := context.WithCancel(ctx)
+	heard := make(chan sidecar.Fed, 8)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		feed.Follow(following, "web", carried, func(f sidecar.Fed) { heard <- f })
+	}()
+	if f := <-heard; f.Snapshot == nil || f.Snapshot.Service != "web" || !f.Listens {
+		t.Errorf("heard %+v", f)
+	}
+	src.snap.Publish(&connect.Snapshot{Service: "web", Local: "x"})
+	if f := <-heard; f.Snapshot.Local != "x" {
+		t.Errorf("heard %+v", f)
+	}
+	for p := range src.draining {
+		if len(p) == 1 && p[0].Source == "a" {
+			break
+		}
+	}
+	stop()
+	<-done
+	cancel()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,17 @@
+//go:build !unix
+
+package handover
+
+import (
+	"errors"
+	"net"
+	"os"
+)
+
+func duplicate(int) (int, error) { return -1, errors.ErrUnsupported }
+
+func closeOnExec(int) {}
+
+func rights(int) []byte { return nil }
+
+func pair() (net.Conn, *os.File, error) { return nil, nil, errors.ErrUnsupported }

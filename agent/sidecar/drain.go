@@ -1,0 +1,207 @@
+package sidecar
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/weftmesh/weft/connect"
+)
+
+// Fed is what the process that took over says of a proxy.
+type Fed struct {
+	// Snapshot is what it enforces; nil before it enforces anything.
+	Snapshot *connect.Snapshot `json:",omitempty"`
+	// Listens: it takes the proxy's connections itself.
+	Listens bool `json:",omitempty"`
+	// Gone: the proxy is not registered any more.
+	Gone bool `json:",omitempty"`
+}
+
+// Feed is the process that took over, as the one before sees it.
+type Feed interface {
+	// Follow hands what the other process says of a proxy to take, until ctx ends or it
+	// has said that the proxy is gone. carried is what is told in return.
+	Follow(ctx context.Context, proxyID string, carried func() []connect.PeerStatus, take func(Fed))
+}
+
+// GiveUp leaves the proxies as they are: they go on taking connections under the
+// policy known now, and nothing that they need is written or asked for any more. Drain
+// comes next, once another process has taken over.
+func (m *Manager) GiveUp() {
+	m.mu.Lock()
+	m.gaveUp = true
+	list := slices.Collect(maps.Values(m.running))
+	m.mu.Unlock()
+	for _, s := range list {
+		s.halt()
+	}
+}
+
+// Drain follows the process that took over: each proxy stops to take connections when
+// the other one does, and enforces what the other one says on those that it carries,
+// until they have ended, or the grace is over, or ctx ends. It then returns.
+func (m *Manager) Drain(ctx context.Context, feed Feed, grace time.Duration) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	m.mu.Lock()
+	list := slices.Collect(maps.Values(m.running))
+	m.mu.Unlock()
+	var following sync.WaitGroup
+	defer following.Wait()
+	defer cancel()
+	for _, s := range list {
+		if s.external {
+			m.end(s, errStopped)
+			continue
+		}
+		following.Go(func() { m.drain(ctx, s, feed, grace) })
+	}
+	drained := make(chan struct{})
+	go func() { m.wg.Wait(); close(drained) }()
+	select {
+	case <-drained:
+		return
+	case <-ctx.Done():
+	}
+	for _, s := range list {
+		m.end(s, errStopped)
+	}
+	for { // one may come into being just then
+		for _, s := range list {
+			s.cut()
+		}
+		select {
+		case <-drained:
+			return
+		case <-time.After(cutAgain):
+		}
+	}
+}
+
+// cutAgain is how often connections are looked for that are left at the end.
+const cutAgain = 20 * time.Millisecond
+
+// drain is Drain for one proxy.
+func (m *Manager) drain(ctx context.Context, s *sidecar, feed Feed, grace time.Duration) {
+	var own time.Duration // how long the registration lets connections finish
+	if snap, _ := s.out.Get(); snap != nil {
+		own = snap.Limits.DrainTimeout
+	}
+	put := func(snap *connect.Snapshot) {
+		if snap == nil {
+			return
+		}
+		late := *snap
+		late.Limits.DrainTimeout = grace
+		s.out.Publish(&late)
+	}
+	last, _ := s.out.Get()
+	put(last)                                                       // the drain begins with the grace that stands in the snapshot then
+	never := time.AfterFunc(grace, func() { m.end(s, errStopped) }) // nobody takes over
+	defer never.Stop()
+	gone := false
+	feed.Follow(ctx, s.id, s.peers, func(f Fed) {
+		put(f.Snapshot)
+		if f.Listens || f.Gone {
+			if m.cfg.port != nil {
+				m.cfg.port.Rest() // before those to whom it hands its connections
+			}
+			m.end(s, errStopped)
+		}
+		gone = f.Gone
+	})
+	if gone && sleep(ctx, cmp.Or(own, 5*time.Second)) {
+		s.cut()
+	}
+}
+
+// end begins the end of a proxy, if that has not begun.
+func (m *Manager) end(s *sidecar, why error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.running[s.id] == s {
+		m.stop(s, why)
+	}
+}
+
+// peers are the open connections, by pair.
+func (s *sidecar) peers() []connect.PeerStatus {
+	s.mu.Lock()
+	p := s.current
+	s.mu.Unlock()
+	if p == nil {
+		return nil
+	}
+	return p.Status().Peers
+}
+
+// cut ends the connections of the proxy that is carried still.
+func (s *sidecar) cut() {
+	s.mu.Lock()
+	p := s.current
+	s.mu.Unlock()
+	if c, ok := p.(interface{ Service() *connect.Service }); ok {
+		c.Service().Close(connect.ReasonDraining)
+	}
+}
+
+// Listens tells whether the proxy of that ID takes all the connections that it is to
+// take, so that the process before may stop to.
+func (m *Manager) Listens(proxyID string) bool {
+	m.mu.Lock()
+	s := m.running[proxyID]
+	m.mu.Unlock()
+	if s == nil {
+		return false
+	}
+	s.mu.Lock()
+	p := s.current
+	s.mu.Unlock()
+	if p == nil {
+		return false
+	}
+	st := p.Status()
+	if !st.Ready || st.Applied == 0 || (st.Inbound != nil && !st.Inbound.Listening) {
+		return false
+	}
+	for _, u := range st.Upstreams {
+		if u.Listener != nil && !u.Listener.Listening && u.Listener.Error == "" {
+			return false
+		}
+	}
+	return true
+}
+
+// maxDrainers bounds the processes whose connections are shown for one proxy.
+const maxDrainers = 16
+
+// Draining notes what an earlier process of this agent still carries for a proxy.
+func (m *Manager) Draining(proxyID string, pid int, peers []connect.PeerStatus) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	by := m.draining[proxyID]
+	switch {
+	case len(peers) == 0:
+		delete(by, pid)
+		if len(by) == 0 {
+			delete(m.draining, proxyID)
+		}
+	case by == nil:
+		m.draining[proxyID] = map[int][]connect.PeerStatus{pid: peers}
+	case by[pid] != nil || len(by) < maxDrainers:
+		by[pid] = peers
+	}
+}
+
+// drained lists what earlier processes carry for a proxy; m.mu is held.
+func (m *Manager) drained(proxyID string) []connect.DrainerStatus {
+	var out []connect.DrainerStatus
+	for _, pid := range slices.Sorted(maps.Keys(m.draining[proxyID])) {
+		out = append(out, connect.DrainerStatus{PID: pid, Peers: m.draining[proxyID][pid]})
+	}
+	return out
+}

@@ -1,0 +1,93 @@
+//go:build faults && linux
+
+package faults_test
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/weftmesh/weft/cmd/meshtest/proc"
+)
+
+// supervised is a server and agent under a supervisor, with web → db through it.
+func supervised(t *testing.T, args ...string) (s *proc.Supervisor, up string) {
+	t.Helper()
+	a := proc.Prepare(t, nil, append([]string{"-server", "-bootstrap-expect=1", "-bind", "127.0.0.1", "-data-dir", t.TempDir()}, args...)...)
+	s = proc.Supervise(t, a)
+	s.Begin()
+	s.WaitServing(30 * time.Second)
+	e := startEcho(t)
+	port := proc.FreePorts(t, 1)[0]
+	register(t, a, sidecar("db", e.port()))
+	register(t, a, sidecar("web", 1, api.Upstream{DestinationName: "db", LocalBindPort: port}))
+	intend(t, a, "web", "db", api.IntentionActionAllow)
+	return s, net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+}
+
+// cutWithin waits until the far end has closed a connection.
+func cutWithin(t *testing.T, c net.Conn, within time.Duration, what string) {
+	t.Helper()
+	_ = c.SetReadDeadline(time.Now().Add(within))
+	if _, err := c.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) || err == nil {
+		t.Errorf("%s was not cut within %s: %v", what, within, err)
+	}
+}
+
+// TestP31HandOver has one process follow another: what was carried goes on in the old
+// one, new connections go to the new one, and a deny ends both.
+func TestP31HandOver(t *testing.T) {
+	t.Parallel()
+	s, up := supervised(t)
+	held := through(t, up)
+	old := s.Relieve(60 * time.Second)
+	if err := ping(held); err != nil {
+		t.Fatalf("a connection held over the hand-over: %v", err)
+	}
+	s.WaitServing(30 * time.Second)
+	proc.Eventually(t, 15*time.Second, "what the old process carries is shown", func() error {
+		_, body, err := s.Get("/v1/agent/connect/proxies")
+		if err == nil && !strings.Contains(strings.ReplaceAll(body, " ", ""), `"PID":`+strconv.Itoa(old)) {
+			err = fmt.Errorf("not in %s", body)
+		}
+		return err
+	})
+	fresh := through(t, up)
+	intend(t, s.Agent, "web", "db", api.IntentionActionDeny)
+	cutWithin(t, held, 10*time.Second, "the connection in the old process")
+	cutWithin(t, fresh, 10*time.Second, "the connection in the new process")
+	proc.Gone(t, old, 20*time.Second)
+	if n := s.Starts(); n != 1 || s.Main() == 0 {
+		t.Errorf("the supervisor started %d processes, the main one is %d", n, s.Main())
+	}
+}
+
+// TestP31Killed kills the agent with SIGKILL under a supervisor: who connects while no
+// agent runs is refused nothing, and who tries again is served.
+func TestP31Killed(t *testing.T) {
+	t.Parallel()
+	s, up := supervised(t)
+	held := through(t, up)
+	begin := time.Now()
+	s.Tell(syscall.SIGKILL)
+	cutWithin(t, held, 5*time.Second, "a connection of the killed process")
+	c, err := net.DialTimeout("tcp", up, 5*time.Second)
+	if err != nil {
+		t.Fatalf("a connection while no agent ran: %v", err)
+	}
+	defer c.Close()
+	connected := time.Since(begin)
+	_ = through(t, up).Close() // the policy on the disk may be older than the process that was killed
+	t.Logf("connected %s after the kill, answered after %s", connected, time.Since(begin))
+	if n := s.Starts(); n != 2 {
+		t.Errorf("the supervisor started %d processes", n)
+	}
+}
