@@ -124,8 +124,8 @@ func NewCommand(t CommandType) (Command, error) {
 // check and server rows, which belong to the leader, stay.
 // Result: nil.
 type SyncNode struct {
-	State NodeState
-	laterSyncNode
+	State         NodeState
+	laterSyncNode //nolint:unused // what a later version adds
 }
 
 // Register upserts a node and, beside it, at most one service and any checks; it

@@ -85,8 +85,12 @@ func (c *Config) resolveAdvertised() error {
 		val    *string
 		family string
 	}{
-		{"advertise_addr_ipv4", &a.IPv4, "IPv4"}, {"advertise_addr_ipv6", &a.IPv6, "IPv6"}, {"advertise_addr_wan", &a.WAN, ""},
-		{"advertise_addr_wan_ipv4", &a.WANIPv4, "IPv4"}, {"advertise_addr_wan_ipv6", &a.WANIPv6, "IPv6"}, {"serf_lan", &c.Gossip.BindAddr, ""},
+		{"advertise_addr_ipv4", &a.IPv4, "IPv4"},
+		{"advertise_addr_ipv6", &a.IPv6, "IPv6"},
+		{"advertise_addr_wan", &a.WAN, ""},
+		{"advertise_addr_wan_ipv4", &a.WANIPv4, "IPv4"},
+		{"advertise_addr_wan_ipv6", &a.WANIPv6, "IPv6"},
+		{"serf_lan", &c.Gossip.BindAddr, ""},
 	} {
 		s, err := evaluate(*e.val)
 		if err != nil {
