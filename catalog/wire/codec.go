@@ -19,17 +19,48 @@ const (
 
 	// maxDepth bounds the nesting of opaque values.
 	maxDepth = 128
-	// maxInit bounds what the decoder allocates on a length's word alone, in elements.
-	maxInit = 256
+	// minInit is what the decoder allocates at first on a length's word alone, in elements
+	// or bytes, where the message is short; see decoder.
+	minInit = 256
+	// initPart is the part of a message, one of so many, that it allocates for a longer one.
+	initPart = 16
 )
 
 // handle fixes every option of the encoding. Changing one is a change of the log
 // format. Fields go by their Go names (no tags are read), so that a change of the
 // JSON of a noun never changes the log. Times keep their offset, which MessagePack's
 // own time does not.
-var handle = newHandle()
+var handle = newHandle(minInit)
 
-func newHandle() *codec.MsgpackHandle {
+// longHandles decode longer messages, each those of twice the length. They differ from
+// handle in nothing else.
+var longHandles = func() (out [12]*codec.MsgpackHandle) {
+	for i := range out {
+		out[i] = newHandle(minInit << (i + 1))
+	}
+	return out
+}()
+
+// typeInfos is what the handles know of Go's types.
+var typeInfos = codec.NewTypeInfos([]string{"weft"})
+
+// decoder reads b. The codec believes a length only so far, and makes room for bytes in
+// pieces of that size, copying all that it has for each: a large value takes time by the
+// square of its length unless the pieces grow with the message. Nor may a few bytes that
+// announce many elements make it allocate much. So a piece is at most a sixteenth of the
+// message and, up to MaxRequest, at least half of that.
+func decoder(b []byte) *codec.Decoder {
+	h := handle
+	for _, longer := range longHandles {
+		if longer.MaxInitLen > len(b)/initPart {
+			break
+		}
+		h = longer
+	}
+	return codec.NewDecoderBytes(b, h)
+}
+
+func newHandle(maxInit int) *codec.MsgpackHandle {
 	h := &codec.MsgpackHandle{}
 	h.WriteExt = true // strings and bytes stay apart
 	h.RawToString = true
@@ -40,7 +71,7 @@ func newHandle() *codec.MsgpackHandle {
 	h.SliceType = reflect.TypeFor[[]any]()
 	h.MaxInitLen = maxInit
 	h.MaxDepth = maxDepth
-	h.TypeInfos = codec.NewTypeInfos([]string{"weft"})
+	h.TypeInfos = typeInfos
 	return h
 }
 
@@ -91,7 +122,7 @@ func encode(v any) (b []byte, err error) {
 // fields that b does not have are left alone. Errors wrap catalog.ErrInvalid.
 func Unmarshal(b []byte, v any) (err error) {
 	defer recovered(&err, "decode", v)
-	d := codec.NewDecoderBytes(b, handle)
+	d := decoder(b)
 	decode := func(into any) error {
 		if err := d.Decode(into); err != nil {
 			return fmt.Errorf("decode %T: %w: %w", v, catalog.ErrInvalid, err)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -176,6 +177,86 @@ func TestUnmarshalRefuses(t *testing.T) {
 			if err := Unmarshal(b, v); !errors.Is(err, catalog.ErrInvalid) {
 				t.Errorf("%s into %T: %v", name, v, err)
 			}
+		}
+	}
+}
+
+// TestLargeValue: the effort for a value grows with its length, not with the square of
+// it, whether it comes as a command, as a log entry or in an opaque map.
+func TestLargeValue(t *testing.T) {
+	for _, size := range []int{100, 4 << 10, 64 << 10, 512 << 10, 2 << 20, MaxRequest - 1<<10} {
+		cmd := &catalog.SetKey{Pair: catalog.KVPair{Key: "k", Value: bytes.Repeat([]byte{'x'}, size)}}
+		request, err := Marshal(&ApplyRequest{Command: Command{cmd}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		opaque, err := Marshal(map[string]any{"v": cmd.Pair.Value})
+		if err != nil {
+			t.Fatal(err)
+		}
+		decoders := map[string]func() error{
+			"request": func() error {
+				var req ApplyRequest
+				err := Unmarshal(request, &req)
+				if got, ok := req.Command.Command.(*catalog.SetKey); err == nil && (!ok || !bytes.Equal(got.Pair.Value, cmd.Pair.Value)) {
+					t.Errorf("%d bytes: another value came back", size)
+				}
+				return err
+			},
+			"opaque": func() error { var v any; return Unmarshal(opaque, &v) },
+		}
+		if entry, err := EncodeEntry(cmd); err == nil {
+			decoders["entry"] = func() error { _, err := DecodeEntry(entry); return err }
+		} else if size <= catalog.MaxValue {
+			t.Fatal(err)
+		}
+		for name, decode := range decoders {
+			// An allocation each time that the value is copied, and some for the rest.
+			if n := testing.AllocsPerRun(3, func() {
+				if err := decode(); err != nil {
+					t.Fatal(err)
+				}
+			}); n > 80 {
+				t.Errorf("%s of %d bytes: %v allocations", name, size, n)
+			}
+		}
+	}
+}
+
+// TestLengthIsNotBelieved: a message that announces much and does not have it makes the
+// decoder allocate by its own length.
+func TestLengthIsNotBelieved(t *testing.T) {
+	const announced = "\xff\xff\xff\xf0"
+	for _, length := range []int{40, 10 << 10, 1 << 20} {
+		filler := append([]byte{0x81, 0xc6, byte(length >> 24), byte(length >> 16), byte(length >> 8), byte(length)}, make([]byte, length)...)
+		for name, head := range map[string]string{"list": "\xdd" + announced, "map": "\xdf" + announced, "bytes": "\xc6" + announced} {
+			b := append(bytes.Clone(filler), head...)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			var v any
+			err := Unmarshal(b, &v)
+			runtime.ReadMemStats(&after)
+			if !errors.Is(err, catalog.ErrInvalid) {
+				t.Errorf("%s: %v", name, err)
+			}
+			if got, most := after.TotalAlloc-before.TotalAlloc, uint64(128<<10+40*length); got > most {
+				t.Errorf("%s after %d bytes: %d bytes were allocated, want at most %d", name, length, got, most)
+			}
+		}
+	}
+}
+
+// BenchmarkLargeValue decodes the largest value that the KV store takes by default.
+func BenchmarkLargeValue(b *testing.B) {
+	entry, err := EncodeEntry(&catalog.SetKey{Pair: catalog.KVPair{Key: "k", Value: make([]byte, catalog.MaxValue)}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(int64(len(entry)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := DecodeEntry(entry); err != nil {
+			b.Fatal(err)
 		}
 	}
 }
