@@ -147,14 +147,10 @@ func (k *keyring) save() error {
 	if err := os.MkdirAll(filepath.Dir(k.file), 0o700); err != nil {
 		return fmt.Errorf("gossip: keyring: %w", err)
 	}
-	tmp := k.file + ".tmp"
-	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
+	if err := writeWhole(k.file, append(b, '\n')); err != nil {
 		return fmt.Errorf("gossip: keyring: %w", err)
 	}
-	if err := os.Rename(tmp, k.file); err != nil {
-		return fmt.Errorf("gossip: keyring: %w", err)
-	}
-	if err := os.WriteFile(stampFile(k.file), fmt.Appendln(nil, k.changed), 0o600); err != nil {
+	if err := writeWhole(stampFile(k.file), fmt.Appendln(nil, k.changed)); err != nil {
 		return fmt.Errorf("gossip: keyring: %w", err)
 	}
 	return nil

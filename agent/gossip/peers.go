@@ -158,11 +158,7 @@ func (p *peers) write(list []peer) error {
 	if err := os.MkdirAll(filepath.Dir(p.file), 0o700); err != nil {
 		return err
 	}
-	tmp := p.file + ".tmp"
-	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, p.file)
+	return writeWhole(p.file, append(b, '\n'))
 }
 
 // forget removes what is kept, for a host that leaves for good.

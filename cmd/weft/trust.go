@@ -150,13 +150,14 @@ func keepClusterID(dir, id string) error {
 	}
 	file := filepath.Join(dir, clusterIDFile)
 	b, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return os.WriteFile(file, []byte(id+"\n"), 0o600)
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if was := strings.TrimSpace(string(b)); was != id {
+	was := strings.TrimSpace(string(b))
+	if was == "" { // a file that a crash left empty says nothing
+		return enroll.WriteClusterID(file, id)
+	}
+	if was != id {
 		return fmt.Errorf("cluster_secret_file: %w: it is the secret of cluster %s, and the data directory %s is of cluster %s: use the secret of that cluster, or an empty data directory",
 			catalog.ErrInvalid, id, dir, was)
 	}

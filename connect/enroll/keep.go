@@ -111,6 +111,10 @@ func WriteToken(file string, t Token) error {
 	return nil
 }
 
+// WriteClusterID writes down of which cluster a data directory is, on the disk when it
+// returns.
+func WriteClusterID(file, id string) error { return writePrivate(file, []byte(id+"\n")) }
+
 // ReadToken reads a join token from a file that nobody else may read.
 func ReadToken(file string) (Token, error) {
 	text, err := readPrivate(file, maxText)

@@ -22,6 +22,9 @@ const (
 	knocks       = 5
 	knockPause   = 20 * time.Millisecond
 	knockTimeout = 200 * time.Millisecond
+	// orphanPause is how long each waits for a leader that the old one has made: who
+	// hands leadership over and ends is gone as well, and its successor must not be deposed.
+	orphanPause = 100 * time.Millisecond
 	// orphanTurn is how long each server lets those before it try to be elected.
 	orphanTurn = 300 * time.Millisecond
 	// orphanRest bounds how often this is done, whatever a network pretends.
@@ -62,7 +65,7 @@ func (n *network) orphaned(ctx context.Context, node *Node, id string) bool {
 	select {
 	case <-ctx.Done():
 		return false
-	case <-time.After(time.Duration(turn) * orphanTurn):
+	case <-time.After(orphanPause + time.Duration(turn)*orphanTurn):
 	}
 	_, leader = r.LeaderWithID()
 	if r.State() != raft.Follower || (leader != "" && string(leader) != id) || r.LastContact().After(seen) {

@@ -5,8 +5,7 @@ package faults_test
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -131,16 +130,8 @@ func TestP22Cloned(t *testing.T) {
 		return nil
 	})
 	clone := c.AddAgent(first.Name)
-	if err := os.CopyFS(clone.Dir, os.DirFS(first.Dir)); err != nil {
-		t.Fatal(err)
-	}
-	if err := filepath.WalkDir(clone.Dir, func(path string, e os.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return err
-		}
-		return os.Chmod(path, 0o600) // which CopyFS does not keep
-	}); err != nil {
-		t.Fatal(err)
+	if out, err := exec.Command(proc.Need(t, "cp"), "-a", first.Dir+"/.", clone.Dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
 	clone.Launch()
 	proc.Eventually(t, 40*time.Second, "the clone says why it is not let in", func() error {
