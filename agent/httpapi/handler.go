@@ -107,10 +107,9 @@ func (h *handler) serve(rec *recorder, r *http.Request, rt *Route, tail string, 
 	h.finish(c, v, err, func() bool { return rec.wrote })
 }
 
-// answerAgain answers the question of cr once more, for those who wait.
-func (h *handler) answerAgain(cr *crowd, s stage) (a *page) {
+// answerAgain answers r, the question of cr, once more, for those who wait.
+func (h *handler) answerAgain(r *http.Request, cr *crowd, s stage) (a *page) {
 	a = &page{header: http.Header{}}
-	r := cr.request
 	protect(a.header, h.cfg.ResponseHeaders)
 	a.header.Set("X-Consul-Default-ACL-Policy", "allow")
 	defer func() {

@@ -97,7 +97,8 @@ func (p *parked) expire() {
 	if !p.claim(waiting, answering) {
 		return
 	}
-	a := p.lot.handler.answerAgain(p.crowd, overdue)
+	// Not in the context of the crowd, which may be told, and so end, just now.
+	a := p.lot.handler.answerAgain(p.crowd.request.WithContext(p.lot.ctx), p.crowd, overdue)
 	p.lot.leave(p)
 	p.send(a)
 }
@@ -174,6 +175,18 @@ func (p *parked) refuse() {
 type readAhead struct {
 	net.Conn
 	ahead []byte
+}
+
+// withAhead is c with what was read of it. One that was parked before gets no second
+// layer: a client that always asks ahead would pile them up.
+func withAhead(c net.Conn, ahead []byte) net.Conn {
+	if was, ok := c.(*readAhead); ok {
+		c, ahead = was.Conn, append(ahead, was.ahead...)
+	}
+	if len(ahead) == 0 {
+		return c
+	}
+	return &readAhead{Conn: c, ahead: ahead}
 }
 
 // Read implements net.Conn.

@@ -139,10 +139,10 @@ func (l *parking) park(c *call, begin time.Time) bool {
 	if err != nil {
 		return false
 	}
-	p := &parked{lot: l, conn: conn, raw: rawOf(conn), begin: begin, route: c.route.Path}
-	if n := buf.Reader.Buffered(); n > 0 {
-		ahead, _ := buf.Reader.Peek(n) // they are there
-		p.conn, p.heard = &readAhead{Conn: conn, ahead: bytes.Clone(ahead)}, heardMore
+	ahead, _ := buf.Reader.Peek(buf.Reader.Buffered()) // they are there
+	p := &parked{lot: l, conn: withAhead(conn, bytes.Clone(ahead)), raw: rawOf(conn), begin: begin, route: c.route.Path}
+	if _, more := p.conn.(*readAhead); more {
+		p.heard = heardMore
 	}
 	if l.handler.debugging() {
 		p.request = c.r.Method + " " + loggable(c.r.URL)
@@ -189,7 +189,7 @@ func (l *parking) run(ctx context.Context, cr *crowd) {
 	defer cr.cancel()
 	for {
 		begin := time.Now()
-		a := l.handler.answerAgain(cr, together)
+		a := l.handler.answerAgain(cr.request, cr, together)
 		l.mu.Lock()
 		if time.Since(begin) >= crowdWait && ctx.Err() == nil {
 			l.mu.Unlock()

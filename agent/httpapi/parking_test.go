@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/wire"
 )
 
 // wireClient is one connection, written and read by hand.
@@ -269,5 +271,106 @@ func TestShutdownTellsTheParked(t *testing.T) {
 		if _, err := c.in.ReadByte(); err == nil {
 			t.Fatal("still open")
 		}
+	}
+}
+
+// readHook stands before the servers, for the reads of those whose time is over.
+type readHook struct {
+	Servers
+	overdue func(context.Context) (*wire.ReadReply, error)
+}
+
+func (s readHook) Read(ctx context.Context, req *wire.ReadRequest) (*wire.ReadReply, error) {
+	if req.MaxWait == time.Nanosecond {
+		return s.overdue(ctx)
+	}
+	return s.Servers.Read(ctx, req)
+}
+
+// When a wait runs out, what this host holds of the answer may not be there yet, or be
+// older than what the client has.
+func TestOverdueIsNotBehind(t *testing.T) {
+	for name, rep := range map[string]*wire.ReadReply{"nothing": nil, "older": {View: &catalog.View{Index: 1}}} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, func(c *Config) {
+				c.Addrs = []string{"127.0.0.1:0"}
+				c.Servers = readHook{c.Servers, func(context.Context) (*wire.ReadReply, error) {
+					if rep == nil {
+						return nil, catalog.ErrUnavailable
+					}
+					return rep, nil
+				}}
+			})
+			r.run()
+			r.addNode("one")
+			index := r.do("GET", "/v1/catalog/nodes", "").header.Get("X-Consul-Index")
+			c := r.dial(t)
+			c.ask("/v1/catalog/nodes?wait=10ms&index=" + index)
+			if status, h, body := c.answer(); status != 200 || h.Get("X-Consul-Index") != index || !strings.Contains(body, "one") {
+				t.Fatal(status, h, body)
+			}
+		})
+	}
+}
+
+// Who is answered because its time is over is not cut off by its crowd, which is told
+// in the same moment.
+func TestOverdueOutlivesItsCrowd(t *testing.T) {
+	expiring, goOn := make(chan struct{}), make(chan struct{})
+	r := newRig(t, func(c *Config) {
+		c.Addrs = []string{"127.0.0.1:0"}
+		own := c.Servers
+		c.Servers = readHook{own, func(ctx context.Context) (*wire.ReadReply, error) {
+			close(expiring)
+			select {
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			case <-goOn:
+			}
+			return own.Read(ctx, &wire.ReadRequest{Query: catalog.Query{Kind: catalog.QueryNodes}})
+		}}
+	})
+	r.run()
+	index := r.do("GET", "/v1/catalog/nodes", "").header.Get("X-Consul-Index")
+	patient, hasty := r.dial(t), r.dial(t)
+	patient.ask("/v1/catalog/nodes?wait=5m&index=" + index)
+	r.waits(t, "1")
+	hasty.ask("/v1/catalog/nodes?wait=50ms&index=" + index)
+	<-expiring
+	r.addNode("later")
+	if status, _, body := patient.answer(); status != 200 || !strings.Contains(body, "later") {
+		t.Fatal(status, body)
+	}
+	r.waits(t, "0")
+	close(goOn)
+	if status, _, body := hasty.answer(); status != 200 || !strings.Contains(body, "later") {
+		t.Fatal(status, body)
+	}
+}
+
+// A connection whose client always asks ahead does not grow.
+func TestReadAheadIsOneLayer(t *testing.T) {
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	defer theirs.Close()
+	c := withAhead(ours, nil)
+	if c != ours {
+		t.Fatalf("%T", c)
+	}
+	for range 3 {
+		c = withAhead(c, []byte("ab"))
+		if r, ok := c.(*readAhead); !ok || r.Conn != ours {
+			t.Fatalf("%T", c)
+		}
+		if n, err := c.Read(make([]byte, 2)); n != 2 || err != nil {
+			t.Fatal(n, err)
+		}
+	}
+	c = withAhead(withAhead(c, []byte("cd")), []byte("ab"))
+	if got, err := io.ReadAll(io.LimitReader(c, 4)); string(got) != "abcd" || err != nil {
+		t.Fatalf("%q, %v", got, err)
+	}
+	if c = withAhead(c, nil); c != ours {
+		t.Fatalf("%T", c)
 	}
 }

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strconv"
 	"sync"
@@ -80,6 +81,7 @@ func (q *queries) get(c *call, query catalog.Query, after uint64) (*wire.ReadRep
 	if c.opts.cached && req.Consistency == wire.Default {
 		req.Consistency = wire.Stale // which falls back to what the agent knows
 	}
+	wanted := req.Consistency
 	if after > 0 && c.stage != alone {
 		if c.stage == probing && req.Consistency == wire.Stale {
 			return nil, errParks // any answer that is newer will do, and the crowd gets it at once
@@ -89,6 +91,11 @@ func (q *queries) get(c *call, query catalog.Query, after uint64) (*wire.ReadRep
 	ctx, cancel := context.WithTimeout(c.ctx(), timeout)
 	defer cancel()
 	rep, err := q.servers.Read(ctx, req)
+	if c.stage == overdue && after > 0 && behind(rep, err, after) {
+		// What this host holds is not there yet, or older than what the client has.
+		req.Consistency, req.MinIndex, req.MaxWait = wanted, 0, 0
+		rep, err = q.servers.Read(ctx, req)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -105,6 +112,11 @@ func (q *queries) get(c *call, query catalog.Query, after uint64) (*wire.ReadRep
 		return nil, errParks
 	}
 	return rep, nil
+}
+
+// behind tells whether an answer is none, or older than the index that was waited with.
+func behind(rep *wire.ReadReply, err error, after uint64) bool {
+	return errors.Is(err, catalog.ErrUnavailable) || err == nil && (rep.View == nil || rep.View.Index < after)
 }
 
 // adapt makes a blocking read fit the stage of its call. One that probes asks for
