@@ -102,19 +102,21 @@ func shelfName(key viewKey) string {
 
 // isShelved tells which answers are written: what DNS, discovery and policy need, and
 // nothing in which others keep secrets.
-func isShelved(k catalog.QueryKind) bool {
-	switch k {
+func isShelved(q catalog.Query) bool {
+	switch q.Kind {
 	case catalog.QueryKey, catalog.QueryKeyTree, catalog.QueryKeyNames, catalog.QueryKeyDelays,
 		catalog.QuerySession, catalog.QueryNodeSessions, catalog.QuerySessions,
 		catalog.QueryCAConfig, catalog.QueryAutopilot, catalog.QueryDump:
 		return false
+	case catalog.QueryConfigEntry, catalog.QueryConfigEntries:
+		return q.Name != catalog.KindInlineCertificate // which holds a private key
 	}
 	return true
 }
 
 // put has an answer written soon. It never waits for the disk.
 func (s *shelf) put(key viewKey, v *catalog.View) {
-	if s == nil || v == nil || !isShelved(key.query.Kind) {
+	if s == nil || v == nil || !isShelved(key.query) || slices.ContainsFunc(v.Queries, func(q *catalog.PreparedQuery) bool { return q.Token != "" }) {
 		return
 	}
 	name := shelfName(key)

@@ -130,3 +130,22 @@ func TestShelfIsBounded(t *testing.T) {
 		t.Error("an answer that is too large was kept")
 	}
 }
+
+// TestSecretsAreNotShelved: neither the keys of certificates nor the tokens of prepared
+// queries are written.
+func TestSecretsAreNotShelved(t *testing.T) {
+	s := openShelf(t.TempDir(), slog.New(slog.DiscardHandler))
+	for _, k := range []catalog.QueryKind{catalog.QueryConfigEntries, catalog.QueryConfigEntry} {
+		s.put(viewKey{query: catalog.Query{Kind: k, Name: catalog.KindInlineCertificate}}, &catalog.View{})
+	}
+	query := catalog.Query{Kind: catalog.QueryPreparedQuery, Name: "q"}
+	s.put(viewKey{query: query}, &catalog.View{Queries: []*catalog.PreparedQuery{{Name: "q", Token: "secret"}}})
+	if len(s.due) != 0 {
+		t.Errorf("%d answers are to be written", len(s.due))
+	}
+	s.put(viewKey{query: query}, &catalog.View{Queries: []*catalog.PreparedQuery{{Name: "q"}}})
+	s.put(viewKey{query: catalog.Query{Kind: catalog.QueryConfigEntries, Name: catalog.KindMesh}}, &catalog.View{})
+	if len(s.due) != 2 {
+		t.Errorf("%d answers are to be written, not 2", len(s.due))
+	}
+}
