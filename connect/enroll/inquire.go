@@ -34,6 +34,11 @@ func (c *Credentials) Renew(ctx context.Context) (Joined, error) {
 	if !ok {
 		return Joined{}, errors.New("a server makes its own certificate")
 	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return Joined{}, err // somebody else was asking all the while
+	}
 	return j.join(ctx, c)
 }
 

@@ -2,6 +2,9 @@ package enroll
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"sync"
 	"testing"
 )
 
@@ -31,5 +34,25 @@ func TestInquire(t *testing.T) {
 	agent := s.joined(t)
 	if got, err := agent.Inquire(t.Context(), []string{s.addr}); err == nil {
 		t.Errorf("an agent that asks for no certificate was told %+v", got)
+	}
+}
+
+// One asks at a time, whoever wants to renew.
+func TestRenewTakesTurns(t *testing.T) {
+	s := newSite(t, NewSecret(), newClock())
+	c := s.joined(t)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			if _, err := c.Renew(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	late, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.Renew(late); !errors.Is(err, context.Canceled) {
+		t.Error(err)
 	}
 }
