@@ -271,3 +271,20 @@ func dialTLS(ctx context.Context, addr string, creds *enroll.Credentials, proto 
 	}
 	return conn, nil
 }
+
+// A founder that slept through its promises begins nothing: the others may have
+// promised themselves to somebody else by then.
+func TestFounderTooLate(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_000_000, 0)
+	f := &founding{self: "a", expect: 3, now: func() time.Time { return now }, fresh: func() bool { return true }}
+	if err := f.promise(&wire.PromiseRequest{Founder: "a", Voters: []string{"a", "b", "c"}}); err != nil {
+		t.Fatal(err)
+	}
+	if !f.stands("a") || f.stands("b") {
+		t.Error("a promise that was just given does not stand, or stands for another")
+	}
+	if now = now.Add(promiseLife); f.stands("a") {
+		t.Error("a promise stands past its end")
+	}
+}

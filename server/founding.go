@@ -138,11 +138,23 @@ func (f *founding) found(ctx context.Context, ids []string, voters map[string]st
 			return
 		}
 	}
+	if !f.stands(f.self) {
+		f.log.Warn("asking the others took so long that their promises may be over; they are asked again", "founder", f.self)
+		return
+	}
 	if err := f.begin(ctx, voters); err != nil {
 		f.log.Error("the cluster could not begin", "err", err)
 		return
 	}
 	f.log.Info("this server began a cluster", "servers", len(voters), "voters", strings.Join(ids, " "))
+}
+
+// stands tells whether this server's promise to a founder still holds. A founder gives
+// its own before it asks for any other, so that the others' hold at least as long.
+func (f *founding) stands(founder string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.founder == founder && f.now().Before(f.until)
 }
 
 // promise gives or keeps a promise.
