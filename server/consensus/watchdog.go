@@ -132,10 +132,13 @@ func (w *watchdog) run(done <-chan struct{}) {
 		// A probe of a disk that hangs for ever is left behind: the process ends.
 		go w.probes(done)
 	}
+	if w.space != nil {
+		go w.measures(done) // which touches the disk, too
+	}
 	defer wg.Wait()
 	t := time.NewTicker(lookEvery)
 	defer t.Stop()
-	last, measured := time.Now(), time.Time{}
+	last := time.Now()
 	for {
 		select {
 		case <-t.C:
@@ -150,10 +153,6 @@ func (w *watchdog) run(done <-chan struct{}) {
 		}
 		w.onLook(lag)
 		w.look(now)
-		if w.space != nil && now.Sub(measured) >= probeEvery {
-			measured = now
-			w.measure()
-		}
 	}
 }
 
@@ -163,6 +162,21 @@ func (w *watchdog) forgive(lag time.Duration) {
 	defer w.mu.Unlock()
 	for id, at := range w.begun {
 		w.begun[id] = at.Add(lag)
+	}
+}
+
+// measures looks after the space on the disk. It is apart from the judge, which must
+// go on while the disk hangs.
+func (w *watchdog) measures(done <-chan struct{}) {
+	t := time.NewTicker(probeEvery)
+	defer t.Stop()
+	for {
+		w.measure()
+		select {
+		case <-t.C:
+		case <-done:
+			return
+		}
 	}
 }
 

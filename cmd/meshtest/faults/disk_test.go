@@ -129,6 +129,7 @@ func TestP07FrozenForGood(t *testing.T) {
 	mnt := loopDisk(t, 256)
 	freeze, thaw := freezable(t, mnt)
 	a := server(t, filepath.Join(mnt, "data"))
+	t.Cleanup(thaw) // before the process is waited for
 	freeze()
 	proc.Eventually(t, 50*time.Second, "the server says that it stops", func() error {
 		if !strings.Contains(a.Log(), "the disk hangs: a write") {
