@@ -201,6 +201,32 @@ func TestDeadServerIsRemoved(t *testing.T) {
 	f.put(f.leader(), "after", "x")
 }
 
+// TestRemovedServerIsTold: a server that an operator removes says so, takes part in
+// nothing, and joins anew when it is started again.
+func TestRemovedServerIsTold(t *testing.T) {
+	f := newFleet(t, 3)
+	f.change = quick
+	for i := 1; i <= 3; i++ {
+		f.up(i)
+	}
+	lead := f.leader()
+	victim := 1 + lead%3
+	f.put(lead, "before", "x")
+	if _, err := f.nodes[lead].operators().ChangeRaft(t.Context(), &wire.ChangeRaftRequest{ID: idOf(victim)}); err != nil {
+		t.Fatal(err)
+	}
+	f.until("it knows", func() bool { return f.nodes[victim].server.cluster.dismissed.is() })
+	if _, ok := f.peers(lead)[idOf(victim)]; ok {
+		t.Error("it was taken in again although nobody restarted it")
+	}
+	if _, err := f.nodes[victim].Apply(t.Context(), &wire.ApplyRequest{Command: wire.Command{Command: &catalog.DeleteKey{Key: "before"}}}); !errors.Is(err, catalog.ErrNoLeader) {
+		t.Error("a write by the removed server:", err)
+	}
+	f.down(victim)
+	f.up(victim)
+	f.until("it votes again", func() bool { return f.votes(victim, f.leader()) })
+}
+
 // TestRaftPort: who may speak Raft.
 func TestRaftPort(t *testing.T) {
 	f := newFleet(t, 3)
