@@ -15,6 +15,9 @@ import (
 
 // leader gives the connection to the leader.
 func (c *cluster) leader() (*peerConn, error) {
+	if c.dismissed.is() { // Raft may believe in the leader for a moment longer
+		return nil, errDismissed
+	}
 	id, addr := c.raft.LeaderID()
 	if id == "" {
 		return nil, catalog.ErrNoLeader
@@ -24,6 +27,8 @@ func (c *cluster) leader() (*peerConn, error) {
 	}
 	return c.peers.at(id, addr)
 }
+
+var errDismissed = fmt.Errorf("this server was removed from the cluster; restart it to let it join again, or ask another: %w", catalog.ErrNoLeader)
 
 const (
 	// leaderHold is how long a request waits here for the others to elect a leader.

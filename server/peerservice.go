@@ -80,7 +80,6 @@ type dismissal struct {
 
 	mu   sync.Mutex
 	yes  bool
-	took bool // part, since this process began
 	said bool
 }
 
@@ -109,7 +108,7 @@ func (d *dismissal) look(ctx context.Context) {
 	heard := d.raft.LastContact()
 	d.mu.Lock()
 	if member && heard >= 0 && heard < d.lonely {
-		d.took, d.yes, d.said = true, false, false
+		d.yes, d.said = false, false
 	}
 	quiet := d.raft.Fresh() || d.yes || (member && heard >= 0 && heard < d.lonely)
 	d.mu.Unlock()
@@ -132,20 +131,21 @@ func (d *dismissal) look(ctx context.Context) {
 				return
 			}
 		}
-		d.tell(s)
+		// Who has heard a leader since this process began took part, be it for a moment.
+		d.tell(s, heard >= 0)
 		return
 	}
 }
 
-func (d *dismissal) tell(s *wire.StandingReply) {
+func (d *dismissal) tell(s *wire.StandingReply, took bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.yes = d.took
+	d.yes = took
 	if d.said {
 		return
 	}
 	d.said = true
-	if d.took {
+	if took {
 		d.log.Error("this server was removed from the cluster: it votes and serves no more", "told_by", s.Node, "config_index", s.ConfigIndex,
 			"hint", "restart it to let it join again; to take it away for good, stop it")
 		return
