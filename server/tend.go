@@ -120,7 +120,7 @@ func (a *autopilot) admit(ctx context.Context, id string, m catalog.Member) erro
 	if at.Dismissed {
 		return nil // it was removed on purpose: only its restart ends that
 	}
-	if a.raft.Foreign(at.Marks) {
+	if a.raft.Foreign(at.Marks, at.Applied) {
 		if a.silent("foreign", id) {
 			return nil
 		}

@@ -120,7 +120,8 @@ func (n *Node) Position() Position {
 // maxMarks bounds the entries that stand for a log.
 const maxMarks = 16
 
-// Marks give some entries with commands, spread over the whole of the log.
+// Marks give some entries that stand for the log: the one that began the cluster, if it
+// is there still, and some with commands, spread over the whole of it.
 func (n *Node) Marks() []wire.LogMark {
 	first, err := n.disk.logs.FirstIndex()
 	last := n.raft.LastIndex()
@@ -128,6 +129,10 @@ func (n *Node) Marks() []wire.LogMark {
 		return nil
 	}
 	var out []wire.LogMark
+	var begun raft.Log
+	if err := n.disk.logs.GetLog(1, &begun); err == nil {
+		out = append(out, markOf(&begun))
+	}
 	step := (last-first)/maxMarks + 1
 	for at := first; at <= last; at += step {
 		for i := at; i <= last && i < at+step; i++ {
@@ -147,20 +152,29 @@ func markOf(l *raft.Log) wire.LogMark {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// Foreign tells whether a log with these marks is of another history than this one's.
-// Its server must not follow this leader: what it has applied would stay in its state.
-// Two logs of one history differ at their ends only, so the first entry that both
-// have decides. A log that ends before this one begins cannot be compared; such a
-// server is sent the whole state, which replaces its own.
-func (n *Node) Foreign(marks []wire.LogMark) bool {
+// Foreign tells whether a log with these marks, applied up to an index, is of another
+// history than this one's. Its server must not follow this leader: what it has applied
+// would stay in its state. In one history the first entry names the servers that began
+// it, what one of them has applied is in the log of every leader, and no two entries
+// have the same index and term; what was never applied may differ. A log that ends
+// before this one begins cannot be compared; such a server is sent the whole state,
+// which replaces its own.
+func (n *Node) Foreign(marks []wire.LogMark, applied uint64) bool {
 	last := n.raft.LastIndex()
 	for _, m := range marks {
+		settled := m.Index == 1 || m.Index <= applied
 		if m.Index > last {
-			return true
+			if settled {
+				return true
+			}
+			continue
 		}
 		var l raft.Log
-		if err := n.disk.logs.GetLog(m.Index, &l); err == nil {
-			return markOf(&l) != m
+		if err := n.disk.logs.GetLog(m.Index, &l); err != nil {
+			continue // no longer kept here
+		}
+		if mine := markOf(&l); mine != m && (settled || mine.Term == m.Term) {
+			return true
 		}
 	}
 	return false

@@ -83,6 +83,17 @@ func run(ctx context.Context, name string, args ...string) (string, error) {
 	return string(out), err
 }
 
+// logged waits for words in the log, which is written behind what it tells of.
+func logged(t *testing.T, a *proc.Agent, words string) {
+	t.Helper()
+	proc.Eventually(t, 5*time.Second, "the log says "+words, func() error {
+		if !strings.Contains(a.Log(), words) {
+			return errors.New("it does not")
+		}
+		return nil
+	})
+}
+
 func allow(t *testing.T, a *proc.Agent, service string) {
 	t.Helper()
 	a.MustCLI("intention", "create", "-replace", "-allow", "client", service)
@@ -109,9 +120,7 @@ func TestCurlThroughTheMesh(t *testing.T) {
 	if out, err := run(ctx, curl, "-sS", "-m", "10", url); err == nil {
 		t.Fatalf("curl got through with no intention: %.80q", out)
 	}
-	if !strings.Contains(a.Log(), "weft intention create client pages") {
-		t.Error("the log does not name the command that would allow the connection")
-	}
+	logged(t, a, "weft intention create client pages") // the command that would allow it
 	allow(t, a, "pages")
 	proc.Eventually(t, 5*time.Second, "curl gets the page", func() error {
 		out, err := run(ctx, curl, "-sS", "-m", "10", url)
@@ -300,9 +309,7 @@ func TestPostgreSQLThroughTheMesh(t *testing.T) {
 		}
 		return err
 	})
-	if !strings.Contains(a.Log(), "policy_changed") {
-		t.Error("the log has no line for the connections that the deny closed")
-	}
+	logged(t, a, "policy_changed") // for the connections that the deny closed
 }
 
 // postgresUser gives a directory and, for root, which PostgreSQL refuses, another
