@@ -38,10 +38,11 @@ const (
 var forbidden = map[string][]string{
 	"catalog":          {"catalog/store", "catalog/wire", "connect/...", "agent/...", "server/...", "cmd/...", grpc, raft, netPkg, netHTTP},
 	"catalog/acl":      {"catalog/store", "catalog/wire", "connect/...", "agent/...", "server/...", "cmd/...", grpc, raft, netPkg, netHTTP},
+	"catalog/durable":  {"catalog", "catalog/acl", "catalog/store", "catalog/wire", "connect/...", "agent/...", "server/...", "cmd/...", grpc, raft, netPkg, netHTTP},
 	"catalog/store":    {"connect/...", "agent/...", "server/...", "cmd/...", raft, raftBolt, grpc, netPkg, netHTTP, "math/rand/..."},
 	"catalog/wire":     {"catalog/store", "agent/...", "server/...", "connect/...", "cmd/..."},
 	"connect/identity": {"catalog/...", "connect", "connect/ca", "connect/enroll", "connect/tunnel", "connect/l7", "agent/...", "server/...", "cmd/..."},
-	"connect/enroll":   {"catalog/...", "connect", "connect/ca", "connect/tunnel", "connect/l7", "agent/...", "server/...", "cmd/...", grpc, raft, memberlist, netHTTP},
+	"connect/enroll":   {"catalog", "catalog/acl", "catalog/store", "catalog/wire", "connect", "connect/ca", "connect/tunnel", "connect/l7", "agent/...", "server/...", "cmd/...", grpc, raft, memberlist, netHTTP},
 	"connect/ca":       {"server/...", "agent/...", "catalog/store", "cmd/..."},
 	"connect/tunnel":   {"catalog/...", "connect", "connect/identity", "connect/ca", "agent/...", "server/...", "cmd/..."},
 	"connect/l7":       {"connect", "agent/...", "server/...", "cmd/...", grpc},

@@ -2,16 +2,14 @@ package agent
 
 import (
 	"crypto/rand"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/google/uuid"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/durable"
 )
 
 // NodeID gives the ID of this host: want when that is set, else the one in the
@@ -48,28 +46,26 @@ func NodeID(dataDir, want string) (string, error) {
 			return "", err
 		}
 	}
-	if err := os.MkdirAll(dataDir, 0o700); err != nil {
-		return "", fmt.Errorf("node ID: %w", err)
-	}
-	if err := writeFile(file, id); err != nil {
+	if err := durable.Write(file, []byte(id)); err != nil {
 		return "", fmt.Errorf("node ID: %w", err)
 	}
 	return id, nil
 }
 
 func readNodeID(file string) (string, error) {
-	b, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
+	var id string
+	_, err := durable.File{Path: file, Most: 64, Remedy: "restore it, or remove it to become a new node"}.Read(func(b []byte) error {
+		u, err := uuid.Parse(strings.TrimSpace(string(b)))
+		if err != nil {
+			return catalog.Invalidf("it does not hold a UUID")
+		}
+		id = u.String()
+		return nil
+	})
 	if err != nil {
 		return "", fmt.Errorf("node ID: %w", err)
 	}
-	id, err := uuid.Parse(strings.TrimSpace(string(b)))
-	if err != nil {
-		return "", fmt.Errorf("%s: %w: it does not hold a UUID; restore it, or remove it to become a new node", file, catalog.ErrInvalid)
-	}
-	return id.String(), nil
+	return id, nil
 }
 
 func newUUID() (string, error) {
@@ -78,22 +74,4 @@ func newUUID() (string, error) {
 		return "", fmt.Errorf("node ID: %w", err)
 	}
 	return id.String(), nil
-}
-
-// writeFile replaces a file in one step, so that a crash leaves the old text or
-// the new one.
-func writeFile(file, text string) error {
-	f, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".*.tmp") // made with mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(f.Name()) }() // fails after the rename, as it should
-	_, err = f.WriteString(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), file)
 }

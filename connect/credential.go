@@ -9,12 +9,11 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/weftmesh/weft/catalog/durable"
 )
 
 // newCredential joins a key and the chain issued for it, and holds both to what
@@ -69,23 +68,7 @@ func (c *credential) save(file string, key *ecdsa.PrivateKey) error {
 	for _, b := range c.tls.Certificate {
 		_ = pem.Encode(&buf, &pem.Block{Type: "CERTIFICATE", Bytes: b})
 	}
-	dir := filepath.Dir(file)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	tmp, err := os.CreateTemp(dir, ".key-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = tmp.Write(buf.Bytes())
-	err = errors.Join(err, tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), file)
-	}
-	if err != nil {
-		_ = os.Remove(tmp.Name())
-	}
-	return err
+	return durable.Write(file, buf.Bytes())
 }
 
 // maxKeyFile bounds what is read of a key file.
@@ -93,23 +76,18 @@ const maxKeyFile = 256 << 10
 
 // loadCredential reads what save wrote. A missing file gives neither.
 func loadCredential(file string, w *world, now time.Time) (*credential, error) {
-	st, err := os.Stat(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	var c *credential
+	_, err := durable.File{Path: file, Most: maxKeyFile, Private: true}.Read(func(b []byte) (err error) {
+		c, err = parseCredential(b, w, now)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	if st.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("others may read it (mode %04o), so its key counts as lost", st.Mode().Perm())
-	}
-	if st.Size() > maxKeyFile {
-		return nil, fmt.Errorf("it has %d bytes, at most %d are allowed", st.Size(), maxKeyFile)
-	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
+	return c, nil
+}
+
+func parseCredential(b []byte, w *world, now time.Time) (*credential, error) {
 	var key *ecdsa.PrivateKey
 	var der [][]byte
 	for {

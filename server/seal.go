@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/weftmesh/weft/catalog/durable"
 	"github.com/weftmesh/weft/connect/ca"
 )
 
@@ -48,67 +49,29 @@ func sealHint(cfg Config) string {
 
 // openSeal reads the seal of a data directory, or makes it, once. Without a
 // directory it is one for this process.
-func openSeal(dir string) (ca.Sealer, error) {
+func openSeal(dir string) (sealer ca.Sealer, err error) {
 	var key [32]byte
 	if dir == "" {
 		_, _ = rand.Read(key[:]) // never fails
 		return ca.NewSealer(key)
 	}
-	file := filepath.Join(dir, sealFile)
-	b, err := os.ReadFile(file) //nolint:gosec // a file of our own data directory
-	if errors.Is(err, fs.ErrNotExist) {
-		_, _ = rand.Read(key[:])
-		if err := writeOnce(dir, file, key[:]); err != nil {
-			return nil, fmt.Errorf("server: make %s: %w", file, err)
+	file := durable.File{Path: filepath.Join(dir, sealFile), Most: int64(len(key)), Private: true, Remedy: "restore it from a copy of the data directory"}
+	found, err := file.Read(func(b []byte) error {
+		if len(b) != len(key) {
+			return fmt.Errorf("it has %d bytes, a seal has %d", len(b), len(key))
 		}
-		return ca.NewSealer(key)
+		copy(key[:], b)
+		sealer, err = ca.NewSealer(key)
+		return err
+	})
+	if err == nil && !found {
+		_, _ = rand.Read(key[:]) // never fails
+		if sealer, err = ca.NewSealer(key); err == nil {
+			err = durable.Write(file.Path, key[:])
+		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("server: read the seal of the CA: %w; it must be readable by the user with ID %d", err, os.Getuid())
-	}
-	defer clear(b)
-	info, err := os.Stat(file)
-	if err != nil {
-		return nil, fmt.Errorf("server: read the seal of the CA: %w", err)
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("server: %s may be read by others (%s); it protects the keys of the CA: chmod 600 it", file, info.Mode().Perm())
-	}
-	if len(b) != len(key) {
-		return nil, fmt.Errorf("server: %s has %d bytes, a seal has %d; restore it from a copy of the data directory", file, len(b), len(key))
-	}
-	copy(key[:], b)
-	sealer, err := ca.NewSealer(key)
-	if err != nil {
-		return nil, fmt.Errorf("server: %s: %w; restore it from a copy of the data directory", file, err)
+		return nil, fmt.Errorf("server: the seal of the CA: %w", err)
 	}
 	return sealer, nil
-}
-
-// writeOnce writes a new file so that it is there whole, or not at all.
-func writeOnce(dir, file string, b []byte) (err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, sealFile+".*") // 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), file); err != nil {
-		return err
-	}
-	d, err := os.Open(dir) //nolint:gosec // our own data directory
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

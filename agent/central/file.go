@@ -3,15 +3,13 @@ package central
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/durable"
 )
 
 const (
@@ -35,36 +33,28 @@ func newEntriesFile(dataDir string) *entriesFile {
 
 // load reads the entries, none when there is no file.
 func (f *entriesFile) load() ([]catalog.Entry, error) {
-	info, err := os.Stat(f.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	var out []catalog.Entry
+	_, err := durable.File{Path: f.path, Most: maxFile}.Read(func(b []byte) error {
+		var doc entriesDoc
+		if err := json.Unmarshal(b, &doc); err != nil {
+			return err
+		}
+		if doc.Version != formatVersion {
+			return fmt.Errorf("format version %d, want %d", doc.Version, formatVersion)
+		}
+		for _, raw := range doc.Entries {
+			var e catalog.Entry
+			if err := e.UnmarshalBinary(raw); err != nil {
+				return err
+			}
+			if e.ConfigEntry != nil {
+				out = append(out, e)
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, err
-	}
-	if info.Size() > maxFile {
-		return nil, fmt.Errorf("%d bytes, at most %d are read: %w", info.Size(), maxFile, catalog.ErrTooLarge)
-	}
-	b, err := os.ReadFile(f.path)
-	if err != nil {
-		return nil, err
-	}
-	var doc entriesDoc
-	if err := json.Unmarshal(b, &doc); err != nil {
-		return nil, err
-	}
-	if doc.Version != formatVersion {
-		return nil, fmt.Errorf("format version %d, want %d", doc.Version, formatVersion)
-	}
-	out := make([]catalog.Entry, 0, len(doc.Entries))
-	for _, raw := range doc.Entries {
-		var e catalog.Entry
-		if err := e.UnmarshalBinary(raw); err != nil {
-			return nil, err
-		}
-		if e.ConfigEntry != nil {
-			out = append(out, e)
-		}
 	}
 	return out, nil
 }
@@ -83,19 +73,7 @@ func (f *entriesFile) save(entries []catalog.Entry) error {
 	if err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(f.path), filepath.Base(f.path)+".*.tmp") // made with mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }() // fails after the rename, as it should
-	_, err = tmp.Write(b)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if err := errors.Join(err, tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), f.path)
+	return durable.Write(f.path, b)
 }
 
 // keep writes what is known whenever it changes, until ctx ends.

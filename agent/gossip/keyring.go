@@ -9,9 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +18,7 @@ import (
 	"github.com/hashicorp/memberlist"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/durable"
 )
 
 // keyring holds the keys of gossip, and the file that keeps them.
@@ -81,28 +79,31 @@ func openKeyring(cfg Config) (*keyring, error) {
 	return k, nil
 }
 
+// maxKeyringFile bounds what is read of a keyring.
+const maxKeyringFile = 1 << 20
+
 func loadKeys(file string) ([][]byte, error) {
 	if file == "" {
 		return nil, nil
 	}
-	b, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	var keys [][]byte
+	ring := durable.File{Path: file, Most: maxKeyringFile, Remedy: "restore the file, or delete it to use the key of the configuration"}
+	_, err := ring.Read(func(b []byte) error {
+		var texts []string
+		if err := json.Unmarshal(b, &texts); err != nil {
+			return catalog.Invalidf("%w", err)
+		}
+		for i, t := range texts {
+			key, err := parseKey(t)
+			if err != nil {
+				return fmt.Errorf("key %d: %w", i+1, err)
+			}
+			keys = append(keys, key)
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, fmt.Errorf("gossip: keyring: %w", err)
-	}
-	var texts []string
-	if err := json.Unmarshal(b, &texts); err != nil {
-		return nil, fmt.Errorf("gossip: keyring %s: %w: %w; restore the file, or delete it to use the key of the configuration", file, catalog.ErrInvalid, err)
-	}
-	keys := make([][]byte, 0, len(texts))
-	for i, t := range texts {
-		key, err := parseKey(t)
-		if err != nil {
-			return nil, fmt.Errorf("gossip: keyring %s: key %d: %w", file, i+1, err)
-		}
-		keys = append(keys, key)
 	}
 	return keys, nil
 }
@@ -123,8 +124,8 @@ func stampFile(file string) string { return file + ".changed" }
 // readStamp is when a saved ring was changed last. A file that is lost or damaged
 // makes the ring old, and the servers' keys are taken over.
 func readStamp(file string) int64 {
-	b, err := os.ReadFile(stampFile(file))
-	if err != nil || len(b) > 32 {
+	b, err := durable.File{Path: stampFile(file), Most: 32}.Bytes()
+	if err != nil {
 		return 0
 	}
 	n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
@@ -144,13 +145,10 @@ func (k *keyring) save() error {
 	if err != nil {
 		return fmt.Errorf("gossip: keyring: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Dir(k.file), 0o700); err != nil {
+	if err := durable.Write(k.file, append(b, '\n')); err != nil {
 		return fmt.Errorf("gossip: keyring: %w", err)
 	}
-	if err := writeWhole(k.file, append(b, '\n')); err != nil {
-		return fmt.Errorf("gossip: keyring: %w", err)
-	}
-	if err := writeWhole(stampFile(k.file), fmt.Appendln(nil, k.changed)); err != nil {
+	if err := durable.Write(stampFile(k.file), fmt.Appendln(nil, k.changed)); err != nil {
 		return fmt.Errorf("gossip: keyring: %w", err)
 	}
 	return nil

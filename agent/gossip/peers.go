@@ -4,18 +4,17 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/durable"
 )
 
 const (
@@ -46,30 +45,19 @@ func openPeers(file string) (*peers, error) {
 	if file == "" {
 		return p, nil
 	}
-	info, err := os.Stat(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return p, nil
-	}
-	if err != nil {
-		return p, err
-	}
-	if info.Size() > maxPeersFile {
-		return p, fmt.Errorf("it has %d bytes, at most %d are read", info.Size(), maxPeersFile)
-	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return p, err
-	}
-	var doc struct{ Members []peer }
-	if err := json.Unmarshal(b, &doc); err != nil {
-		return p, err
-	}
-	for _, m := range doc.Members {
-		if _, _, err := net.SplitHostPort(m.Addr); err == nil && len(p.last) < maxPeers {
-			p.last = append(p.last, m)
+	_, err := durable.File{Path: file, Most: maxPeersFile}.Read(func(b []byte) error {
+		var doc struct{ Members []peer }
+		if err := json.Unmarshal(b, &doc); err != nil {
+			return err
 		}
-	}
-	return p, nil
+		for _, m := range doc.Members {
+			if _, _, err := net.SplitHostPort(m.Addr); err == nil && len(p.last) < maxPeers {
+				p.last = append(p.last, m)
+			}
+		}
+		return nil
+	})
+	return p, err
 }
 
 // addrs are where members were, servers first, each part in random order.
@@ -155,10 +143,7 @@ func (p *peers) write(list []peer) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(p.file), 0o700); err != nil {
-		return err
-	}
-	return writeWhole(p.file, append(b, '\n'))
+	return durable.Write(p.file, append(b, '\n'))
 }
 
 // forget removes what is kept, for a host that leaves for good.

@@ -6,15 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/weftmesh/weft/agent/checks"
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/durable"
 )
 
 // Folders of the data directory.
@@ -80,7 +79,7 @@ func (d *disk) touch(now time.Time) error {
 	if d.dir == "" {
 		return nil
 	}
-	return writeFile(filepath.Join(d.dir, dirChecks, aliveFile), []byte(now.UTC().Format(time.RFC3339)), false)
+	return durable.Swap(filepath.Join(d.dir, dirChecks, aliveFile), []byte(now.UTC().Format(time.RFC3339)))
 }
 
 // readAlive leaves the zero time where the agent never ran, or it cannot be told.
@@ -88,7 +87,7 @@ func (d *disk) readAlive() {
 	if d.dir == "" {
 		return
 	}
-	b, err := os.ReadFile(filepath.Join(d.dir, dirChecks, aliveFile))
+	b, err := durable.File{Path: filepath.Join(d.dir, dirChecks, aliveFile), Most: 64}.Bytes()
 	if err != nil {
 		return
 	}
@@ -103,7 +102,7 @@ func (d *disk) path(folder, id string) string {
 }
 
 func (d *disk) putService(e *service) error {
-	return d.put(dirServices, e.svc.ID, &savedService{ID: e.svc.ID, Token: e.token, SidecarOf: e.sidecarOf, Service: e.svc}, true)
+	return d.put(dirServices, e.svc.ID, &savedService{ID: e.svc.ID, Token: e.token, SidecarOf: e.sidecarOf, Service: e.svc}, durable.Write)
 }
 
 func (d *disk) restoreService(id string, old *service) error {
@@ -117,7 +116,7 @@ func (d *disk) putCheck(c *check) error {
 	return d.put(dirChecks, c.def.CheckID, &savedCheck{
 		ID: c.def.CheckID, Kind: c.kind, Fact: c.fact, Def: c.def,
 		Interval: c.row.Interval, Timeout: c.row.Timeout, Tags: c.row.ServiceTags,
-	}, true)
+	}, durable.Write)
 }
 
 func (d *disk) restoreCheck(id string, old *check) error {
@@ -127,8 +126,8 @@ func (d *disk) restoreCheck(id string, old *check) error {
 	return d.putCheck(old)
 }
 
-// put writes a file whole. durable means that it is there after a power cut.
-func (d *disk) put(folder, id string, v any, durable bool) error {
+// put writes a file whole, by durable.Write or durable.Swap.
+func (d *disk) put(folder, id string, v any, write func(file string, b []byte) error) error {
 	if d.dir == "" {
 		return nil
 	}
@@ -136,7 +135,7 @@ func (d *disk) put(folder, id string, v any, durable bool) error {
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", folder, id, err)
 	}
-	if err := writeFile(d.path(folder, id), b, durable); err != nil {
+	if err := write(d.path(folder, id), b); err != nil {
 		return fmt.Errorf("%s %s is not saved: %w", folder, id, err)
 	}
 	return nil
@@ -146,60 +145,13 @@ func (d *disk) remove(folder, id string) error {
 	if d.dir == "" {
 		return nil
 	}
-	path := d.path(folder, id)
-	if err := os.Remove(path); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
+	if err := durable.Remove(d.path(folder, id)); err != nil {
 		return fmt.Errorf("%s %s is not removed: %w", folder, id, err)
 	}
-	return syncDir(filepath.Dir(path))
+	return nil
 }
 
-func writeFile(path string, b []byte, durable bool) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(path), tempPrefix+"*") // 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = tmp.Close()
-			_ = os.Remove(tmp.Name()) // the first error is the one to tell
-		}
-	}()
-	if _, err = tmp.Write(b); err != nil {
-		return err
-	}
-	if durable {
-		if err = tmp.Sync(); err != nil {
-			return err
-		}
-	}
-	if err = tmp.Close(); err != nil {
-		return err
-	}
-	if err = os.Rename(tmp.Name(), path); err != nil {
-		return err
-	}
-	if durable {
-		err = syncDir(filepath.Dir(path))
-	}
-	return err
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
-}
-
-const (
-	tempPrefix    = ".tmp-"
-	corruptSuffix = ".corrupt"
-)
+const corruptSuffix = ".corrupt"
 
 // read calls each with the content of every file of a folder. What each refuses is
 // moved aside and told, and the rest is read.
@@ -220,34 +172,24 @@ func (d *disk) read(folder string, each func(b []byte) (id string, err error)) e
 		switch {
 		case e.IsDir():
 			continue
-		case strings.HasPrefix(e.Name(), tempPrefix):
-			_ = os.Remove(path) // left by a crash while writing; it was never answered for
-			continue
 		case filepath.Ext(e.Name()) != ".json":
 			continue
 		}
-		b, err := readFile(path)
-		if err != nil {
-			return fmt.Errorf("data directory: %w", err)
-		}
-		id, err := each(b)
-		if err == nil && d.path(folder, id) != path {
-			err = fmt.Errorf("the file is not that of ID %q", id)
-		}
-		if err != nil {
+		_, err := durable.File{Path: path, Most: maxFile}.Read(func(b []byte) error {
+			id, err := each(b)
+			if err == nil && d.path(folder, id) != path {
+				err = fmt.Errorf("it is not the file of ID %q", id)
+			}
+			return err
+		})
+		switch {
+		case errors.Is(err, durable.ErrDamaged):
 			d.setAside(path, err)
+		case err != nil:
+			return fmt.Errorf("data directory: %w", err)
 		}
 	}
 	return nil
-}
-
-func readFile(path string) ([]byte, error) {
-	if info, err := os.Stat(path); err != nil {
-		return nil, err
-	} else if info.Size() > maxFile {
-		return nil, nil // no JSON: set aside by the caller
-	}
-	return os.ReadFile(path)
 }
 
 func (d *disk) setAside(path string, cause error) {

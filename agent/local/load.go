@@ -7,6 +7,7 @@ import (
 
 	"github.com/weftmesh/weft/agent/checks"
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/durable"
 )
 
 // load reads the registrations of the last run. Checks of services that are not
@@ -141,7 +142,7 @@ func (s *State) saveStates() {
 	}
 	s.mu.Unlock()
 	for i := range list {
-		if err := s.disk.put(dirStates, list[i].ID, &list[i], false); err != nil {
+		if err := s.disk.put(dirStates, list[i].ID, &list[i], durable.Swap); err != nil {
 			s.log.Warn("cannot save the state of a check", "check", list[i].ID, "err", err)
 		}
 	}

@@ -580,9 +580,6 @@ func TestCorruptFiles(t *testing.T) {
 	if err := os.WriteFile(odd, []byte(`{"ID":"x","Service":{"ID":"x","Service":"x"}}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "checks", tempPrefix+"1"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
 	var log strings.Builder
 	s2, _ := open(t, dir, func(c *Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
 	if got := ids(s2.Host().Services); got != "b" && got != "b x" {
@@ -605,7 +602,8 @@ func TestDiskFails(t *testing.T) {
 	dir := t.TempDir()
 	s, _ := open(t, dir, nil)
 	register(t, s, `{"Name":"kept"}`)
-	if err := os.RemoveAll(filepath.Join(dir, "checks")); err != nil {
+	checks := filepath.Join(dir, "checks")
+	if err := errors.Join(os.RemoveAll(checks), os.WriteFile(checks, nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	_, err := tryRegister(s, `{"Name":"new","Check":{"TTL":"1h"}}`, RegisterOptions{})
@@ -614,6 +612,9 @@ func TestDiskFails(t *testing.T) {
 	}
 	if got := ids(s.Host().Services); got != "kept" {
 		t.Errorf("memory has %s", got)
+	}
+	if err := os.Remove(checks); err != nil {
+		t.Fatal(err)
 	}
 	s2, _ := open(t, dir, nil)
 	if got := ids(s2.Host().Services); got != "kept" {

@@ -6,19 +6,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"net"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/durable"
 )
 
 // Server is a server of the cluster.
@@ -244,25 +241,20 @@ func readServers(file string) ([]Server, error) {
 	if file == "" {
 		return nil, nil
 	}
-	f, err := os.Open(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	var doc struct{ Servers []Server }
-	if err := json.NewDecoder(io.LimitReader(f, maxPoolFile)).Decode(&doc); err != nil {
-		return nil, err
-	}
 	var out []Server
-	for _, s := range doc.Servers {
-		if _, _, err := net.SplitHostPort(s.Addr); err == nil && len(out) < maxServers {
-			out = append(out, s)
+	_, err := durable.File{Path: file, Most: maxPoolFile}.Read(func(b []byte) error {
+		var doc struct{ Servers []Server }
+		if err := json.Unmarshal(b, &doc); err != nil {
+			return err
 		}
-	}
-	return out, nil
+		for _, s := range doc.Servers {
+			if _, _, err := net.SplitHostPort(s.Addr); err == nil && len(out) < maxServers {
+				out = append(out, s)
+			}
+		}
+		return nil
+	})
+	return out, err
 }
 
 func writeServers(file string, servers []Server) error {
@@ -273,14 +265,5 @@ func writeServers(file string, servers []Server) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".*.tmp") // made with mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(f.Name()) }() // fails after the rename, as it should
-	_, err = f.Write(append(b, '\n'))
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), file)
+	return durable.Write(file, append(b, '\n'))
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/durable"
 	"github.com/weftmesh/weft/catalog/wire"
 )
 
@@ -82,8 +83,6 @@ func openShelf(dir string, log *slog.Logger) *shelf {
 		case strings.HasSuffix(e.Name(), shelfExt):
 			s.rows[e.Name()] = shelfRow{heard: info.ModTime(), size: info.Size()}
 			s.bytes += info.Size()
-		case strings.HasSuffix(e.Name(), shelfExt+".tmp"): // of a process that was killed
-			_ = os.Remove(filepath.Join(dir, e.Name()))
 		}
 	}
 	return s
@@ -186,13 +185,7 @@ func (s *shelf) write(name string, a shelved) error {
 	body := binary.BigEndian.AppendUint64(nil, uint64(a.heard.UnixNano())) //nolint:gosec // after 1970
 	body = append(body, b...)
 	sum := sha256.Sum256(body)
-	path := filepath.Join(s.dir, name)
-	tmp := path + ".tmp" // one writer
-	if err := os.WriteFile(tmp, slices.Concat([]byte(shelfMagic), sum[:], body), 0o600); err != nil {
-		_ = os.Remove(tmp)
-		return err
-	}
-	if err := os.Rename(tmp, path); err != nil {
+	if err := durable.Swap(filepath.Join(s.dir, name), slices.Concat([]byte(shelfMagic), sum[:], body)); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -266,27 +259,21 @@ func (s *shelf) get(key viewKey) (heldAnswer, bool) {
 
 func readShelved(path string) (heldAnswer, error) {
 	const head = len(shelfMagic) + sha256.Size
-	info, err := os.Stat(path)
-	if err != nil {
-		return heldAnswer{}, err
+	var a heldAnswer
+	file := durable.File{Path: path, Most: maxShelvedView + int64(head) + 8}
+	_, err := file.Read(func(b []byte) error {
+		if len(b) < head+8 || string(b[:len(shelfMagic)]) != shelfMagic {
+			return errors.New("it is not a kept answer of this version")
+		}
+		body := b[head:]
+		if sum := sha256.Sum256(body); !bytes.Equal(sum[:], b[len(shelfMagic):head]) {
+			return errors.New("its digest is wrong")
+		}
+		a = heldAnswer{view: &catalog.View{}, heard: time.Unix(0, int64(binary.BigEndian.Uint64(body)))} //nolint:gosec // as written
+		return wire.Unmarshal(body[8:], a.view)
+	})
+	if err == nil && a.view == nil {
+		err = fs.ErrNotExist
 	}
-	if info.Size() > maxShelvedView+int64(head)+8 {
-		return heldAnswer{}, fmt.Errorf("%w: %d bytes", catalog.ErrTooLarge, info.Size())
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return heldAnswer{}, err
-	}
-	if len(b) < head+8 || string(b[:len(shelfMagic)]) != shelfMagic {
-		return heldAnswer{}, errors.New("it is not a kept answer of this version")
-	}
-	body := b[head:]
-	if sum := sha256.Sum256(body); !bytes.Equal(sum[:], b[len(shelfMagic):head]) {
-		return heldAnswer{}, errors.New("it is damaged")
-	}
-	v := &catalog.View{}
-	if err := wire.Unmarshal(body[8:], v); err != nil {
-		return heldAnswer{}, err
-	}
-	return heldAnswer{view: v, heard: time.Unix(0, int64(binary.BigEndian.Uint64(body)))}, nil //nolint:gosec // as written
+	return a, err
 }

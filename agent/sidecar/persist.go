@@ -5,9 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/url"
 	"os"
@@ -15,6 +13,7 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/durable"
 	"github.com/weftmesh/weft/connect"
 )
 
@@ -60,28 +59,21 @@ func newSnapshotFile(dataDir, id string) *snapshotFile {
 
 // load reads the snapshot, nil when there is none.
 func (f *snapshotFile) load() (*connect.Snapshot, error) {
-	info, err := os.Stat(f.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > maxSnapshot {
-		return nil, fmt.Errorf("%d bytes, at most %d are read: %w", info.Size(), maxSnapshot, catalog.ErrTooLarge)
-	}
-	b, err := os.ReadFile(f.path)
-	if err != nil {
-		return nil, err
-	}
 	var doc snapshotDoc
-	if err := json.Unmarshal(b, &doc); err != nil {
+	file := durable.File{Path: f.path, Most: maxSnapshot, Remedy: "until a server answers this proxy lets nobody in or out"}
+	_, err := file.Read(func(b []byte) error {
+		if err := json.Unmarshal(b, &doc); err != nil {
+			return err
+		}
+		if doc.Version != formatVersion || doc.Snapshot == nil {
+			return fmt.Errorf("format version %d, want %d", doc.Version, formatVersion)
+		}
+		f.index = doc.Snapshot.Index
+		return nil
+	})
+	if err != nil {
 		return nil, err
 	}
-	if doc.Version != formatVersion || doc.Snapshot == nil {
-		return nil, fmt.Errorf("format version %d, want %d", doc.Version, formatVersion)
-	}
-	f.index = doc.Snapshot.Index
 	return doc.Snapshot, nil
 }
 
@@ -91,29 +83,7 @@ func (f *snapshotFile) save(id string, snap *connect.Snapshot) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(f.dir, 0o700); err != nil {
-		return err
-	}
-	tmp, err := os.CreateTemp(f.dir, snapshotName+".*.tmp") // made with mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }() // fails after the rename, as it should
-	_, err = tmp.Write(b)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if err := errors.Join(err, tmp.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp.Name(), f.path); err != nil {
-		return err
-	}
-	d, err := os.Open(f.dir) // so that a power cut does not bring the old one back
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return durable.Write(f.path, b)
 }
 
 // saveAgain is how soon a snapshot is written again that could not be: until then

@@ -21,6 +21,7 @@ import (
 	"github.com/weftmesh/weft/agent/httpapi"
 	"github.com/weftmesh/weft/agent/remote"
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/durable"
 	"github.com/weftmesh/weft/cmd/weft/config"
 	"github.com/weftmesh/weft/connect"
 	"github.com/weftmesh/weft/connect/enroll"
@@ -56,6 +57,9 @@ func newHost(cfg *config.Config, l *logs, load func() (*config.Config, error), b
 	}()
 	if err := prepareDataDir(cfg.DataDir); err != nil {
 		return h, err
+	}
+	if err := durable.Sweep(cfg.DataDir, begin); err != nil {
+		h.log.Warn("what an earlier process left in the middle of writing cannot be removed", "file", cfg.DataDir, "err", err)
 	}
 	if h.nodeID, err = agent.NodeID(cfg.DataDir, cfg.NodeID); err != nil {
 		return h, withCode(exitDataDir, err)

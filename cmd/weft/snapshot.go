@@ -15,6 +15,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/weftmesh/weft/catalog/durable"
 	"github.com/weftmesh/weft/catalog/store"
 )
 
@@ -117,7 +118,10 @@ func saveSnapshot(c *cli.Context, cl *client, file string) (index uint64, err er
 	if err := tmp.Close(); err != nil {
 		return 0, err
 	}
-	return meta.Index, os.Rename(tmp.Name(), file)
+	if err := os.Rename(tmp.Name(), file); err != nil {
+		return 0, err
+	}
+	return meta.Index, durable.SyncDir(filepath.Dir(file))
 }
 
 func ignoreClosed(err error) error {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/weftmesh/weft/catalog/durable"
 )
 
 // The log file never shrinks by itself. At the start one that is large and mostly
@@ -48,7 +50,7 @@ func compact(file string, above, used int64, space func() (free, total uint64, e
 	if err := os.Rename(temp, file); err != nil {
 		return err
 	}
-	if err := syncDir(filepath.Dir(file)); err != nil {
+	if err := durable.SyncDir(filepath.Dir(file)); err != nil {
 		return err
 	}
 	after, err := os.Stat(file)
@@ -74,12 +76,4 @@ func copyLog(to, from string) (err error) {
 		return errors.Join(err, dst.Close())
 	}
 	return dst.Close()
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // our own data directory
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

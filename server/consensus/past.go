@@ -3,8 +3,6 @@ package consensus
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -12,6 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 
+	"github.com/weftmesh/weft/catalog/durable"
 	"github.com/weftmesh/weft/catalog/wire"
 )
 
@@ -61,7 +60,7 @@ func (d *disk) remember() error {
 	if marked, err := d.readMark(); err != nil || marked == own {
 		return err
 	}
-	return writeDurably(d.mark, own+"\n")
+	return durable.Write(d.mark, []byte(own+"\n"))
 }
 
 func (d *disk) history() (string, error) {
@@ -77,35 +76,18 @@ func (d *disk) readMark() (string, error) {
 	if d.mark == "" {
 		return "", nil
 	}
-	b, err := os.ReadFile(d.mark)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
+	var id string
+	_, err := durable.File{Path: d.mark, Most: 64}.Read(func(b []byte) error {
+		id = strings.TrimSpace(string(b))
+		if _, err := uuid.Parse(id); err != nil {
+			return errors.New("it does not hold a UUID")
+		}
+		return nil
+	})
+	if errors.Is(err, durable.ErrDamaged) {
+		err = fmt.Errorf("%w: %w", errCorrupt, err)
 	}
-	if err != nil {
-		return "", err
-	}
-	id := strings.TrimSpace(string(b))
-	if _, err := uuid.Parse(id); err != nil {
-		return "", fmt.Errorf("%s: %w: it does not hold a UUID", d.mark, errCorrupt)
-	}
-	return id, nil
-}
-
-func writeDurably(file, text string) (err error) {
-	dir := filepath.Dir(file)
-	f, err := os.CreateTemp(dir, filepath.Base(file)+".*.tmp") // 0600
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(f.Name()) }() // fails after the rename, as it should
-	_, err = f.WriteString(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), file); err != nil {
-		return err
-	}
-	return syncDir(dir)
+	return id, err
 }
 
 // verify reads the whole log: what was changed on the disk since it was written
