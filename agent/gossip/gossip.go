@@ -196,6 +196,7 @@ func New(cfg Config) (*Gossip, error) {
 		return nil, fmt.Errorf("gossip: %w", err)
 	}
 	g.list = list
+	port.begin()
 	return g, nil
 }
 

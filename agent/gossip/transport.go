@@ -17,13 +17,18 @@ const (
 	maxStreamsPerSource = 64 // a host needs one or two
 )
 
-// transport is memberlist's, with the connections that come in bounded.
+// transport is memberlist's, with the connections that come in bounded, and with
+// nothing that comes in before memberlist knows of its own node: it listens first, and
+// when others tell it of an earlier process in that moment, it takes that one's tags
+// for its own, takes itself for dead, and says so to all.
 type transport struct {
 	*memberlist.NetTransport
-	in    chan net.Conn
-	done  chan struct{} // closed when it is to end,
-	ended chan struct{} // and when nothing comes in any more
-	stop  sync.Once
+	in      chan net.Conn
+	packets chan *memberlist.Packet
+	begun   chan struct{} // closed when memberlist may hear of others
+	done    chan struct{} // closed when it is to end,
+	ended   chan struct{} // and when nothing comes in any more
+	stop    sync.Once
 
 	mu      sync.Mutex
 	total   int
@@ -55,9 +60,40 @@ func listen(c *memberlist.Config) (*transport, error) {
 		c.BindPort = nt.GetAutoBindPort()
 		c.AdvertisePort = c.BindPort
 	}
-	t := &transport{NetTransport: nt, in: make(chan net.Conn), done: make(chan struct{}), ended: make(chan struct{}), sources: map[netip.Addr]int{}}
+	t := &transport{
+		NetTransport: nt, in: make(chan net.Conn), packets: make(chan *memberlist.Packet),
+		begun: make(chan struct{}), done: make(chan struct{}), ended: make(chan struct{}), sources: map[netip.Addr]int{},
+	}
 	go t.admit()
+	go t.relay()
 	return t, nil
+}
+
+// begin lets in what others say. It is for the time after memberlist.Create.
+func (t *transport) begin() { close(t.begun) }
+
+// PacketCh implements memberlist.Transport.
+func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packets }
+
+// relay hands packets on. Those that come too early are lost, as packets may be.
+func (t *transport) relay() {
+	for {
+		select {
+		case p := <-t.NetTransport.PacketCh():
+			select {
+			case <-t.begun:
+			default:
+				continue
+			}
+			select {
+			case t.packets <- p:
+			case <-t.done:
+				return
+			}
+		case <-t.done:
+			return
+		}
+	}
 }
 
 // StreamCh implements memberlist.Transport.
@@ -76,6 +112,12 @@ func (t *transport) Shutdown() error {
 }
 
 func (t *transport) admit() {
+	select {
+	case <-t.begun:
+	case <-t.done:
+		t.drain()
+		return
+	}
 	for {
 		select {
 		case <-t.done:
@@ -104,7 +146,7 @@ func (t *transport) drain() {
 		select {
 		case c := <-t.NetTransport.StreamCh():
 			_ = c.Close()
-		case <-t.PacketCh():
+		case <-t.NetTransport.PacketCh():
 		case <-t.ended:
 			return
 		}

@@ -96,3 +96,56 @@ func TestStrangersLines(t *testing.T) {
 		t.Errorf("%d lines: %s", n, out.String())
 	}
 }
+
+// TestNothingComesInBeforeItsOwnNode: packets that come before memberlist has its own
+// node are lost, connections wait.
+func TestNothingComesInBeforeItsOwnNode(t *testing.T) {
+	c := memberlist.DefaultLANConfig()
+	c.BindAddr, c.BindPort, c.LogOutput = "127.0.0.1", 0, io.Discard
+	tr, err := listen(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.Shutdown()
+	addr := net.JoinHostPort("127.0.0.1", fmt.Sprint(c.BindPort))
+	udp, err := net.Dial("udp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
+	tcp, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tcp.Close()
+	for range 3 {
+		if err := tr.IngestPacket(fed("early"), udp.LocalAddr(), time.Now(), false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case p := <-tr.PacketCh():
+		t.Fatalf("a packet came in: %q", p.Buf)
+	case <-tr.StreamCh():
+		t.Fatal("a connection came in")
+	case <-time.After(10 * time.Millisecond):
+	}
+	tr.begin()
+	if _, err := udp.Write([]byte("late")); err != nil {
+		t.Fatal(err)
+	}
+	if p := <-tr.PacketCh(); string(p.Buf) != "late" {
+		t.Errorf("%q came in", p.Buf)
+	}
+	_ = (<-tr.StreamCh()).Close()
+}
+
+// fed is a connection that holds one packet.
+func fed(text string) net.Conn {
+	near, far := net.Pipe()
+	go func() {
+		_, _ = io.WriteString(far, text) // who reads it closes it
+		_ = far.Close()
+	}()
+	return near
+}
