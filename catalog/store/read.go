@@ -11,7 +11,12 @@ import (
 )
 
 // reader reads one moment of the store.
-type reader struct{ txn *memdb.Txn }
+type reader struct {
+	txn *memdb.Txn
+	// touched are the rows of tableIndex that a writer has not put into its
+	// transaction yet, 0 for one that is to be removed; nil where nobody writes.
+	touched map[string]uint64
+}
 
 // must panics on errors of memdb, which only a table, an index or an argument
 // that the schema does not know can cause: a mistake in this package.

@@ -20,7 +20,7 @@ func (s *Store) ReadTxn(c *catalog.Txn) (*catalog.TxnResult, uint64, error) {
 	}
 	// A writer that is thrown away: one code path for both ways.
 	db := s.state.Load().db.Snapshot()
-	index := reader{db.Txn(false)}.lastIndex()
+	index := reader{txn: db.Txn(false)}.lastIndex()
 	w := newWriter(db, index+1)
 	defer w.txn.Abort()
 	result, _ := w.transaction(c) // that it failed is in the result

@@ -8,17 +8,37 @@ import (
 	"github.com/weftmesh/weft/catalog"
 )
 
-// writer is one command at work: a transaction that keeps the index rows in step
-// with the rows it writes.
+// writer is commands at work, one after the other: a transaction that keeps the
+// index rows in step with the rows it writes. The index rows are written at its end:
+// commands that follow each other touch the same ones, and the few that many touch
+// would be written again by each.
 type writer struct {
 	reader
-	index   uint64
+	index   uint64 // of the command at work
 	changed bool
+	trial   bool // only whether anything changes is asked, not what
 }
 
 func newWriter(db *memdb.MemDB, index uint64) *writer {
-	return &writer{reader: reader{db.Txn(true)}, index: index}
+	return &writer{reader: reader{txn: db.Txn(true), touched: map[string]uint64{}}, index: index}
 }
+
+// commit ends the transaction; applied is the index of the last command.
+func (w *writer) commit(applied uint64) {
+	for key, index := range w.touched {
+		row := &indexRow{Key: key, Index: index}
+		if index != 0 {
+			must(w.txn.Insert(tableIndex, row))
+		} else if _, err := w.txn.DeleteAll(tableIndex, byID, key); err != nil {
+			must(err)
+		}
+	}
+	must(w.txn.Insert(tableMeta, &metaRow{Applied: applied}))
+	w.txn.Commit()
+}
+
+// decided tells that a trial has nothing more to find out.
+func (w *writer) decided() bool { return w.trial && w.changed }
 
 func (w *writer) insert(table string, row any) {
 	must(w.txn.Insert(table, row))
@@ -40,18 +60,16 @@ func (w *writer) stamp(old catalog.RaftIndex) catalog.RaftIndex {
 
 // touch says that answers which rest on key change with this command.
 func (w *writer) touch(key string) {
-	if i, ok := w.indexRow(nil, key); ok && i == w.index {
-		return
-	}
-	w.insert(tableIndex, &indexRow{Key: key, Index: w.index})
+	w.touched[key] = w.index
+	w.changed = true
 }
 
 func (w *writer) touchName(class, name string) { w.touch(classKey(class, name)) }
 
 // retire drops the row of a name that is no more and leaves word that it changed.
 func (w *writer) retire(class, name string) {
-	if row, ok := first[*indexRow](w.reader, tableIndex, byID, classKey(class, name)); ok {
-		w.remove(tableIndex, row)
+	if _, ok := w.indexRow(nil, classKey(class, name)); ok {
+		w.touched[classKey(class, name)] = 0
 	}
 	w.touch(extinctKey(class, name))
 }
@@ -68,8 +86,17 @@ func (w *writer) settle(class, name, table, index string, args ...any) {
 }
 
 // touchInstance is called after the row, its node or one of its checks changed
-// and while or after it is in the table.
+// and while it is in the table, and so is its node.
 func (w *writer) touchInstance(r *serviceRow) {
+	w.touchName(classService, r.Service.Service)
+	if n := r.connectName(); n != "" {
+		w.touchName(classConnect, n)
+	}
+	w.touchName(classNode, r.Node)
+}
+
+// settleInstance is called after the row was changed or went.
+func (w *writer) settleInstance(r *serviceRow) {
 	w.settle(classService, r.Service.Service, tableServices, byName, r.Service.Service)
 	if n := r.connectName(); n != "" {
 		w.settle(classConnect, n, tableServices, byConnect, n)
@@ -152,8 +179,8 @@ func (w *writer) putService(node string, s *catalog.Service) {
 	if !exists || old.Service.Service != svc.Service || old.Service.Address != svc.Address || !same(old.Service.Tags, svc.Tags) {
 		w.touch(keySummaries)
 	}
-	if exists {
-		w.touchInstance(old) // it may have left a name, or come to speak for another
+	if exists && (old.Service.Service != svc.Service || old.connectName() != row.connectName()) {
+		w.settleInstance(old) // it has left a name, or come to speak for another
 		if n := old.connectName(); n != "" {
 			w.settleVirtualIP(n)
 		}
@@ -182,7 +209,7 @@ func (w *writer) dropService(r *serviceRow) {
 	w.remove(tableServices, r)
 	w.touch(keySummaries)
 	w.touch(keyInstances)
-	w.touchInstance(r)
+	w.settleInstance(r)
 	if n := r.connectName(); n != "" {
 		w.settleVirtualIP(n)
 	}
@@ -205,8 +232,10 @@ func (w *writer) putCheck(c *catalog.Check, of *serviceRow) {
 	}
 	row.RaftIndex = w.stamp(row.RaftIndex)
 	w.insert(tableChecks, &row)
-	if exists {
-		w.touchCheck(old)
+	if exists && (old.ServiceID != row.ServiceID || old.ServiceName != row.ServiceName) {
+		w.settleCheck(old)
+	} else if exists {
+		w.touchName(classStatus, old.Status)
 	}
 	w.touchCheck(&row)
 	if row.Status == catalog.StatusCritical {
@@ -216,18 +245,32 @@ func (w *writer) putCheck(c *catalog.Check, of *serviceRow) {
 
 func (w *writer) dropCheck(c *catalog.Check) {
 	w.remove(tableChecks, c)
-	w.touchCheck(c)
+	w.settleCheck(c)
 	w.endSessions(byCheck, c.Node, c.CheckID)
 }
 
-// touchCheck is called once the change of c is in the table.
+// touchCheck is called once c is in the table.
 func (w *writer) touchCheck(c *catalog.Check) {
-	w.touch(keyChecks)
-	w.touchName(classStatus, c.Status)
+	w.touchName(classNodeChecks, c.Node)
+	if c.ServiceName != "" {
+		w.touchName(classServiceChecks, c.ServiceName)
+	}
+	w.touchChecked(c)
+}
+
+// settleCheck is called once c was changed or is gone.
+func (w *writer) settleCheck(c *catalog.Check) {
 	w.settle(classNodeChecks, c.Node, tableChecks, byNode, c.Node)
 	if c.ServiceName != "" {
 		w.settle(classServiceChecks, c.ServiceName, tableChecks, byName, c.ServiceName)
 	}
+	w.touchChecked(c)
+}
+
+// touchChecked says that the answers change which show c.
+func (w *writer) touchChecked(c *catalog.Check) {
+	w.touch(keyChecks)
+	w.touchName(classStatus, c.Status)
 	if c.ServiceID == "" {
 		w.touchInstancesOn(c.Node)
 		return
