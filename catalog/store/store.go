@@ -160,6 +160,14 @@ func (s *Store) Current(q catalog.Query) (view, current uint64, epoch string, er
 	return r.queryIndex(nil, q), r.lastIndex(), st.epoch.String(), nil
 }
 
+// NodeOf finds the name of the node with an ID, "" when there is none.
+func (s *Store) NodeOf(id string) string {
+	if n, ok := (reader{txn: s.state.Load().db.Txn(false)}).nodeByID(id); ok {
+		return n.Node
+	}
+	return ""
+}
+
 // Roots gives the certificate roots with their sealed keys, for the servers'
 // certificate authority alone; views carry them without.
 func (s *Store) Roots() []*catalog.Root {
