@@ -259,15 +259,13 @@ func (w *writer) register(c *catalog.Register) error {
 			return err
 		}
 	}
-	if c.Service != nil {
-		w.putService(node, c.Service)
-	}
+	stale := c.Service != nil && w.putService(node, c.Service)
 	for _, ch := range c.Checks {
 		if err := w.registerCheck(node, ch); err != nil {
 			return err
 		}
 	}
-	if c.Service != nil {
+	if stale {
 		w.refreshChecks(node, c.Service.ID)
 	}
 	return nil

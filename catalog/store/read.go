@@ -12,10 +12,8 @@ import (
 
 // reader reads one moment of the store.
 type reader struct {
-	txn *memdb.Txn
-	// touched are the rows of tableIndex that a writer has not put into its
-	// transaction yet, 0 for one that is to be removed; nil where nobody writes.
-	touched map[string]uint64
+	txn  *memdb.Txn
+	work *work // of the writer; nil where nobody writes
 }
 
 // must panics on errors of memdb, which only a table, an index or an argument
@@ -27,8 +25,14 @@ func must(err error) {
 }
 
 func first[T any](r reader, table, index string, args ...any) (row T, ok bool) {
-	v, err := r.txn.First(table, index, args...)
-	must(err)
+	var v any
+	if r.work != nil && index == byID {
+		v = r.work.row(table, args)
+	} else {
+		var err error
+		v, err = r.txn.First(table, index, args...)
+		must(err)
+	}
 	if v == nil {
 		return row, false
 	}

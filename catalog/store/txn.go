@@ -218,8 +218,9 @@ func (w *writer) serviceOp(op *catalog.ServiceOp) (*catalog.Service, error) {
 	if _, ok := w.node(op.Node); !ok {
 		return nil, catalog.NotFoundf("Missing node registration: node %q doesn't exist", op.Node)
 	}
-	w.putService(op.Node, &op.Service)
-	w.refreshChecks(op.Node, id)
+	if w.putService(op.Node, &op.Service) {
+		w.refreshChecks(op.Node, id)
+	}
 	row, _ := w.service(op.Node, id)
 	return row.Service, nil
 }

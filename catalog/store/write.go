@@ -8,10 +8,49 @@ import (
 	"github.com/weftmesh/weft/catalog"
 )
 
+// work is what a writer has done so far. Rows are looked up here and in the state
+// before it: a read of a table that memdb has written to makes it copy all that it
+// writes next once more.
+type work struct {
+	before *memdb.Txn
+	rows   map[rowKey]any // by key, nil for what was removed
+	// touched are the rows of tableIndex that were not written yet, 0 for one that is
+	// to be removed. Commands that follow each other touch the same ones, and the few
+	// that many touch would be written again by each.
+	touched map[string]uint64
+}
+
+type rowKey struct{ table, key string }
+
+// keys are the primary keys of the tables.
+var keys = func() map[string]memdb.SingleIndexer {
+	out := make(map[string]memdb.SingleIndexer)
+	for name, t := range schema().Tables {
+		out[name] = t.Indexes[byID].Indexer.(memdb.SingleIndexer)
+	}
+	return out
+}()
+
+// row finds the row with a key, nil when there is none.
+func (k *work) row(table string, args []any) any {
+	key, err := keys[table].(memdb.Indexer).FromArgs(args...)
+	must(err)
+	if row, ok := k.rows[rowKey{table, string(key)}]; ok {
+		return row
+	}
+	row, err := k.before.First(table, byID, args...)
+	must(err)
+	return row
+}
+
+func (k *work) set(table string, row, to any) {
+	_, key, err := keys[table].FromObject(row)
+	must(err)
+	k.rows[rowKey{table, string(key)}] = to
+}
+
 // writer is commands at work, one after the other: a transaction that keeps the
-// index rows in step with the rows it writes. The index rows are written at its end:
-// commands that follow each other touch the same ones, and the few that many touch
-// would be written again by each.
+// index rows in step with the rows it writes.
 type writer struct {
 	reader
 	index   uint64 // of the command at work
@@ -20,12 +59,13 @@ type writer struct {
 }
 
 func newWriter(db *memdb.MemDB, index uint64) *writer {
-	return &writer{reader: reader{txn: db.Txn(true), touched: map[string]uint64{}}, index: index}
+	k := &work{before: db.Txn(false), rows: map[rowKey]any{}, touched: map[string]uint64{}}
+	return &writer{reader: reader{txn: db.Txn(true), work: k}, index: index}
 }
 
 // commit ends the transaction; applied is the index of the last command.
 func (w *writer) commit(applied uint64) {
-	for key, index := range w.touched {
+	for key, index := range w.work.touched {
 		row := &indexRow{Key: key, Index: index}
 		if index != 0 {
 			must(w.txn.Insert(tableIndex, row))
@@ -42,11 +82,13 @@ func (w *writer) decided() bool { return w.trial && w.changed }
 
 func (w *writer) insert(table string, row any) {
 	must(w.txn.Insert(table, row))
+	w.work.set(table, row, row)
 	w.changed = true
 }
 
 func (w *writer) remove(table string, row any) {
 	must(w.txn.Delete(table, row))
+	w.work.set(table, row, nil)
 	w.changed = true
 }
 
@@ -60,7 +102,7 @@ func (w *writer) stamp(old catalog.RaftIndex) catalog.RaftIndex {
 
 // touch says that answers which rest on key change with this command.
 func (w *writer) touch(key string) {
-	w.touched[key] = w.index
+	w.work.touched[key] = w.index
 	w.changed = true
 }
 
@@ -69,7 +111,7 @@ func (w *writer) touchName(class, name string) { w.touch(classKey(class, name)) 
 // retire drops the row of a name that is no more and leaves word that it changed.
 func (w *writer) retire(class, name string) {
 	if _, ok := w.indexRow(nil, classKey(class, name)); ok {
-		w.touched[classKey(class, name)] = 0
+		w.work.touched[classKey(class, name)] = 0
 	}
 	w.touch(extinctKey(class, name))
 }
@@ -130,6 +172,9 @@ func (w *writer) putNode(n *catalog.Node, created uint64) {
 	w.insert(tableNodes, &row)
 	w.touch(keyNodes)
 	w.touchName(classNode, n.Node)
+	if !exists {
+		return
+	}
 	w.touchInstancesOn(n.Node)
 	if _, ok := first[*serviceRow](w.reader, tableServices, byNode, n.Node); ok {
 		w.touch(keyInstances)
@@ -156,8 +201,8 @@ func (w *writer) dropNode(name string) {
 }
 
 // putService writes a service. Its checks are left to the caller, who may be about
-// to write them: see refreshChecks.
-func (w *writer) putService(node string, s *catalog.Service) {
+// to write them: stale tells that those it had show a name or tags that it has no more.
+func (w *writer) putService(node string, s *catalog.Service) (stale bool) {
 	old, exists := w.service(node, s.ID)
 	row := &serviceRow{Node: node}
 	svc := *s
@@ -168,15 +213,16 @@ func (w *writer) putService(node string, s *catalog.Service) {
 	}
 	if exists {
 		if same(&svc, old.Service) {
-			return
+			return false
 		}
 		svc.RaftIndex = old.Service.RaftIndex
+		stale = old.Service.Service != svc.Service || !same(old.Service.Tags, svc.Tags)
 	}
 	svc.RaftIndex = w.stamp(svc.RaftIndex)
 	w.insert(tableServices, row)
 	w.touch(keyInstances)
 	w.touchInstance(row)
-	if !exists || old.Service.Service != svc.Service || old.Service.Address != svc.Address || !same(old.Service.Tags, svc.Tags) {
+	if !exists || stale || old.Service.Address != svc.Address {
 		w.touch(keySummaries)
 	}
 	if exists && (old.Service.Service != svc.Service || old.connectName() != row.connectName()) {
@@ -185,6 +231,7 @@ func (w *writer) putService(node string, s *catalog.Service) {
 			w.settleVirtualIP(n)
 		}
 	}
+	return stale
 }
 
 // refreshChecks gives the checks of a service its present name and tags.
