@@ -2,6 +2,7 @@ package store
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/weftmesh/weft/catalog"
 )
@@ -14,32 +15,98 @@ import (
 //
 // The command must not be changed afterwards: the store keeps parts of it.
 func (s *Store) Apply(index uint64, cmd catalog.Command) (any, error) {
+	out := s.ApplyBatch([]Entry{{index, cmd}})
+	return out[0].Value, out[0].Err
+}
+
+// Entry is a command and the index of its log entry.
+type Entry struct {
+	Index   uint64
+	Command catalog.Command
+}
+
+// Result is what applying one entry gave.
+type Result struct {
+	Value any
+	Err   error
+}
+
+// ApplyBatch does for each entry, in their order, what Apply does, and gives their
+// results. The state, its indexes included, is that of applying them one by one;
+// readers see those in between only where an entry was refused.
+func (s *Store) ApplyBatch(entries []Entry) []Result {
 	s.writes.Lock()
 	defer s.writes.Unlock()
+	out := make([]Result, len(entries))
 	st := s.state.Load()
-	w := newWriter(st.db, index)
-	defer func() { w.txn.Abort() }() // after Commit it does nothing
-	if index <= 1 {
-		return nil, catalog.Invalidf("log entry %d: commands begin at index 2", index)
+	for done := 0; done < len(entries); {
+		n, last := st.applySome(entries[done:], out[done:])
+		if last != 0 {
+			st.applied.Set(last, struct{}{})
+		}
+		done += n
 	}
-	if last := w.lastIndex(); index <= last {
-		return nil, catalog.Conflictf("log entry %d: the store is at %d already", index, last)
-	}
-	result, err := w.apply(cmd)
-	if err != nil {
+	return out
+}
+
+// applySome applies entries up to the first that fails, that one included, which
+// leaves its index only. It gives their number and the index of the last, 0 when
+// nothing was written.
+func (st *state) applySome(entries []Entry, out []Result) (n int, last uint64) {
+	w := newWriter(st.db, 0)
+	defer func() { w.txn.Abort() }() // after commit it does nothing
+	had := w.lastIndex()
+	for i, e := range entries {
+		if out[i].Err = follows(e.Index, max(had, last)); out[i].Err != nil {
+			continue
+		}
+		last, w.index = e.Index, e.Index
+		value, err := w.apply(e.Command)
+		if err == nil {
+			out[i].Value = value
+			continue
+		}
+		// What this one wrote goes with all else of the transaction: the others are
+		// applied again.
 		w.txn.Abort()
-		w = newWriter(st.db, index)
+		w = newWriter(st.db, 0)
+		w.again(entries[:i], out)
+		if errors.Is(err, errUndone) {
+			out[i].Value = value
+		} else {
+			out[i].Err = err
+		}
+		w.commit(last)
+		return i + 1, last
 	}
+	if last != 0 {
+		w.commit(last)
+	}
+	return len(entries), last
+}
+
+// again applies entries that were applied once, from the same state, without an error.
+func (w *writer) again(entries []Entry, out []Result) {
+	for i, e := range entries {
+		if out[i].Err != nil {
+			continue // it was not applied
+		}
+		w.index = e.Index
+		if _, err := w.apply(e.Command); err != nil {
+			panic(fmt.Sprintf("store: log entry %d fails when it is applied again: %v", e.Index, err))
+		}
+	}
+}
+
+// follows refuses an index that cannot come after last.
+func follows(index, last uint64) error {
 	switch {
-	case errors.Is(err, errUndone):
-		err = nil
-	case err != nil:
-		result = nil
+	case index <= 1:
+		return catalog.Invalidf("log entry %d: commands begin at index 2", index)
+	case index <= last:
+		return catalog.Conflictf("log entry %d: the store is at %d already", index, last)
 	}
-	must(w.txn.Insert(tableMeta, &metaRow{Applied: index}))
-	w.txn.Commit()
-	st.applied.Set(index, struct{}{})
-	return result, err
+	return nil
 }
 
 func (w *writer) apply(cmd catalog.Command) (any, error) {
@@ -119,6 +186,9 @@ func (w *writer) syncNode(c *catalog.SyncNode) error {
 	}
 	services := make(map[string]bool, len(c.State.Services))
 	for _, s := range c.State.Services {
+		if w.decided() {
+			return nil
+		}
 		if leaderService(s) {
 			continue
 		}
@@ -140,6 +210,9 @@ func (w *writer) syncNode(c *catalog.SyncNode) error {
 func (w *writer) syncChecks(node string, stated []*catalog.Check) error {
 	checks := make(map[string]bool, len(stated))
 	for _, ch := range stated {
+		if w.decided() {
+			return nil
+		}
 		if leaderCheck(ch) {
 			continue
 		}
@@ -186,15 +259,13 @@ func (w *writer) register(c *catalog.Register) error {
 			return err
 		}
 	}
-	if c.Service != nil {
-		w.putService(node, c.Service)
-	}
+	stale := c.Service != nil && w.putService(node, c.Service)
 	for _, ch := range c.Checks {
 		if err := w.registerCheck(node, ch); err != nil {
 			return err
 		}
 	}
-	if c.Service != nil {
+	if stale {
 		w.refreshChecks(node, c.Service.ID)
 	}
 	return nil

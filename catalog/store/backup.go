@@ -71,7 +71,7 @@ func (s *Store) Backup() *Backup {
 	s.writes.Lock()
 	defer s.writes.Unlock()
 	st := s.state.Load()
-	r := reader{st.db.Txn(false)}
+	r := reader{txn: st.db.Txn(false)}
 	h := header{Format: backupFormat, Index: r.lastIndex(), Epoch: st.epoch.Base, Generation: st.epoch.Generation}
 	if ca, ok := r.caConfig(); ok {
 		h.ClusterID = ca.ClusterID

@@ -19,14 +19,34 @@ func hostState(node, services int) catalog.NodeState {
 }
 
 func BenchmarkApplyRegistration(b *testing.B) {
+	for _, size := range []int{1, 64} {
+		b.Run(fmt.Sprintf("in batches of %d", size), func(b *testing.B) {
+			s := newStore(b, Config{})
+			b.ReportAllocs()
+			var entries []Entry
+			for i := 1; b.Loop(); i++ {
+				c := registerOn(fmt.Sprintf("n%d", i%5000), fmt.Sprintf("s%d", i%20000), i)
+				c.Checks = []*catalog.Check{{CheckID: "c", ServiceID: c.Service.ID, Status: catalog.StatusPassing}}
+				if entries = append(entries, Entry{uint64(i + 1), c}); len(entries) < size {
+					continue
+				}
+				for _, r := range s.ApplyBatch(entries) {
+					if r.Err != nil {
+						b.Fatal(r.Err)
+					}
+				}
+				entries = entries[:0]
+			}
+		})
+	}
+}
+
+// BenchmarkApplyHost is hosts of 20 instances that state themselves for the first time.
+func BenchmarkApplyHost(b *testing.B) {
 	s := newStore(b, Config{})
 	b.ReportAllocs()
-	i := 1
-	for b.Loop() {
-		i++
-		c := registerOn(fmt.Sprintf("n%d", i%5000), fmt.Sprintf("s%d", i%20000), i)
-		c.Checks = []*catalog.Check{{CheckID: "c", ServiceID: c.Service.ID, Status: catalog.StatusPassing}}
-		if _, err := s.Apply(uint64(i+1), c); err != nil {
+	for i := 1; b.Loop(); i++ {
+		if _, err := s.Apply(uint64(i+1), &catalog.SyncNode{State: hostState(i, 20)}); err != nil {
 			b.Fatal(err)
 		}
 	}

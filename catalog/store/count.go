@@ -16,7 +16,7 @@ type Counts struct {
 
 // Counts counts what is stored now. It walks the tables: for metrics, not for requests.
 func (s *Store) Counts() Counts {
-	r := reader{s.state.Load().db.Txn(false)}
+	r := reader{txn: s.state.Load().db.Txn(false)}
 	c := Counts{Mesh: map[string]int{}, Entries: map[string]int{}}
 	c.Nodes = r.count(tableNodes, func(any) {})
 	names := map[catalog.Name]struct{}{}

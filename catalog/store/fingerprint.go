@@ -18,7 +18,7 @@ var tables = []string{
 // applied the same log have the same one.
 func (s *Store) Fingerprint() string {
 	st := s.state.Load()
-	r := reader{st.db.Txn(false)}
+	r := reader{txn: st.db.Txn(false)}
 	h := sha256.New()
 	fingerprint(h, reflect.ValueOf(r.lastIndex()), true)
 	for _, t := range tables {

@@ -207,7 +207,7 @@ func (hs *hubs) run(ctx context.Context, h *hub) {
 			hs.drop(h, errNewEpoch(h.epoch))
 			return
 		}
-		r := reader{st.db.Txn(false)}
+		r := reader{txn: st.db.Txn(false)}
 		ws := memdb.NewWatchSet()
 		ws.Add(st.replaced)
 		if i := r.queryIndex(ws, h.query); i > published {
@@ -229,7 +229,7 @@ func (hs *hubs) publish(h *hub) uint64 {
 	if st.epoch != h.epoch {
 		return 0 // the loop sees to it
 	}
-	v := hs.store.view(reader{st.db.Txn(false)}, st.epoch, h.query)
+	v := hs.store.view(reader{txn: st.db.Txn(false)}, st.epoch, h.query)
 	h.latest.Set(v.Index, v)
 	hs.store.views.Add(1)
 	return v.Index

@@ -177,6 +177,11 @@ func (r reader) keyIndex(ws memdb.WatchSet, k indexKey) uint64 {
 }
 
 func (r reader) indexRow(ws memdb.WatchSet, key string) (uint64, bool) {
+	if r.work != nil {
+		if i, ok := r.work.touched[key]; ok {
+			return i, i != 0
+		}
+	}
 	ch, row, err := r.txn.FirstWatch(tableIndex, byID, key)
 	must(err)
 	ws.Add(ch)

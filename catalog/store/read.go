@@ -11,7 +11,10 @@ import (
 )
 
 // reader reads one moment of the store.
-type reader struct{ txn *memdb.Txn }
+type reader struct {
+	txn  *memdb.Txn
+	work *work // of the writer; nil where nobody writes
+}
 
 // must panics on errors of memdb, which only a table, an index or an argument
 // that the schema does not know can cause: a mistake in this package.
@@ -22,8 +25,14 @@ func must(err error) {
 }
 
 func first[T any](r reader, table, index string, args ...any) (row T, ok bool) {
-	v, err := r.txn.First(table, index, args...)
-	must(err)
+	var v any
+	if r.work != nil && index == byID {
+		v = r.work.row(table, args)
+	} else {
+		var err error
+		v, err = r.txn.First(table, index, args...)
+		must(err)
+	}
 	if v == nil {
 		return row, false
 	}

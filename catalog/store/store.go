@@ -145,7 +145,7 @@ func (s *Store) Read(q catalog.Query) (*catalog.View, error) {
 		return nil, err
 	}
 	st := s.state.Load()
-	return s.view(reader{st.db.Txn(false)}, st.epoch, q), nil
+	return s.view(reader{txn: st.db.Txn(false)}, st.epoch, q), nil
 }
 
 // Current tells, as of one moment, the index that a view of q has, the index up
@@ -156,14 +156,22 @@ func (s *Store) Current(q catalog.Query) (view, current uint64, epoch string, er
 		return 0, 0, "", err
 	}
 	st := s.state.Load()
-	r := reader{st.db.Txn(false)}
+	r := reader{txn: st.db.Txn(false)}
 	return r.queryIndex(nil, q), r.lastIndex(), st.epoch.String(), nil
+}
+
+// NodeOf finds the name of the node with an ID, "" when there is none.
+func (s *Store) NodeOf(id string) string {
+	if n, ok := (reader{txn: s.state.Load().db.Txn(false)}).nodeByID(id); ok {
+		return n.Node
+	}
+	return ""
 }
 
 // Roots gives the certificate roots with their sealed keys, for the servers'
 // certificate authority alone; views carry them without.
 func (s *Store) Roots() []*catalog.Root {
-	return reader{s.state.Load().db.Txn(false)}.roots()
+	return reader{txn: s.state.Load().db.Txn(false)}.roots()
 }
 
 // Equal tells whether the catalog already says state of its host, so that
@@ -174,8 +182,9 @@ func (s *Store) Equal(ns catalog.NodeState) bool {
 	}
 	// A trial on a snapshot: it cannot differ from what Apply would do.
 	db := s.state.Load().db.Snapshot()
-	w := newWriter(db, reader{db.Txn(false)}.lastIndex()+1)
+	w := newWriter(db, reader{txn: db.Txn(false)}.lastIndex()+1)
 	defer w.txn.Abort()
+	w.trial = true
 	err := w.syncNode(&catalog.SyncNode{State: ns})
 	return err == nil && !w.changed
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"testing"
 	"time"
 
@@ -118,6 +119,8 @@ func runModel(t *rapid.T, qs []catalog.Query, steps int, draw func(t *rapid.T, a
 		}
 	}
 	empty := content(t, &catalog.View{})
+	var entries []Entry
+	var results []Result
 	for step := range steps {
 		index := uint64(10 + step)
 		cmd := draw(t, drawCASIndex(t, m))
@@ -131,6 +134,7 @@ func runModel(t *rapid.T, qs []catalog.Query, steps int, draw func(t *rapid.T, a
 		var wantErr error
 		m, wantRes, wantErr = m.apply(index, cmd)
 		res, err := s.Apply(index, cmd)
+		entries, results = append(entries, Entry{index, cmd}), append(results, Result{res, err})
 		if (wantErr == nil) != (err == nil) || (wantErr != nil && !errors.Is(err, wantErr)) {
 			t.Fatalf("%+v: error %v, the model has %v", cmd, err, wantErr)
 		}
@@ -172,7 +176,28 @@ func runModel(t *rapid.T, qs []catalog.Query, steps int, draw func(t *rapid.T, a
 	if s.Fingerprint() != twin.Fingerprint() {
 		t.Fatalf("two stores fed one log differ")
 	}
+	checkBatches(t, s, entries, results)
 	checkBackup(t, s, qs)
+}
+
+// checkBatches feeds the log of s to another store, in batches.
+func checkBatches(t *rapid.T, s *Store, entries []Entry, want []Result) {
+	other := newStore(t, Config{})
+	for len(entries) > 0 {
+		n := rapid.IntRange(1, len(entries)).Draw(t, "batch")
+		for i, r := range other.ApplyBatch(entries[:n]) {
+			if fmt.Sprint(r.Err) != fmt.Sprint(want[i].Err) || !reflect.DeepEqual(r.Value, want[i].Value) {
+				t.Fatalf("%+v: in a batch %v, %v, else %v, %v", entries[i].Command, r.Value, r.Err, want[i].Value, want[i].Err)
+			}
+		}
+		if got, last := other.Index(), entries[n-1].Index; got != last {
+			t.Fatalf("after a batch up to %d the index is %d", last, got)
+		}
+		entries, want = entries[n:], want[n:]
+	}
+	if s.Fingerprint() != other.Fingerprint() {
+		t.Fatalf("the state of batches is another")
+	}
 }
 
 func drawCASIndex(t *rapid.T, m *model) uint64 {
@@ -420,7 +445,7 @@ func TestTagsThatOthersSetStay(t *testing.T) {
 
 func TestIndexRowsDoNotGrow(t *testing.T) {
 	s := newStore(t, Config{})
-	rows := func() int { return len(all[any](reader{s.state.Load().db.Txn(false)}, tableIndex, byID)) }
+	rows := func() int { return len(all[any](reader{txn: s.state.Load().db.Txn(false)}, tableIndex, byID)) }
 	for i := range 1000 {
 		n := &catalog.Node{Node: fmt.Sprintf("n%d", i)}
 		svc := &catalog.Service{ID: "s", Service: fmt.Sprintf("s%d", i), Connect: catalog.ServiceConnect{Native: true}}

@@ -20,7 +20,7 @@ func (s *Store) ReadTxn(c *catalog.Txn) (*catalog.TxnResult, uint64, error) {
 	}
 	// A writer that is thrown away: one code path for both ways.
 	db := s.state.Load().db.Snapshot()
-	index := reader{db.Txn(false)}.lastIndex()
+	index := reader{txn: db.Txn(false)}.lastIndex()
 	w := newWriter(db, index+1)
 	defer w.txn.Abort()
 	result, _ := w.transaction(c) // that it failed is in the result
@@ -218,8 +218,9 @@ func (w *writer) serviceOp(op *catalog.ServiceOp) (*catalog.Service, error) {
 	if _, ok := w.node(op.Node); !ok {
 		return nil, catalog.NotFoundf("Missing node registration: node %q doesn't exist", op.Node)
 	}
-	w.putService(op.Node, &op.Service)
-	w.refreshChecks(op.Node, id)
+	if w.putService(op.Node, &op.Service) {
+		w.refreshChecks(op.Node, id)
+	}
 	row, _ := w.service(op.Node, id)
 	return row.Service, nil
 }

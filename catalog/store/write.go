@@ -8,25 +8,87 @@ import (
 	"github.com/weftmesh/weft/catalog"
 )
 
-// writer is one command at work: a transaction that keeps the index rows in step
-// with the rows it writes.
+// work is what a writer has done so far. Rows are looked up here and in the state
+// before it: a read of a table that memdb has written to makes it copy all that it
+// writes next once more.
+type work struct {
+	before *memdb.Txn
+	rows   map[rowKey]any // by key, nil for what was removed
+	// touched are the rows of tableIndex that were not written yet, 0 for one that is
+	// to be removed. Commands that follow each other touch the same ones, and the few
+	// that many touch would be written again by each.
+	touched map[string]uint64
+}
+
+type rowKey struct{ table, key string }
+
+// keys are the primary keys of the tables.
+var keys = func() map[string]memdb.SingleIndexer {
+	out := make(map[string]memdb.SingleIndexer)
+	for name, t := range schema().Tables {
+		out[name] = t.Indexes[byID].Indexer.(memdb.SingleIndexer)
+	}
+	return out
+}()
+
+// row finds the row with a key, nil when there is none.
+func (k *work) row(table string, args []any) any {
+	key, err := keys[table].(memdb.Indexer).FromArgs(args...)
+	must(err)
+	if row, ok := k.rows[rowKey{table, string(key)}]; ok {
+		return row
+	}
+	row, err := k.before.First(table, byID, args...)
+	must(err)
+	return row
+}
+
+func (k *work) set(table string, row, to any) {
+	_, key, err := keys[table].FromObject(row)
+	must(err)
+	k.rows[rowKey{table, string(key)}] = to
+}
+
+// writer is commands at work, one after the other: a transaction that keeps the
+// index rows in step with the rows it writes.
 type writer struct {
 	reader
-	index   uint64
+	index   uint64 // of the command at work
 	changed bool
+	trial   bool // only whether anything changes is asked, not what
 }
 
 func newWriter(db *memdb.MemDB, index uint64) *writer {
-	return &writer{reader: reader{db.Txn(true)}, index: index}
+	k := &work{before: db.Txn(false), rows: map[rowKey]any{}, touched: map[string]uint64{}}
+	return &writer{reader: reader{txn: db.Txn(true), work: k}, index: index}
 }
+
+// commit ends the transaction; applied is the index of the last command.
+func (w *writer) commit(applied uint64) {
+	for key, index := range w.work.touched {
+		row := &indexRow{Key: key, Index: index}
+		if index != 0 {
+			must(w.txn.Insert(tableIndex, row))
+		} else if _, err := w.txn.DeleteAll(tableIndex, byID, key); err != nil {
+			must(err)
+		}
+	}
+	must(w.txn.Insert(tableMeta, &metaRow{Applied: applied}))
+	w.txn.Commit()
+}
+
+// decided tells that a trial has nothing more to find out.
+func (w *writer) decided() bool { return w.trial && w.changed }
 
 func (w *writer) insert(table string, row any) {
 	must(w.txn.Insert(table, row))
+	w.work.set(table, row, row)
 	w.changed = true
 }
 
 func (w *writer) remove(table string, row any) {
 	must(w.txn.Delete(table, row))
+	w.work.set(table, row, nil)
 	w.changed = true
 }
 
@@ -40,18 +102,16 @@ func (w *writer) stamp(old catalog.RaftIndex) catalog.RaftIndex {
 
 // touch says that answers which rest on key change with this command.
 func (w *writer) touch(key string) {
-	if i, ok := w.indexRow(nil, key); ok && i == w.index {
-		return
-	}
-	w.insert(tableIndex, &indexRow{Key: key, Index: w.index})
+	w.work.touched[key] = w.index
+	w.changed = true
 }
 
 func (w *writer) touchName(class, name string) { w.touch(classKey(class, name)) }
 
 // retire drops the row of a name that is no more and leaves word that it changed.
 func (w *writer) retire(class, name string) {
-	if row, ok := first[*indexRow](w.reader, tableIndex, byID, classKey(class, name)); ok {
-		w.remove(tableIndex, row)
+	if _, ok := w.indexRow(nil, classKey(class, name)); ok {
+		w.work.touched[classKey(class, name)] = 0
 	}
 	w.touch(extinctKey(class, name))
 }
@@ -68,8 +128,17 @@ func (w *writer) settle(class, name, table, index string, args ...any) {
 }
 
 // touchInstance is called after the row, its node or one of its checks changed
-// and while or after it is in the table.
+// and while it is in the table, and so is its node.
 func (w *writer) touchInstance(r *serviceRow) {
+	w.touchName(classService, r.Service.Service)
+	if n := r.connectName(); n != "" {
+		w.touchName(classConnect, n)
+	}
+	w.touchName(classNode, r.Node)
+}
+
+// settleInstance is called after the row was changed or went.
+func (w *writer) settleInstance(r *serviceRow) {
 	w.settle(classService, r.Service.Service, tableServices, byName, r.Service.Service)
 	if n := r.connectName(); n != "" {
 		w.settle(classConnect, n, tableServices, byConnect, n)
@@ -103,6 +172,9 @@ func (w *writer) putNode(n *catalog.Node, created uint64) {
 	w.insert(tableNodes, &row)
 	w.touch(keyNodes)
 	w.touchName(classNode, n.Node)
+	if !exists {
+		return
+	}
 	w.touchInstancesOn(n.Node)
 	if _, ok := first[*serviceRow](w.reader, tableServices, byNode, n.Node); ok {
 		w.touch(keyInstances)
@@ -129,8 +201,8 @@ func (w *writer) dropNode(name string) {
 }
 
 // putService writes a service. Its checks are left to the caller, who may be about
-// to write them: see refreshChecks.
-func (w *writer) putService(node string, s *catalog.Service) {
+// to write them: stale tells that those it had show a name or tags that it has no more.
+func (w *writer) putService(node string, s *catalog.Service) (stale bool) {
 	old, exists := w.service(node, s.ID)
 	row := &serviceRow{Node: node}
 	svc := *s
@@ -141,23 +213,25 @@ func (w *writer) putService(node string, s *catalog.Service) {
 	}
 	if exists {
 		if same(&svc, old.Service) {
-			return
+			return false
 		}
 		svc.RaftIndex = old.Service.RaftIndex
+		stale = old.Service.Service != svc.Service || !same(old.Service.Tags, svc.Tags)
 	}
 	svc.RaftIndex = w.stamp(svc.RaftIndex)
 	w.insert(tableServices, row)
 	w.touch(keyInstances)
 	w.touchInstance(row)
-	if !exists || old.Service.Service != svc.Service || old.Service.Address != svc.Address || !same(old.Service.Tags, svc.Tags) {
+	if !exists || stale || old.Service.Address != svc.Address {
 		w.touch(keySummaries)
 	}
-	if exists {
-		w.touchInstance(old) // it may have left a name, or come to speak for another
+	if exists && (old.Service.Service != svc.Service || old.connectName() != row.connectName()) {
+		w.settleInstance(old) // it has left a name, or come to speak for another
 		if n := old.connectName(); n != "" {
 			w.settleVirtualIP(n)
 		}
 	}
+	return stale
 }
 
 // refreshChecks gives the checks of a service its present name and tags.
@@ -182,7 +256,7 @@ func (w *writer) dropService(r *serviceRow) {
 	w.remove(tableServices, r)
 	w.touch(keySummaries)
 	w.touch(keyInstances)
-	w.touchInstance(r)
+	w.settleInstance(r)
 	if n := r.connectName(); n != "" {
 		w.settleVirtualIP(n)
 	}
@@ -205,8 +279,10 @@ func (w *writer) putCheck(c *catalog.Check, of *serviceRow) {
 	}
 	row.RaftIndex = w.stamp(row.RaftIndex)
 	w.insert(tableChecks, &row)
-	if exists {
-		w.touchCheck(old)
+	if exists && (old.ServiceID != row.ServiceID || old.ServiceName != row.ServiceName) {
+		w.settleCheck(old)
+	} else if exists {
+		w.touchName(classStatus, old.Status)
 	}
 	w.touchCheck(&row)
 	if row.Status == catalog.StatusCritical {
@@ -216,18 +292,32 @@ func (w *writer) putCheck(c *catalog.Check, of *serviceRow) {
 
 func (w *writer) dropCheck(c *catalog.Check) {
 	w.remove(tableChecks, c)
-	w.touchCheck(c)
+	w.settleCheck(c)
 	w.endSessions(byCheck, c.Node, c.CheckID)
 }
 
-// touchCheck is called once the change of c is in the table.
+// touchCheck is called once c is in the table.
 func (w *writer) touchCheck(c *catalog.Check) {
-	w.touch(keyChecks)
-	w.touchName(classStatus, c.Status)
+	w.touchName(classNodeChecks, c.Node)
+	if c.ServiceName != "" {
+		w.touchName(classServiceChecks, c.ServiceName)
+	}
+	w.touchChecked(c)
+}
+
+// settleCheck is called once c was changed or is gone.
+func (w *writer) settleCheck(c *catalog.Check) {
 	w.settle(classNodeChecks, c.Node, tableChecks, byNode, c.Node)
 	if c.ServiceName != "" {
 		w.settle(classServiceChecks, c.ServiceName, tableChecks, byName, c.ServiceName)
 	}
+	w.touchChecked(c)
+}
+
+// touchChecked says that the answers change which show c.
+func (w *writer) touchChecked(c *catalog.Check) {
+	w.touch(keyChecks)
+	w.touchName(classStatus, c.Status)
 	if c.ServiceID == "" {
 		w.touchInstancesOn(c.Node)
 		return

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/store"
 	"github.com/weftmesh/weft/catalog/wire"
 )
@@ -37,39 +38,62 @@ var ErrNewer = errors.New("the log has an entry that this version of weft does n
 var _ raft.BatchingFSM = (*fsm)(nil)
 
 // Apply implements raft.FSM.
-func (f *fsm) Apply(l *raft.Log) any {
+func (f *fsm) Apply(l *raft.Log) any { return f.applyAll([]*raft.Log{l})[0] }
+
+// ApplyBatch implements raft.BatchingFSM. What was committed together is one
+// transaction of the store: it copies, and wakes who waits, once.
+func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
+	out := f.applyAll(logs)
+	if n := len(logs); n > 0 {
+		f.applied(logs[n-1].Index)
+	}
+	return out
+}
+
+func (f *fsm) applyAll(logs []*raft.Log) []any {
+	out := make([]any, len(logs))
+	entries, at := make([]store.Entry, 0, len(logs)), make([]int, 0, len(logs))
+	for i, l := range logs {
+		if l.Type != raft.LogCommand {
+			continue
+		}
+		cmd, err := f.decode(l)
+		if err != nil {
+			f.apply(entries, at, out) // they are committed, and can be read
+			f.stop(err)
+		}
+		if f.observe != nil {
+			f.observe(l.Index, l.Data)
+		}
+		entries, at = append(entries, store.Entry{Index: l.Index, Command: cmd}), append(at, i)
+	}
+	f.apply(entries, at, out)
+	return out
+}
+
+// apply puts the answer to each entry to its place in out.
+func (f *fsm) apply(entries []store.Entry, at []int, out []any) {
+	for i, r := range f.store.ApplyBatch(entries) {
+		out[at[i]] = answer{r.Value, r.Err}
+		if entries[i].Command == nil {
+			out[at[i]] = answer{}
+		}
+	}
+}
+
+// decode gives the command of an entry, nil for one that may be skipped.
+func (f *fsm) decode(l *raft.Log) (catalog.Command, error) {
 	cmd, err := wire.DecodeEntry(l.Data)
 	switch {
 	case errors.Is(err, wire.ErrIgnored):
 		// The store still moves to this index, so that nobody waits for it in vain.
 		f.log.Warn("a log entry of a newer version was skipped, as it allows", "index", l.Index, "err", err)
-		cmd = nil
+		return nil, nil
 	case err != nil:
-		f.stop(fmt.Errorf("consensus: log entry %d (term %d): %w: %w; this server stops before it differs from the others: "+
-			"install the version of weft that they run, and start it again", l.Index, l.Term, ErrNewer, err))
+		return nil, fmt.Errorf("consensus: log entry %d (term %d): %w: %w; this server stops before it differs from the others: "+
+			"install the version of weft that they run, and start it again", l.Index, l.Term, ErrNewer, err)
 	}
-	if f.observe != nil {
-		f.observe(l.Index, l.Data)
-	}
-	result, err := f.store.Apply(l.Index, cmd)
-	if cmd == nil {
-		return answer{}
-	}
-	return answer{result, err}
-}
-
-// ApplyBatch implements raft.BatchingFSM.
-func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
-	out := make([]any, len(logs))
-	for i, l := range logs {
-		if l.Type == raft.LogCommand {
-			out[i] = f.Apply(l)
-		}
-	}
-	if n := len(logs); n > 0 {
-		f.applied(logs[n-1].Index)
-	}
-	return out
+	return cmd, nil
 }
 
 // Snapshot implements raft.FSM. It takes a reference, no copy.

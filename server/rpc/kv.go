@@ -142,6 +142,7 @@ func (h *Handler) needsOfSessions(ids []string) []need {
 
 func (h *Handler) needsOfTxn(cmd *catalog.Txn) []need {
 	var out []need
+	hosts := make(map[string]*catalog.View)
 	for i := range cmd.Ops {
 		op := &cmd.Ops[i]
 		verb := acl.Write
@@ -155,21 +156,26 @@ func (h *Handler) needsOfTxn(cmd *catalog.Txn) []need {
 			out = append(out, need{verb, acl.Node, op.Node.Node.Node})
 		case op.Service != nil:
 			out = append(out, need{verb, acl.Service, op.Service.Service.Service})
-			out = append(out, h.needsOfRow(verb, op.Service.Node, op.Service.Service.ID, "")...)
+			out = append(out, h.needsOfRow(hosts, verb, op.Service.Node, op.Service.Service.ID, "")...)
 		case op.Check != nil:
-			out = append(out, h.needsOfRow(verb, op.Check.Check.Node, op.Check.Check.ServiceID, op.Check.Check.CheckID)...)
+			out = append(out, h.needsOfRow(hosts, verb, op.Check.Check.Node, op.Check.Check.ServiceID, op.Check.Check.CheckID)...)
 		}
 	}
 	return out
 }
 
 // needsOfRow says what it takes to touch the service, or the check, that a node has
-// by that ID: the name that the caller gives it may be another.
-func (h *Handler) needsOfRow(verb acl.Verb, node, service, check string) []need {
+// by that ID: the name that the caller gives it may be another. Each node is read
+// once, into hosts.
+func (h *Handler) needsOfRow(hosts map[string]*catalog.View, verb acl.Verb, node, service, check string) []need {
 	whole := []need{{verb, acl.Node, node}}
-	v, err := h.cfg.Store.Read(catalog.Query{Kind: catalog.QueryNode, Name: node})
-	if err != nil {
-		return whole
+	v := hosts[node]
+	if v == nil {
+		var err error
+		if v, err = h.cfg.Store.Read(catalog.Query{Kind: catalog.QueryNode, Name: node}); err != nil {
+			return whole
+		}
+		hosts[node] = v
 	}
 	var out []need
 	for _, i := range v.Instances {

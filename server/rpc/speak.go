@@ -41,13 +41,14 @@ func (h *Handler) maySpeak(c Caller, cmd catalog.Command) error {
 	if !c.Agent {
 		return nil
 	}
+	seen := make(map[touched]bool)
 	for _, t := range touchedBy(cmd) {
+		if seen[t] {
+			continue
+		}
+		seen[t] = true
 		if t.id != "" && !strings.EqualFold(t.id, c.NodeID) {
-			name, err := h.nodeOf(t.id)
-			if err != nil {
-				return err
-			}
-			if err := h.notLiving(c, name); err != nil {
+			if err := h.notLiving(c, h.cfg.Store.NodeOf(t.id)); err != nil {
 				return err
 			}
 		}
@@ -56,20 +57,6 @@ func (h *Handler) maySpeak(c Caller, cmd catalog.Command) error {
 		}
 	}
 	return nil
-}
-
-// nodeOf finds the name of the node with an ID, "" when there is none.
-func (h *Handler) nodeOf(id string) (string, error) {
-	v, err := h.cfg.Store.Read(catalog.Query{Kind: catalog.QueryNodes})
-	if err != nil {
-		return "", err
-	}
-	for _, n := range v.Nodes {
-		if strings.EqualFold(n.ID, id) {
-			return n.Node, nil
-		}
-	}
-	return "", nil
 }
 
 func (h *Handler) notLiving(c Caller, node string) error {
