@@ -42,6 +42,7 @@ const (
 	classCoordinate    = "coordinate"
 	classSession       = "session"
 	classNodeSessions  = "node-sessions"
+	classTerminating   = "terminating" // which terminating gateways name a service, or the wildcard
 )
 
 const (

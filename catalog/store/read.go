@@ -157,7 +157,8 @@ func (r reader) baseInstances(q catalog.Query) []*catalog.Instance {
 	index := byName
 	switch q.Kind {
 	case catalog.QueryConnect:
-		index = byConnect
+		rows, _ := r.connectRows(q.Name)
+		return r.instances(rows)
 	case catalog.QueryNode:
 		index = byNode
 	}

@@ -274,5 +274,8 @@ func (w *writer) touchEntry(kind, name string, versions ...catalog.ConfigEntry) 
 		for _, src := range sourceNames(e) {
 			w.settle(classSource, src, tableEntries, bySource, src)
 		}
+		if gw, ok := e.(*catalog.TerminatingGateway); ok {
+			w.touchTerminating(gw)
+		}
 	}
 }

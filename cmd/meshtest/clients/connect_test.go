@@ -1,9 +1,11 @@
 package clients_test
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -214,4 +216,72 @@ func TestPreparedQueries(t *testing.T) {
 	if _, _, err := pq.Execute("find", nil); err == nil {
 		t.Fatal("a query that is gone was executed")
 	}
+}
+
+// TestTerminatingGateway: a gateway that an entry binds to a service is among the
+// instances that speak the mesh's mTLS for it, wherever they are asked for.
+func TestTerminatingGateway(t *testing.T) {
+	m, c := mesh(t)
+	for _, s := range []*api.AgentService{
+		{ID: "exit", Service: "exit", Kind: api.ServiceKindTerminatingGateway, Port: 8443, Meta: map[string]string{"zone": "a"}},
+		{ID: "billing", Service: "billing", Port: 80},
+	} {
+		_, err := c.Catalog().Register(&api.CatalogRegistration{
+			Node: "edge-" + s.ID, Address: "192.0.2.7", Service: s,
+			Checks: api.HealthChecks{{Node: "edge-" + s.ID, CheckID: "up-" + s.ID, Name: "up", Status: api.HealthPassing, ServiceID: s.ID}},
+		}, nil)
+		must1(t, err)
+	}
+	_, meta, err := c.Health().Connect("billing", "", true, nil)
+	must1(t, err)
+	woken := make(chan []*api.ServiceEntry, 1)
+	go func() {
+		list, _, err := client(t, m).Health().Connect("billing", "", true, &api.QueryOptions{WaitIndex: meta.LastIndex, WaitTime: meshtest.Patience})
+		if err != nil {
+			t.Error(err)
+		}
+		woken <- list
+	}()
+	for _, services := range [][]api.LinkedService{
+		{{Name: "billing", CAFile: "/etc/ca.pem", SNI: "billing.example.com"}}, {{Name: "*"}},
+	} {
+		_, _, err := c.ConfigEntries().Set(&api.TerminatingGatewayConfigEntry{Kind: api.TerminatingGateway, Name: "exit", Services: services}, nil)
+		must1(t, err)
+		list, _, err := c.Health().Connect("billing", "", true, nil)
+		if err != nil || len(list) != 1 || list[0].Service.Kind != api.ServiceKindTerminatingGateway || list[0].Service.ID != "exit" || len(list[0].Checks) != 1 {
+			t.Fatalf("%v: %+v %v", services, list, err)
+		}
+		if list, _, err := c.Catalog().Connect("billing", "", &api.QueryOptions{Filter: `ServiceKind == "terminating-gateway" and ServiceMeta.zone == a`}); err != nil || len(list) != 1 || list[0].ServicePort != 8443 {
+			t.Fatalf("%v: %+v %v", services, list, err)
+		}
+		if list, _, err := c.Health().Connect("billing", "", true, &api.QueryOptions{Filter: `Service.Kind != "terminating-gateway"`}); err != nil || len(list) != 0 {
+			t.Fatalf("%v: %+v %v", services, list, err)
+		}
+		if linked, _, err := c.Catalog().GatewayServices("exit", nil); err != nil || len(linked) != 1 || linked[0].Service.Name != "billing" || linked[0].FromWildcard != (services[0].Name == "*") {
+			t.Fatalf("%v: %+v %v", services, linked, err)
+		}
+		if got := resolve(t, m.DNS, "billing.connect.consul"); !slices.Equal(got, []string{"192.0.2.7"}) {
+			t.Fatalf("%v: %v", services, got)
+		}
+	}
+	if list := <-woken; len(list) != 1 {
+		t.Fatalf("who waited was told of %+v", list)
+	}
+	// Whom it knows by name alone has a virtual address all the same.
+	_, _, err = c.ConfigEntries().Set(&api.TerminatingGatewayConfigEntry{Kind: api.TerminatingGateway, Name: "exit", Services: []api.LinkedService{{Name: "far"}}}, nil)
+	must1(t, err)
+	if got := resolve(t, m.DNS, "far.virtual.consul"); len(got) != 1 || !strings.HasPrefix(got[0], "240.") {
+		t.Fatal(got)
+	}
+}
+
+// resolve asks the mesh's DNS for the addresses of a name.
+func resolve(t *testing.T, server, name string) []string {
+	t.Helper()
+	r := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "udp", server)
+	}}
+	ips, err := r.LookupHost(t.Context(), name)
+	must1(t, err)
+	return ips
 }
