@@ -436,3 +436,44 @@ func TestServicesBehindGatewaysHaveAddresses(t *testing.T) {
 		t.Error("billing keeps an address although nothing speaks of it")
 	}
 }
+
+// TestPatternsMoveTheirNamesOnly: a change of intentions for "db-*" or from "job-*" is
+// heard of by who asks for a name that it covers, and by nobody else.
+func TestPatternsMoveTheirNamesOnly(t *testing.T) {
+	s := newStore(t, Config{})
+	index := func(kind catalog.QueryKind, name string) uint64 {
+		t.Helper()
+		v, err := s.Read(catalog.Query{Kind: kind, Name: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v.Index
+	}
+	dest, src := catalog.QueryIntentionsDest, catalog.QueryIntentionsSrc
+	if err := setEntry(t, s, `{"Kind":"service-intentions","Name":"web","Sources":[{"Name":"api","Action":"allow"}]}`); err != nil {
+		t.Fatal(err)
+	}
+	asked := []catalog.Query{{Kind: dest, Name: "db-1"}, {Kind: dest, Name: "db"}, {Kind: dest, Name: "web"}, {Kind: src, Name: "job-1"}, {Kind: src, Name: "api"}}
+	for _, change := range []func() error{
+		func() error {
+			return setEntry(t, s, `{"Kind":"service-intentions","Name":"db-*","Sources":[{"Name":"job-*","Action":"allow"}]}`)
+		},
+		func() error {
+			return setEntry(t, s, `{"Kind":"service-intentions","Name":"db-*","Sources":[{"Name":"job-*","Action":"deny"}]}`)
+		},
+		func() error { return dropEntry(t, s, catalog.KindServiceIntentions, "db-*") },
+	} {
+		before := map[catalog.Query]uint64{}
+		for _, q := range asked {
+			before[q] = index(q.Kind, q.Name)
+		}
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		for i, q := range asked {
+			if moved := index(q.Kind, q.Name) != before[q]; moved != (i == 0 || i == 3) {
+				t.Errorf("%s moved: %t", q, moved)
+			}
+		}
+	}
+}

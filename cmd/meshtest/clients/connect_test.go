@@ -130,6 +130,56 @@ func TestIntentions(t *testing.T) {
 	check("web", false)
 }
 
+// TestPartialWildcards: names that end in the wildcard are written, listed, matched and
+// judged as others are, below the exact ones.
+func TestPartialWildcards(t *testing.T) {
+	_, c := mesh(t)
+	con := c.Connect()
+	for _, i := range []api.Intention{
+		{SourceName: "job-*", DestinationName: "db", Action: api.IntentionActionAllow},
+		{SourceName: "job-bad", DestinationName: "db", Action: api.IntentionActionDeny},
+		{SourceName: "job-b*", DestinationName: "db-*", Action: api.IntentionActionAllow},
+		{SourceName: "*", DestinationName: "db-*", Action: api.IntentionActionDeny},
+	} {
+		_, err := con.IntentionUpsert(&i, nil)
+		must1(t, err)
+	}
+	for pair, want := range map[[2]string]bool{
+		{"job-1", "db"}: true, {"job-bad", "db"}: false, {"jobs", "db"}: false,
+		{"job-b1", "db-1"}: true, {"job-1", "db-1"}: false, {"job-b1", "dbs"}: false,
+	} {
+		if ok, _, err := con.IntentionCheck(&api.IntentionCheck{Source: pair[0], Destination: pair[1]}, nil); err != nil || ok != want {
+			t.Errorf("%v: %t %v, want %t", pair, ok, err, want)
+		}
+	}
+	for name, want := range map[string]string{"db": "job-bad 9, job-* 8", "db-2": "job-b* 7, * 7", "other": ""} {
+		got, _, err := con.IntentionMatch(&api.IntentionMatch{By: api.IntentionMatchDestination, Names: []string{name}}, nil)
+		must1(t, err)
+		var list []string
+		for _, i := range got[name] {
+			list = append(list, fmt.Sprint(i.SourceName, " ", i.Precedence))
+		}
+		if strings.Join(list, ", ") != want {
+			t.Errorf("%s is matched by %v, want %s", name, list, want)
+		}
+	}
+	got, _, err := con.IntentionMatch(&api.IntentionMatch{By: api.IntentionMatchSource, Names: []string{"job-b2"}}, nil)
+	if err != nil || len(got["job-b2"]) != 3 {
+		t.Errorf("%+v %v", got, err)
+	}
+	if one, _, err := con.IntentionGetExact("job-b*", "db-*", nil); err != nil || one == nil || one.Precedence != 7 {
+		t.Errorf("%+v %v", one, err)
+	}
+	if _, err := con.IntentionUpsert(&api.Intention{SourceName: "*-job", DestinationName: "db", Action: api.IntentionActionAllow}, nil); err == nil || !strings.Contains(err.Error(), "at the end") {
+		t.Error(err)
+	}
+	_, err = con.IntentionDeleteExact("job-*", "db", nil)
+	must1(t, err)
+	if ok, _, err := con.IntentionCheck(&api.IntentionCheck{Source: "job-1", Destination: "db"}, nil); err != nil || ok {
+		t.Error(ok, err)
+	}
+}
+
 func TestCertificateAuthority(t *testing.T) {
 	m, c := mesh(t)
 	roots, _, err := c.Agent().ConnectCARoots(nil)
