@@ -24,7 +24,7 @@ func TestConfigEntries(t *testing.T) {
 		&api.ProxyConfigEntry{Kind: api.ProxyDefaults, Name: api.ProxyConfigGlobal, Config: map[string]any{"protocol": "http"}, Meta: map[string]string{"a": "b"}},
 		&api.ServiceConfigEntry{Kind: api.ServiceDefaults, Name: "web", Protocol: "http", MaxInboundConnections: 7},
 		&api.ServiceConfigEntry{Kind: api.ServiceDefaults, Name: "api", Protocol: "http"},
-		&api.ServiceResolverConfigEntry{Kind: api.ServiceResolver, Name: "web", DefaultSubset: "v1", Subsets: map[string]api.ServiceResolverSubset{"v1": {Filter: "Service.Meta.v == 1"}, "v2": {OnlyPassing: true}}, ConnectTimeout: timeout},
+		&api.ServiceResolverConfigEntry{Kind: api.ServiceResolver, Name: "web", DefaultSubset: "v1", Subsets: map[string]api.ServiceResolverSubset{"v1": {Filter: "Service.Meta.v == 1"}, "v2": {OnlyPassing: true}}, ConnectTimeout: timeout, PrioritizeByLocality: &api.ServiceResolverPrioritizeByLocality{Mode: "failover"}},
 		&api.ServiceSplitterConfigEntry{Kind: api.ServiceSplitter, Name: "web", Splits: []api.ServiceSplit{{Weight: 90, ServiceSubset: "v1"}, {Weight: 10, ServiceSubset: "v2"}}},
 		&api.ServiceRouterConfigEntry{Kind: api.ServiceRouter, Name: "web", Routes: []api.ServiceRoute{{Match: &api.ServiceRouteMatch{HTTP: &api.ServiceRouteHTTPMatch{PathPrefix: "/api"}}, Destination: &api.ServiceRouteDestination{Service: "api"}}}},
 		&api.ServiceIntentionsConfigEntry{Kind: api.ServiceIntentions, Name: "web", Sources: []*api.SourceIntention{{Name: "api", Action: api.IntentionActionAllow}}},
@@ -48,7 +48,7 @@ func TestConfigEntries(t *testing.T) {
 	}
 	r, _, err := ce.Get(api.ServiceResolver, "web", nil)
 	must1(t, err)
-	if got := r.(*api.ServiceResolverConfigEntry); got.ConnectTimeout != timeout || got.Subsets["v1"].Filter == "" {
+	if got := r.(*api.ServiceResolverConfigEntry); got.ConnectTimeout != timeout || got.Subsets["v1"].Filter == "" || got.PrioritizeByLocality == nil {
 		t.Fatalf("%+v", got)
 	}
 	chain, _, err := c.DiscoveryChain().Get("web", nil, nil)
