@@ -193,6 +193,8 @@ func (t *Target) sni(trustDomain string) string {
 type Share struct {
 	Weight  float32 // percent
 	Targets []*Target
+	// Nearest has the instances of each target tried from near to far: see Locality.Distance.
+	Nearest bool
 }
 
 // Connections tells where connections go of whose requests nothing is known: by
@@ -203,7 +205,7 @@ func (c *Chain) Connections() []Share {
 	}
 	var out []Share
 	c.walk(c.StartNode, 100, len(c.Nodes)+1, func(weight float32, r *ChainResolver) {
-		s := Share{Weight: weight}
+		s := Share{Weight: weight, Nearest: r.PrioritizeByLocality != nil && r.PrioritizeByLocality.Mode == PrioritizeFailover}
 		for _, id := range append([]string{r.Target}, r.failover()...) {
 			if t := c.Targets[id]; t != nil {
 				s.Targets = append(s.Targets, t)

@@ -72,6 +72,10 @@ type PrioritizeByLocality struct {
 	Mode string `json:",omitempty"` // "", none or failover
 }
 
+// PrioritizeFailover is the mode in which those that are farther away are tried when
+// nobody nearer can be reached.
+const PrioritizeFailover = "failover"
+
 // LoadBalancer says how an instance is picked.
 type LoadBalancer struct {
 	Policy             string              `json:",omitempty"`
@@ -284,7 +288,7 @@ func (p *FailoverPolicy) validate(at string) error {
 }
 
 func (p *PrioritizeByLocality) validate(at string) error {
-	if p == nil || slices.Contains([]string{"", "none", "failover"}, p.Mode) {
+	if p == nil || slices.Contains([]string{"", "none", PrioritizeFailover}, p.Mode) {
 		return nil
 	}
 	return Invalidf("%s: Mode %q is not known, want none or failover", at, p.Mode)

@@ -45,9 +45,9 @@ type Intention struct {
 	ID          string
 	Description string
 	SourcePeer  string
-	SourceName  Name
-	SourceType  string // always "consul"
-	// DestinationName is a service or the wildcard.
+	// SourceName and DestinationName are services, or patterns: see Covers.
+	SourceName      Name
+	SourceType      string // always "consul"
 	DestinationName Name
 	// Action is empty when Permissions decide.
 	Action      Action
@@ -155,19 +155,22 @@ func (i *Intention) matches(r Request) bool {
 	if i.SourcePeer != r.SourcePeer {
 		return false
 	}
-	return (i.SourceName == Wildcard || i.SourceName == r.Source) &&
-		(i.DestinationName == Wildcard || i.DestinationName == r.Destination)
+	return Covers(i.SourceName, r.Source) && Covers(i.DestinationName, r.Destination)
 }
 
-// Precedence is the rank of an intention by how exact its two names are. The
-// numbers are Consul's; 7 and below 5 belong to its namespaces.
+// Precedence is the rank of an intention by how exact its two names are, first the
+// destination. The numbers are Consul's; 7, which it leaves to namespaces, is that of
+// destinations like "job-*". Among intentions of one number the one with the more exact
+// destination, then with the more exact source, comes first.
 func Precedence(source, destination Name) int {
 	switch {
-	case source != Wildcard && destination != Wildcard:
+	case !IsPattern(destination) && !IsPattern(source):
 		return 9
-	case destination != Wildcard:
+	case !IsPattern(destination):
 		return 8
-	case source != Wildcard:
+	case IsPartial(destination):
+		return 7
+	case !IsPattern(source):
 		return 6
 	default:
 		return 5
@@ -179,6 +182,8 @@ func (i *Intention) precedence() int { return Precedence(i.SourceName, i.Destina
 func moreSpecific(a, b *Intention) int {
 	return cmp.Or(
 		cmp.Compare(b.precedence(), a.precedence()),
+		cmp.Compare(exactness(b.DestinationName), exactness(a.DestinationName)),
+		cmp.Compare(exactness(b.SourceName), exactness(a.SourceName)),
 		cmp.Compare(a.SourcePeer, b.SourcePeer),
 		cmp.Compare(a.SourceName, b.SourceName),
 		cmp.Compare(a.DestinationName, b.DestinationName),

@@ -16,6 +16,7 @@ func TestPrecedence(t *testing.T) {
 		want                int
 	}{
 		{"web", "db", 9}, {"*", "db", 8}, {"web", "*", 6}, {"*", "*", 5},
+		{"we*", "db", 8}, {"web", "d*", 7}, {"we*", "d*", 7}, {"*", "d*", 7}, {"we*", "*", 5},
 	} {
 		if got := Precedence(c.source, c.destination); got != c.want {
 			t.Errorf("%s → %s has precedence %d, want %d", c.source, c.destination, got, c.want)
@@ -23,10 +24,36 @@ func TestPrecedence(t *testing.T) {
 	}
 }
 
-// decideByForce is Decide without cleverness: for each kind of match, most exact
-// first, it looks for an intention with just those names.
+// namesOf are all names that stand for n, the most exact first.
+func namesOf(n Name) []Name {
+	out := []Name{n}
+	for i := len(n); i >= 0; i-- {
+		out = append(out, n[:i]+"*")
+	}
+	return out
+}
+
+var pairsMade = map[[2]Name][][2]Name{} // of tests that run one after another
+
+// pairsOf are all pairs of names that an intention for a request may have, in the order
+// of their precedence: destination first.
+func pairsOf(source, destination Name) (out [][2]Name) {
+	if made, ok := pairsMade[[2]Name{source, destination}]; ok {
+		return made
+	}
+	defer func() { pairsMade[[2]Name{source, destination}] = out }()
+	for _, d := range namesOf(destination) {
+		for _, s := range namesOf(source) {
+			out = append(out, [2]Name{s, d})
+		}
+	}
+	return out
+}
+
+// decideByForce is Decide without cleverness: for each pair of names that match, most
+// exact first, it looks for an intention with just those names.
 func decideByForce(in Intentions, r Request, fallback Action) (Action, Ref) {
-	for _, pair := range [][2]Name{{r.Source, r.Destination}, {"*", r.Destination}, {r.Source, "*"}, {"*", "*"}} {
+	for _, pair := range pairsOf(r.Source, r.Destination) {
 		for _, i := range in {
 			if i.SourceName != pair[0] || i.DestinationName != pair[1] || i.SourcePeer != r.SourcePeer {
 				continue
@@ -50,7 +77,7 @@ func decideByForce(in Intentions, r Request, fallback Action) (Action, Ref) {
 }
 
 var (
-	decideNames   = []Name{"web", "db", "we", "*"}
+	decideNames   = []Name{"web", "db", "we", "we*", "w*", "web*", "d*", "*"}
 	decidePeers   = []string{"", "", "east"}
 	decideActions = []Action{ActionAllow, ActionDeny, ActionAudit, "", "nonsense"}
 )
@@ -91,7 +118,7 @@ func TestP17DecideAtLength(t *testing.T) {
 	}
 	r := rand.New(rand.NewPCG(1, 7)) //nolint:gosec // the same each time
 	of := func(list []string) string { return list[r.IntN(len(list))] }
-	names := []Name{"web", "db", "we", "web2", "*"}
+	names := []Name{"web", "db", "we", "web2", "*", "w*", "we*", "web*", "d*"}
 	var in Intentions
 	for i := range n {
 		if i%8 == 0 {
@@ -143,7 +170,7 @@ func checkDecide(t *rapid.T) {
 	// What only some could see must not change the verdict: an agent judges by the
 	// intentions of its destination, the API by all.
 	some := slices.DeleteFunc(slices.Clone(in), func(i *Intention) bool {
-		return i.DestinationName != r.Destination && i.DestinationName != Wildcard
+		return !Covers(i.DestinationName, r.Destination)
 	})
 	if d := some.Decide(r, fallback); d.Action != action || d.Rule != ref {
 		t.Fatalf("%+v: with the destination's intentions alone %s", r, d.Reason())

@@ -25,6 +25,30 @@ type Locality struct {
 	Zone   string
 }
 
+// Distance is how far it is to another place: 0 within a zone, 1 within a region, 2
+// farther, or where nobody said. A region without zones is one zone.
+func (l *Locality) Distance(to *Locality) int {
+	switch {
+	case l == nil || to == nil || l.Region == "" || l.Region != to.Region:
+		return 2
+	case l.Zone != to.Zone:
+		return 1
+	default:
+		return 0
+	}
+}
+
+// Place is where an instance stands: what its service says, else what its node does.
+func (i *Instance) Place() *Locality {
+	if i.Service != nil && i.Service.Locality != nil {
+		return i.Service.Locality
+	}
+	if i.Node != nil {
+		return i.Node.Locality
+	}
+	return nil
+}
+
 // Well-known names that Consul's clients look for.
 const (
 	// NodeCheckID is the check that tells whether the agent of a node is alive.

@@ -11,7 +11,7 @@ const (
 	QueryServices       QueryKind = "services"        // Services
 	QueryInstances      QueryKind = "instances"       // Instances of all services, without checks
 	QueryService        QueryKind = "service"         // Instances of Name, of any kind
-	QueryConnect        QueryKind = "connect"         // Instances that speak the mesh's mTLS for Name: sidecars and native
+	QueryConnect        QueryKind = "connect"         // Instances that speak the mesh's mTLS for Name: sidecars, native ones and terminating gateways
 	QueryGateway        QueryKind = "gateway"         // Entries of the gateways called Name, with the routes of an API gateway, and Instances of all services, without checks: see GatewayLinks
 	QueryIngress        QueryKind = "ingress"         // Instances of the ingress gateways that lead to service Name
 	QueryNode           QueryKind = "node"            // Nodes (0 or 1) and Instances of node Name (services, their checks and the node's)

@@ -12,7 +12,7 @@ import (
 // ServiceIntentions is the config entry that holds every intention of one
 // destination, most specific source first.
 type ServiceIntentions struct {
-	Name    Name // the destination, or "*"
+	Name    Name // the destination, or a pattern: see Covers
 	Sources []*SourceIntention
 	JWT     *IntentionJWT `json:",omitempty"`
 	// Mode holds for the sources that have none of their own.
@@ -114,7 +114,7 @@ func (e *ServiceIntentions) Normalize() {
 		}
 	}
 	slices.SortStableFunc(e.Sources, func(a, b *SourceIntention) int {
-		return b.rank() - a.rank()
+		return cmp.Compare(b.rank(), a.rank())
 	})
 }
 
@@ -123,7 +123,7 @@ func (s *SourceIntention) rank() int {
 	if s == nil {
 		return 0
 	}
-	return s.Precedence
+	return exactness(s.Name)
 }
 
 // Validate implements ConfigEntry. Errors name the field by its place.
@@ -134,7 +134,7 @@ func (e *ServiceIntentions) Validate() error {
 	if err := validName("service-intentions: Name", e.Name); err != nil {
 		return err
 	}
-	if err := validWildcard("Name", e.Name); err != nil {
+	if err := validPattern("Name", e.Name); err != nil {
 		return err
 	}
 	if len(e.Sources) == 0 {
@@ -152,7 +152,7 @@ func (e *ServiceIntentions) Validate() error {
 		if err := validName(at+".Name", s.Name); err != nil {
 			return err
 		}
-		if err := validWildcard(at+".Name", s.Name); err != nil {
+		if err := validPattern(at+".Name", s.Name); err != nil {
 			return err
 		}
 		if s.Type != "" && s.Type != "consul" {
@@ -183,7 +183,7 @@ func (s *SourceIntention) validateVerdict(at string, destination Name) error {
 	if s.Action != "" {
 		return Invalidf("%s.Action must be omitted if Permissions are specified", at)
 	}
-	if destination == Wildcard {
+	if IsPattern(destination) {
 		return Invalidf("%s.Permissions cannot be specified on intentions with wildcarded destinations", at)
 	}
 	for j, p := range s.Permissions {
@@ -352,11 +352,4 @@ func (s *SourceIntention) clone() *SourceIntention {
 		c.Permissions[i] = &cp
 	}
 	return &c
-}
-
-func validWildcard(field string, n Name) error {
-	if n != Wildcard && strings.Contains(n, Wildcard) {
-		return Invalidf("%s: wildcard character '*' cannot be used with partial values", field)
-	}
-	return nil
 }

@@ -60,13 +60,15 @@ func TestServiceIntentionsValidate(t *testing.T) {
 		return `{"Name":"db","Sources":[{"Name":"a","Permissions":[{"Action":"allow","HTTP":` + body + `}]}]}`
 	}
 	for doc, want := range map[string]string{
-		`{"Name":"db","Sources":[]}`:                                                                                         "At least one source is required",
-		`{"Name":"db"}`:                                                                                                      "At least one source is required",
-		`{"Sources":[{"Name":"a","Action":"allow"}]}`:                                                                        "service-intentions: Name is required",
-		`{"Name":"d*","Sources":[{"Name":"a","Action":"allow"}]}`:                                                            "Name: wildcard character '*' cannot be used with partial values",
+		`{"Name":"db","Sources":[]}`:                               "At least one source is required",
+		`{"Name":"db"}`:                                            "At least one source is required",
+		`{"Sources":[{"Name":"a","Action":"allow"}]}`:              "service-intentions: Name is required",
+		`{"Name":"d*b","Sources":[{"Name":"a","Action":"allow"}]}`: `Name: wildcard character '*' cannot be used with partial values but at the end: "d*b" could be "d*"`,
+		`{"Name":"d**","Sources":[{"Name":"a","Action":"allow"}]}`: `Name: wildcard character '*' cannot be used with partial values but at the end: "d**" could be "d*"`,
+		`{"Name":"d*","Sources":[{"Name":"a","Permissions":[{"Action":"allow","HTTP":{"PathPrefix":"/"}}]}]}`:                "Sources[0].Permissions cannot be specified on intentions with wildcarded destinations",
 		`{"Name":"db","Sources":[{"Name":"","Action":"allow"}]}`:                                                             "Sources[0].Name is required",
 		`{"Name":"db","Sources":[null]}`:                                                                                     "Sources[0].Name is required",
-		`{"Name":"db","Sources":[{"Name":"we*","Action":"allow"}]}`:                                                          "Sources[0].Name: wildcard character '*' cannot be used with partial values",
+		`{"Name":"db","Sources":[{"Name":"*we","Action":"allow"}]}`:                                                          `Sources[0].Name: wildcard character '*' cannot be used with partial values but at the end: "*we" could be "*"`,
 		`{"Name":"db","Sources":[{"Name":"` + long + `","Action":"allow"}]}`:                                                 "Sources[0].Name: the name has 513 bytes, at most 512 are allowed",
 		`{"Name":"db","Sources":[{"Name":"a"}]}`:                                                                             "Sources[0].Action must be set to 'allow' or 'deny'",
 		`{"Name":"db","Sources":[{"Name":"a","Action":"zz"}]}`:                                                               "Sources[0].Action must be set to 'allow' or 'deny'",
@@ -77,14 +79,14 @@ func TestServiceIntentionsValidate(t *testing.T) {
 		`{"Name":"db","Sources":[{"Name":"a","Permissions":[{"HTTP":{"PathExact":"/"}}]}]}`:                                  "Sources[0].Permissions[0].Action must be set to 'allow' or 'deny'",
 		`{"Name":"db","Sources":[{"Name":"a","Permissions":[{"Action":"allow"}]}]}`:                                          "Sources[0].Permissions[0].HTTP or JWT is required",
 		`{"Name":"db","Sources":[{"Name":"a","Permissions":[null]}]}`:                                                        "Sources[0].Permissions[0].Action must be set to 'allow' or 'deny'",
-		http(`{"PathExact":"x"}`):                                                                                            `Sources[0].Permissions[0].HTTP: path "x" must begin with '/'`,
-		http(`{"PathExact":"/x","PathRegex":"y"}`):                                                                           "Sources[0].Permissions[0].HTTP should only contain at most one of PathExact, PathPrefix, or PathRegex",
-		http(`{"PathRegex":"("}`):                                                                                            "Sources[0].Permissions[0].HTTP.PathRegex: error parsing regexp: missing closing ): `(`",
-		http(`{"Header":[{"Present":true}]}`):                                                                                "Sources[0].Permissions[0].HTTP.Header[0] missing required Name field",
-		http(`{"Header":[{"Name":"x"}]}`):                                                                                    "Sources[0].Permissions[0].HTTP.Header[0] should contain one of Present, Exact, Prefix, Suffix, Contains, or Regex",
-		http(`{"Header":[{"Name":"x","Exact":"a","Prefix":"b"}]}`):                                                           "Sources[0].Permissions[0].HTTP.Header[0] should contain one of Present, Exact, Prefix, Suffix, Contains, or Regex",
-		http(`{"Methods":["GET","get"]}`):                                                                                    `Sources[0].Permissions[0].HTTP.Methods contains "GET" more than once`,
-		http(`{"Methods":["G T"]}`):                                                                                          `Sources[0].Permissions[0].HTTP.Methods contains an invalid method "G T"`,
+		http(`{"PathExact":"x"}`):                                  `Sources[0].Permissions[0].HTTP: path "x" must begin with '/'`,
+		http(`{"PathExact":"/x","PathRegex":"y"}`):                 "Sources[0].Permissions[0].HTTP should only contain at most one of PathExact, PathPrefix, or PathRegex",
+		http(`{"PathRegex":"("}`):                                  "Sources[0].Permissions[0].HTTP.PathRegex: error parsing regexp: missing closing ): `(`",
+		http(`{"Header":[{"Present":true}]}`):                      "Sources[0].Permissions[0].HTTP.Header[0] missing required Name field",
+		http(`{"Header":[{"Name":"x"}]}`):                          "Sources[0].Permissions[0].HTTP.Header[0] should contain one of Present, Exact, Prefix, Suffix, Contains, or Regex",
+		http(`{"Header":[{"Name":"x","Exact":"a","Prefix":"b"}]}`): "Sources[0].Permissions[0].HTTP.Header[0] should contain one of Present, Exact, Prefix, Suffix, Contains, or Regex",
+		http(`{"Methods":["GET","get"]}`):                          `Sources[0].Permissions[0].HTTP.Methods contains "GET" more than once`,
+		http(`{"Methods":["G T"]}`):                                `Sources[0].Permissions[0].HTTP.Methods contains an invalid method "G T"`,
 	} {
 		e, err := decodeEntry(t, `{"Kind":"service-intentions",`+strings.TrimPrefix(doc, "{"))
 		if err != nil {

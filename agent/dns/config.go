@@ -66,10 +66,6 @@ type Config struct {
 	// Query executes a prepared query; the error wraps catalog.ErrNotFound when
 	// there is none of the name. Nil: there are none.
 	Query func(ctx context.Context, req QueryRequest) (*QueryAnswer, error)
-	// VirtualIP is the virtual address of a service; the error wraps
-	// catalog.ErrNotFound when it has none. Nil: the address that instances carry
-	// under the tag "consul-virtual".
-	VirtualIP func(ctx context.Context, service catalog.Name) (netip.Addr, error)
 
 	// Addrs are the "host:port" to listen on, each over UDP and TCP. Required.
 	Addrs []string

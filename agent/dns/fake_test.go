@@ -98,6 +98,10 @@ func (f *fakeViews) Read(ctx context.Context, q catalog.Query) (*catalog.View, e
 		v.Instances = f.where(func(s *catalog.Service) bool {
 			return s.Kind == catalog.KindConnectProxy && s.Proxy.DestinationServiceName == q.Name || s.Connect.Native && s.Service == q.Name
 		})
+	case catalog.QueryChain:
+		if v.Chain = (&catalog.Chain{}); q.Name == "entries" {
+			v.Chain.AutoVirtualIPs = []string{"240.0.0.9"}
+		}
 	default:
 		return nil, fmt.Errorf("the fake knows no %s", q)
 	}

@@ -90,6 +90,7 @@ func TestNames(t *testing.T) {
 		{"many.service.consul", dns.TypeSRV, []string{"many.service.consul. 0 IN SRV 1 1 80 dual.node.dc1.consul."}, []string{"dual.node.dc1.consul. 0 IN A 10.0.0.4"}},
 		{"web.virtual.consul", dns.TypeA, []string{"web.virtual.consul. 0 IN A 240.0.0.7"}, nil},
 		{"web.virtual.consul", dns.TypeAAAA, nil, nil},
+		{"entries.virtual.consul", dns.TypeA, []string{"entries.virtual.consul. 0 IN A 240.0.0.9"}, nil},
 		{`o\117n6.service.consul`, dns.TypeAAAA, nil, nil}, // \117 is a "u"
 		{`\111wn6.service.consul`, dns.TypeAAAA, []string{`own6.service.consul. 0 IN AAAA 2001:db8::4`}, nil},
 		{"1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa", dns.TypePTR, []string{"1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa. 0 IN PTR v6.node.dc1.consul."}, nil},

@@ -327,20 +327,24 @@ func (x *exchange) virtual(labels []string) {
 	}
 }
 
+// virtualIP is that of a service: its instances carry it, and where it has none in the
+// mesh, as its config entries or a terminating gateway speak of it, its chain does.
 func (x *exchange) virtualIP(service string) (netip.Addr, error) {
-	if x.cfg.VirtualIP != nil {
-		ip, err := x.cfg.VirtualIP(x.ctx, service)
-		if err == nil && !ip.IsValid() {
-			err = catalog.NotFoundf("service %q has no virtual address", service)
-		}
-		return ip.Unmap(), err
-	}
 	list, err := x.instances(catalog.QueryConnect, service)
 	if err != nil {
 		return netip.Addr{}, err
 	}
 	for _, i := range list {
 		if ip, err := netip.ParseAddr(i.Service.TaggedAddresses["consul-virtual"].Address); err == nil {
+			return ip.Unmap(), nil
+		}
+	}
+	v, err := x.cfg.Views.Read(x.ctx, catalog.ChainOptions{Datacenter: x.cfg.Datacenter}.Query(service))
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	if v != nil && v.Chain != nil && len(v.Chain.AutoVirtualIPs) > 0 {
+		if ip, err := netip.ParseAddr(v.Chain.AutoVirtualIPs[0]); err == nil {
 			return ip.Unmap(), nil
 		}
 	}

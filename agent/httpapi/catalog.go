@@ -30,7 +30,7 @@ func (a catalogAPI) routes() []Route {
 		read("/v1/catalog/nodes", "every node", acl.Node, "", []Param{paramMeta, paramFilter, paramNear}, a.nodes),
 		read("/v1/catalog/services", "the name of every service, with the tags of its instances", acl.Service, "", []Param{paramMeta, paramFilter}, a.services),
 		read("/v1/catalog/service/:service", "the instances of a service, healthy or not", acl.Service, "service", service, a.service(catalog.QueryService)),
-		read("/v1/catalog/connect/:service", "the instances that speak the mesh's mTLS for a service: sidecars and native ones", acl.Service, "service", service, a.service(catalog.QueryConnect)),
+		read("/v1/catalog/connect/:service", "the instances that speak the mesh's mTLS for a service: sidecars, native ones and terminating gateways", acl.Service, "service", service, a.service(catalog.QueryConnect)),
 		read("/v1/catalog/node/:node", "a node with its services by ID, null when there is no such node", acl.Node, "node", []Param{paramFilter}, a.node),
 		read("/v1/catalog/node-services/:node", "a node with a list of its services", acl.Node, "node", []Param{paramFilter, paramMerge}, a.nodeServices),
 	}

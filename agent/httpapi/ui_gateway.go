@@ -162,7 +162,7 @@ func (a uiAPI) gatewayIntentions(c *call) (any, error) {
 		return nil, err
 	}
 	return viewIntentions(keep(v.Intentions, func(i *catalog.Intention) bool {
-		return slices.Contains(names, i.DestinationName) || i.DestinationName == catalog.Wildcard && len(names) > 0
+		return slices.ContainsFunc(names, func(n catalog.Name) bool { return catalog.Covers(i.DestinationName, n) })
 	})), nil
 }
 

@@ -80,7 +80,7 @@ func (m *mesh) judge(source, destination catalog.Name) (verdictView, catalog.Dec
 		if !d.Rule.IsDefault() && i.SourcePeer == d.Rule.SourcePeer && i.SourceName == d.Rule.Source && i.DestinationName == d.Rule.Destination {
 			v.HasPermissions = len(i.Permissions) > 0
 			v.ExternalSource = i.Meta[metaSource]
-			v.HasExact = i.SourceName != catalog.Wildcard && i.DestinationName != catalog.Wildcard
+			v.HasExact = !catalog.IsPattern(i.SourceName) && !catalog.IsPattern(i.DestinationName)
 		}
 	}
 	return v, d

@@ -55,7 +55,7 @@ func newSidecar(cfg Config, reg *catalog.Service) *sidecar {
 		log:      cfg.Logger.With("id", reg.ID, "service", reg.Proxy.DestinationServiceName),
 		dirty:    make(chan struct{}, 1),
 		in: inputs{
-			proxy: reg, datacenter: cfg.Datacenter, bindAddr: cfg.BindAddr, drain: cfg.DrainTimeout,
+			proxy: reg, datacenter: cfg.Datacenter, locality: cfg.Locality, bindAddr: cfg.BindAddr, drain: cfg.DrainTimeout,
 			world: newWorld(),
 		},
 		followers: map[catalog.Query]context.CancelFunc{},

@@ -18,9 +18,10 @@ import (
 type inputs struct {
 	proxy      *catalog.Service // the registration, of kind connect-proxy
 	datacenter string
-	bindAddr   string        // of the inbound listener when the registration names none
-	rest       string        // why the instance should rest, "" for not at all
-	drain      time.Duration // when the registration says nothing; 0 is the proxy's own default
+	locality   *catalog.Locality // of the host; the registration may say another
+	bindAddr   string            // of the inbound listener when the registration names none
+	rest       string            // why the instance should rest, "" for not at all
+	drain      time.Duration     // when the registration says nothing; 0 is the proxy's own default
 
 	// policy is what the servers say; each part is the last one known.
 	policy
@@ -66,6 +67,9 @@ func build(in inputs) (*connect.Snapshot, []string) {
 		},
 	}
 	snap.Rest = rest(in, p)
+	if in.place = in.locality; in.proxy.Locality != nil {
+		in.place = in.proxy.Locality
+	}
 	if reg.Mode == "transparent" {
 		p.add("mode \"transparent\" is not supported; remove mode and dial the upstreams' listeners")
 	}

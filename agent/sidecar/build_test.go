@@ -3,6 +3,7 @@ package sidecar
 import (
 	"encoding/json"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -211,7 +212,7 @@ func TestEndpoints(t *testing.T) {
 	}}
 	w := newWorld()
 	w.learn(catalog.Query{Kind: catalog.QueryConnect, Name: "db"}, v)
-	got := combine(w.endpoints(&catalog.Target{Service: "db"}, "db"))
+	got := combine(slices.Concat(w.tiers(&catalog.Target{Service: "db"}, "db", false)...))
 	want := []connect.Endpoint{
 		{ID: "no checks", Node: "n1", Addr: "10.0.0.1:21000", Status: "passing", Weight: 1},
 		{ID: "own address", Node: "n1", Addr: "[fd00::1]:21000", Status: "passing", Weight: 3},

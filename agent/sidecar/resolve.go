@@ -26,6 +26,8 @@ type world struct {
 	last map[catalog.Name][]connect.Endpoint
 	// filters are those of subsets, compiled.
 	filters map[string]*catalog.InstanceFilter
+	// place is where the proxy stands; nil: nobody said.
+	place *catalog.Locality
 }
 
 func newWorld() world {
@@ -134,7 +136,7 @@ func (w *world) resolve(name catalog.Name, datacenter string, p *problems) ([]co
 			return last, 0
 		}
 		// A server that does not know of chains never tells of one.
-		return combine(w.endpoints(&catalog.Target{Service: name}, name)), 0
+		return combine(slices.Concat(w.tiers(&catalog.Target{Service: name}, name, false)...)), 0
 	}
 	if strings.HasPrefix(name, queryPrefix) {
 		return w.resolveQuery(name, p), 0
@@ -149,18 +151,16 @@ func (w *world) resolve(name catalog.Name, datacenter string, p *problems) ([]co
 				p.add(fmt.Sprintf("upstream %s: its service-resolver leads to %s: %s", name, t.Service, why))
 				continue
 			}
-			eps := w.endpoints(t, name)
-			if len(eps) == 0 {
-				continue
+			for _, eps := range w.tiers(t, name, s.Nearest) {
+				if len(shares) > 1 {
+					spread(eps, s.Weight)
+				}
+				for i := range eps {
+					eps[i].Priority = tier
+				}
+				out = append(out, eps...)
+				tier++
 			}
-			if len(shares) > 1 {
-				spread(eps, s.Weight)
-			}
-			for i := range eps {
-				eps[i].Priority = tier
-			}
-			out = append(out, eps...)
-			tier++
 		}
 	}
 	return combine(out), connectTimeout(shares)
@@ -192,13 +192,14 @@ func (w *world) filter(expr string) *catalog.InstanceFilter {
 	return f
 }
 
-// endpoints are the instances of a target that may be dialled.
-func (w *world) endpoints(t *catalog.Target, upstream catalog.Name) []connect.Endpoint {
+// tiers are the instances of a target that may be dialled, in the groups in which they
+// are tried: those of one distance each, or all in one.
+func (w *world) tiers(t *catalog.Target, upstream catalog.Name, nearest bool) [][]connect.Endpoint {
 	f := w.filter(t.Subset.Filter)
 	if f == nil {
 		return nil // rather none than the wrong ones
 	}
-	var out []connect.Endpoint
+	var by [farthest + 1][]connect.Endpoint
 	for _, inst := range w.instances[t.Service] {
 		e, ok := endpoint(inst)
 		if !ok || (t.Subset.OnlyPassing && e.Status != catalog.StatusPassing) || !f.Match(inst) {
@@ -207,10 +208,17 @@ func (w *world) endpoints(t *catalog.Target, upstream catalog.Name) []connect.En
 		if t.Service != upstream {
 			e.Service = t.Service
 		}
-		out = append(out, e)
+		at := 0
+		if nearest && w.place != nil {
+			at = w.place.Distance(inst.Place())
+		}
+		by[at] = append(by[at], e)
 	}
-	return out
+	return slices.DeleteFunc(by[:], func(eps []connect.Endpoint) bool { return len(eps) == 0 })
 }
+
+// farthest is the greatest distance between two places.
+const farthest = 2
 
 // shareUnits is how finely weights of shares are counted out to instances.
 const shareUnits = 1 << 10

@@ -100,21 +100,7 @@ func TestResolve(t *testing.T) {
 			}
 			p := &problems{}
 			eps, timeout := w.resolve("db", "dc1", p)
-			var parts []string
-			for _, e := range eps {
-				s := e.ID
-				if e.Service != "" {
-					s += ":" + e.Service
-				}
-				if e.Priority > 0 {
-					s += fmt.Sprintf("/%d", e.Priority)
-				}
-				if e.Weight > 1 {
-					s += fmt.Sprintf("*%d", e.Weight)
-				}
-				parts = append(parts, s)
-			}
-			if got := strings.Join(parts, " "); got != c.want || timeout != c.timeout {
+			if got := told(eps); got != c.want || timeout != c.timeout {
 				t.Errorf("got %s (%s), want %s (%s)", got, timeout, c.want, c.timeout)
 			}
 			if all := strings.Join(p.list, "\n"); (c.problem == "") != (all == "") || !strings.Contains(all, c.problem) {
@@ -126,6 +112,25 @@ func TestResolve(t *testing.T) {
 			}
 		})
 	}
+}
+
+// told writes endpoints in a line.
+func told(eps []connect.Endpoint) string {
+	var parts []string
+	for _, e := range eps {
+		s := e.ID
+		if e.Service != "" {
+			s += ":" + e.Service
+		}
+		if e.Priority > 0 {
+			s += fmt.Sprintf("/%d", e.Priority)
+		}
+		if e.Weight > 1 {
+			s += fmt.Sprintf("*%d", e.Weight)
+		}
+		parts = append(parts, s)
+	}
+	return strings.Join(parts, " ")
 }
 
 func TestUpstreamFollowsItsChain(t *testing.T) {
@@ -183,4 +188,54 @@ func TestNoAnswerAboutAChainDoesNotHoldTheProxyBack(t *testing.T) {
 		}
 		r.stop()
 	})
+}
+
+// TestNearestFirst: where entries ask for it, instances are tried from near to far, and
+// a split stays what it is at each distance.
+func TestNearestFirst(t *testing.T) {
+	at := func(i *catalog.Instance, node, service *catalog.Locality) *catalog.Instance {
+		i.Node.Locality, i.Service.Locality = node, service
+		return i
+	}
+	a1, a2, b1 := &catalog.Locality{Region: "a", Zone: "1"}, &catalog.Locality{Region: "a", Zone: "2"}, &catalog.Locality{Region: "b", Zone: "1"}
+	const passing = catalog.StatusPassing
+	all := map[catalog.Name][]*catalog.Instance{
+		"db": {
+			at(instance("here", "1", passing), a1, nil), at(instance("next", "1", passing), a1, a2),
+			at(instance("far", "1", passing), b1, nil), at(instance("unsaid", "1", passing), nil, nil),
+		},
+		"backup": {at(instance("x", "1", passing), b1, nil)},
+	}
+	failover := &catalog.PrioritizeByLocality{Mode: catalog.PrioritizeFailover}
+	global := &catalog.ProxyDefaults{EntryHead: catalog.EntryHead{Name: "global"}, PrioritizeByLocality: failover}
+	for name, c := range map[string]struct {
+		host, proxy *catalog.Locality
+		entries     []catalog.ConfigEntry
+		want        string
+	}{
+		"nobody asks":             {a1, nil, nil, "far here next unsaid"},
+		"nobody said where":       {nil, nil, []catalog.ConfigEntry{global}, "far here next unsaid"},
+		"from the zone":           {a1, nil, []catalog.ConfigEntry{global}, "far/2 here next/1 unsaid/2"},
+		"the proxy says":          {b1, a2, []catalog.ConfigEntry{global}, "far/2 here/1 next unsaid/2"},
+		"from another region":     {b1, nil, []catalog.ConfigEntry{global}, "far here/1 next/1 unsaid/1"},
+		"its resolver says so":    {b1, nil, []catalog.ConfigEntry{&catalog.ServiceResolver{EntryHead: catalog.EntryHead{Name: "db"}, PrioritizeByLocality: failover}}, "far here/1 next/1 unsaid/1"},
+		"its resolver says no":    {b1, nil, []catalog.ConfigEntry{global, &catalog.ServiceResolver{EntryHead: catalog.EntryHead{Name: "db"}, PrioritizeByLocality: &catalog.PrioritizeByLocality{Mode: "none"}}}, "far here next unsaid"},
+		"before failover, by far": {a1, nil, []catalog.ConfigEntry{global, &catalog.ServiceResolver{EntryHead: catalog.EntryHead{Name: "db"}, Failover: map[string]*catalog.ServiceResolverFailover{"*": {Service: "backup"}}}}, "far/2 here next/1 unsaid/2 x:backup/3"},
+		"and a split": {a1, nil, []catalog.ConfigEntry{
+			&catalog.ProxyDefaults{EntryHead: catalog.EntryHead{Name: "global"}, Config: map[string]any{"protocol": "http"}, PrioritizeByLocality: failover},
+			&catalog.ServiceSplitter{EntryHead: catalog.EntryHead{Name: "db"}, Splits: []*catalog.ServiceSplit{{Weight: 75}, {Weight: 25, Service: "backup"}}},
+		}, "far/2*6144 here*12288 next/1*12288 unsaid/2*6144 x:backup*4096"},
+	} {
+		in := inputs{proxy: sidecarService(withUpstream("db")), datacenter: "dc1", locality: c.host, world: newWorld()}
+		in.proxy.Locality = c.proxy
+		q := catalog.ChainOptions{Datacenter: "dc1"}.Query("db")
+		in.learn(q, chainView(q, c.entries...))
+		for service, list := range all {
+			in.learn(catalog.Query{Kind: catalog.QueryConnect, Name: service}, &catalog.View{Instances: list})
+		}
+		snap, _ := build(in)
+		if got := told(snap.Upstreams[0].Instances); got != c.want {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
 }

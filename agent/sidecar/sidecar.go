@@ -31,6 +31,8 @@ type Config struct {
 	Listening func(proxyID string, listening bool, output string)
 
 	Datacenter string // required
+	// Locality is where this host stands; nil: nobody said.
+	Locality *catalog.Locality
 	// DataDir keeps, for each proxy, its key, its certificate and the last snapshot.
 	// Empty: in memory only.
 	DataDir string

@@ -67,8 +67,62 @@ func (r reader) ingress(service catalog.Name) ([]*catalog.Instance, []indexKey) 
 			}
 		}
 	}
-	slices.SortFunc(rows, func(a, b *serviceRow) int {
-		return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Service.ID, b.Service.ID))
-	})
+	slices.SortFunc(rows, byPlace)
 	return r.instances(rows), keys
+}
+
+// connectRows gives who speaks the mesh's mTLS for a service: its sidecars, its native
+// instances, and the terminating gateways that lead to it; and what the latter rest on
+// beside the class of the former.
+func (r reader) connectRows(service catalog.Name) ([]*serviceRow, []indexKey) {
+	rows := all[*serviceRow](r, tableServices, byConnect, service)
+	gateways, keys := r.terminating(service)
+	if len(gateways) == 0 {
+		return rows, keys
+	}
+	for _, name := range gateways {
+		keys = append(keys, indexKey{classService, name})
+		for _, s := range all[*serviceRow](r, tableServices, byName, name) {
+			if s.Service.Kind == catalog.KindTerminatingGateway {
+				rows = append(rows, s)
+			}
+		}
+	}
+	slices.SortFunc(rows, byPlace)
+	return rows, keys
+}
+
+// terminating names the terminating gateways that lead to a service. Those that say
+// "*" lead to each one that also speaks without the mesh: which of them do rests on the
+// service's own instances.
+func (r reader) terminating(service catalog.Name) ([]catalog.Name, []indexKey) {
+	keys := []indexKey{{classTerminating, service}, {classTerminating, catalog.Wildcard}}
+	rows := all[*entryRow](r, tableEntries, byReference, refTerminating+service)
+	if everyone := all[*entryRow](r, tableEntries, byReference, refTerminating+catalog.Wildcard); len(everyone) > 0 && service != catalog.Wildcard {
+		keys = append(keys, indexKey{classService, service})
+		if r.speaksPlain(service) {
+			rows = append(rows, everyone...)
+		}
+	}
+	var names []catalog.Name
+	for _, row := range rows {
+		if name := row.Entry.EntryName(); !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names, keys
+}
+
+func (r reader) speaksPlain(service catalog.Name) bool {
+	if service == catalog.ServerService {
+		return false
+	}
+	return slices.ContainsFunc(all[*serviceRow](r, tableServices, byName, service), func(s *serviceRow) bool {
+		return s.Service.Kind == catalog.KindTypical && !s.Service.Connect.Native
+	})
+}
+
+// byPlace is the order of the table of services.
+func byPlace(a, b *serviceRow) int {
+	return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Service.ID, b.Service.ID))
 }

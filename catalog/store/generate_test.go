@@ -16,7 +16,7 @@ var (
 	serviceIDs   = []string{"s1", "s2", "s3"}
 	checkIDs     = []string{"c1", "c2", catalog.NodeCheckID}
 	statuses     = []string{catalog.StatusPassing, catalog.StatusWarning, catalog.StatusCritical}
-	policyNames  = []string{"web", "db", "we", catalog.Wildcard}
+	policyNames  = []string{"web", "db", "we", "we*", "w*", catalog.Wildcard}
 	queryIDs     = []string{"q1", "q2", "q3"}
 	queryNames   = []string{"", "q1", "ge", "geo-"}
 	tagSets      = [][]string{nil, {"a"}, {"a", "b"}, {"c"}}

@@ -28,6 +28,7 @@ const (
 	keyDelays          = "kv-delays"
 	keyCertRevocations = "cert-revocations"
 	keyRevokedCerts    = "revoked-certs" // which, not why
+	keyPatterns        = "intention-patterns"
 )
 
 // Classes of keys by name.
@@ -42,6 +43,7 @@ const (
 	classCoordinate    = "coordinate"
 	classSession       = "session"
 	classNodeSessions  = "node-sessions"
+	classTerminating   = "terminating" // which terminating gateways name a service, or the wildcard
 )
 
 const (
@@ -154,12 +156,38 @@ func (r reader) queryIndex(ws memdb.WatchSet, q catalog.Query) uint64 {
 		index = max(index, r.pairIndex(ws, q.Name))
 	case catalog.QueryKeyTree, catalog.QueryKeyNames:
 		index = max(index, r.treeIndex(ws, q.Name))
+	case catalog.QueryIntentionsDest:
+		index = max(index, r.patternIndex(ws, entryClass(catalog.KindServiceIntentions), q.Name))
+	case catalog.QueryIntentionsSrc:
+		index = max(index, r.patternIndex(ws, classSource, q.Name))
 	}
 	for _, k := range indexKeys(q) {
 		index = max(index, r.keyIndex(ws, k))
 	}
 	for _, k := range r.derivedKeys(q) {
 		index = max(index, r.keyIndex(ws, k))
+	}
+	return index
+}
+
+// noPattern is the index under keyPatterns as long as no intention ever named one.
+const noPattern = 1
+
+// hasPatterns tells whether intentions may name patterns such as "job-*".
+func (r reader) hasPatterns(ws memdb.WatchSet) bool {
+	at, _ := r.indexRow(ws, keyPatterns)
+	return at > noPattern
+}
+
+// patternIndex is the index of the patterns of a class that cover name. One row is
+// watched for all of them: they change rarely, and names have many.
+func (r reader) patternIndex(ws memdb.WatchSet, class, name string) uint64 {
+	if !r.hasPatterns(ws) {
+		return 0
+	}
+	index := uint64(0)
+	for _, n := range catalog.WiderNames(name) {
+		index = max(index, r.keyIndex(nil, indexKey{class, n}))
 	}
 	return index
 }

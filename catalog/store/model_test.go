@@ -438,7 +438,7 @@ func (m *model) view(q catalog.Query) *catalog.View {
 	v := &catalog.View{Query: q}
 	everyNode := func(*catalog.Node) bool { return true }
 	byNode := func(a, b *catalog.Node) int { return cmp.Compare(a.Node, b.Node) }
-	either := func(a string) bool { return a == q.Name || a == catalog.Wildcard }
+	either := func(a string) bool { return catalog.Covers(a, q.Name) }
 	switch q.Kind {
 	case catalog.QueryNodes:
 		v.Nodes = rowsOf(m.nodes, byNode, everyNode)

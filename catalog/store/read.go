@@ -166,7 +166,8 @@ func (r reader) baseInstances(q catalog.Query) []*catalog.Instance {
 	index := byName
 	switch q.Kind {
 	case catalog.QueryConnect:
-		index = byConnect
+		rows, _ := r.connectRows(q.Name)
+		return r.instances(rows)
 	case catalog.QueryNode:
 		index = byNode
 	}
@@ -280,12 +281,12 @@ func (r reader) intentions(q catalog.Query) catalog.Intentions {
 	}
 	switch q.Kind {
 	case catalog.QueryIntentionsDest:
-		for _, name := range wildcardToo(q.Name) {
+		for _, name := range r.covering(q.Name) {
 			add(all[*entryRow](r, tableEntries, byID, catalog.KindServiceIntentions, name),
 				func(*catalog.Intention) bool { return true })
 		}
 	case catalog.QueryIntentionsSrc:
-		for _, name := range wildcardToo(q.Name) {
+		for _, name := range r.covering(q.Name) {
 			add(all[*entryRow](r, tableEntries, bySource, name),
 				func(i *catalog.Intention) bool { return i.SourceName == name })
 		}
@@ -297,11 +298,16 @@ func (r reader) intentions(q catalog.Query) catalog.Intentions {
 	return out
 }
 
-func wildcardToo(name catalog.Name) []catalog.Name {
+// covering lists the names that intentions for or from name may be kept under.
+func (r reader) covering(name catalog.Name) []catalog.Name {
 	if name == catalog.Wildcard {
 		return []catalog.Name{name}
 	}
-	return []catalog.Name{name, catalog.Wildcard}
+	names := []catalog.Name{name}
+	if r.hasPatterns(nil) {
+		names = append(names, catalog.WiderNames(name)...)
+	}
+	return append(names, catalog.Wildcard)
 }
 
 func (r reader) nodeByID(id string) (*catalog.Node, bool) {

@@ -87,6 +87,13 @@ func (r reader) derivedKeys(q catalog.Query) []indexKey {
 			keys = append(keys, more...)
 		}
 		return keys
+	case q.Kind == catalog.QueryConnect:
+		_, keys := r.connectRows(q.Name)
+		if q.Sub == catalog.SubMerged {
+			_, more := r.merged(r.baseInstances(q))
+			keys = append(keys, more...)
+		}
+		return keys
 	case q.Sub == catalog.SubMerged:
 		_, keys := r.merged(r.baseInstances(q))
 		return keys
@@ -97,8 +104,9 @@ func (r reader) derivedKeys(q catalog.Query) []indexKey {
 
 // References of entries to what others are about.
 const (
-	refService = "service/"
-	refJWT     = "jwt/"
+	refService     = "service/"
+	refJWT         = "jwt/"
+	refTerminating = "terminating/" // of a terminating gateway, to what it speaks for
 )
 
 // references indexes entries by what they refer to.
@@ -152,6 +160,10 @@ func referencesOf(e catalog.ConfigEntry) []string {
 			for _, s := range l.Services {
 				service(s.Name)
 			}
+		}
+	case *catalog.TerminatingGateway:
+		for _, s := range e.Services {
+			out = append(out, refTerminating+s.Name)
 		}
 	case *catalog.ServiceIntentions:
 		for _, p := range e.JWTProviders() {

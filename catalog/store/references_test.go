@@ -355,3 +355,125 @@ func TestAPIGatewayWakes(t *testing.T) {
 		t.Errorf("%d entries at %d, before %d at %d", len(after.Entries), after.Index, len(before.Entries), before.Index)
 	}
 }
+
+// TestTerminatingGatewaysAreConnectCapable: who asks for the mesh's side of a service
+// is given the gateways that speak for it, and hears of each change that concerns them.
+func TestTerminatingGatewaysAreConnectCapable(t *testing.T) {
+	s := newStore(t, Config{})
+	last := uint64(0)
+	expect := func(when, want string, changed bool) {
+		t.Helper()
+		v, err := s.Read(catalog.Query{Kind: catalog.QueryConnect, Name: "billing"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, i := range v.Instances {
+			got = append(got, i.Node.Node+"/"+i.Service.ID)
+		}
+		if g := strings.Join(got, " "); g != want {
+			t.Errorf("%s: %q, want %q", when, g, want)
+		}
+		if v.Index < last || changed && v.Index == last {
+			t.Errorf("%s: index %d after %d", when, v.Index, last)
+		}
+		last = v.Index
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	register := func(node string, svc *catalog.Service) {
+		t.Helper()
+		apply(t, s, &catalog.Register{Node: &catalog.Node{Node: node, Address: "10.0.0.1"}, Service: svc})
+	}
+	expect("nothing", "", false)
+	register("n2", &catalog.Service{ID: "exit", Service: "exit", Kind: catalog.KindTerminatingGateway, Port: 8443})
+	expect("a gateway that leads nowhere", "", false)
+	must(setEntry(t, s, `{"Kind":"terminating-gateway","Name":"exit","Services":[{"Name":"billing"}]}`))
+	expect("a gateway that names it", "n2/exit", true)
+	register("n1", &catalog.Service{
+		ID: "proxy", Service: "billing-sidecar-proxy", Kind: catalog.KindConnectProxy, Port: 9,
+		Proxy: catalog.ConnectProxy{DestinationServiceName: "billing"},
+	})
+	expect("a sidecar beside it", "n1/proxy n2/exit", true)
+	register("n3", &catalog.Service{ID: "exit", Service: "exit", Kind: catalog.KindTerminatingGateway, Port: 8443})
+	expect("a second instance of the gateway", "n1/proxy n2/exit n3/exit", true)
+	must(setEntry(t, s, `{"Kind":"terminating-gateway","Name":"exit","Services":[{"Name":"other"}]}`))
+	expect("a gateway that names it no more", "n1/proxy", true)
+	must(setEntry(t, s, `{"Kind":"terminating-gateway","Name":"exit","Services":[{"Name":"*"}]}`))
+	expect("a wildcard, and it speaks in the mesh only", "n1/proxy", false)
+	register("n4", &catalog.Service{ID: "billing", Service: "billing", Port: 80})
+	expect("a wildcard, and it speaks in plain too", "n1/proxy n2/exit n3/exit", true)
+	must(setEntry(t, s, `{"Kind":"terminating-gateway","Name":"exit","Services":[{"Name":"*"},{"Name":"billing"}]}`))
+	expect("a wildcard beside its name", "n1/proxy n2/exit n3/exit", false)
+	apply(t, s, &catalog.Deregister{Node: "n3"})
+	expect("an instance of the gateway less", "n1/proxy n2/exit", true)
+	must(dropEntry(t, s, catalog.KindTerminatingGatewayEntry, "exit"))
+	expect("no entry", "n1/proxy", true)
+}
+
+// TestServicesBehindGatewaysHaveAddresses: a service that a terminating gateway names
+// has a virtual address for as long.
+func TestServicesBehindGatewaysHaveAddresses(t *testing.T) {
+	s := newStore(t, Config{})
+	has := func(service string) bool {
+		_, ok := reader{s.state.Load().db.Txn(false)}.virtualIP(service)
+		return ok
+	}
+	if err := setEntry(t, s, `{"Kind":"terminating-gateway","Name":"exit","Services":[{"Name":"billing"},{"Name":"*"}]}`); err != nil {
+		t.Fatal(err)
+	}
+	if !has("billing") || has("*") {
+		t.Errorf("billing: %t, *: %t", has("billing"), has("*"))
+	}
+	if err := dropEntry(t, s, catalog.KindTerminatingGatewayEntry, "exit"); err != nil {
+		t.Fatal(err)
+	}
+	if has("billing") {
+		t.Error("billing keeps an address although nothing speaks of it")
+	}
+}
+
+// TestPatternsMoveTheirNamesOnly: a change of intentions for "db-*" or from "job-*" is
+// heard of by who asks for a name that it covers, and by nobody else.
+func TestPatternsMoveTheirNamesOnly(t *testing.T) {
+	s := newStore(t, Config{})
+	index := func(kind catalog.QueryKind, name string) uint64 {
+		t.Helper()
+		v, err := s.Read(catalog.Query{Kind: kind, Name: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v.Index
+	}
+	dest, src := catalog.QueryIntentionsDest, catalog.QueryIntentionsSrc
+	if err := setEntry(t, s, `{"Kind":"service-intentions","Name":"web","Sources":[{"Name":"api","Action":"allow"}]}`); err != nil {
+		t.Fatal(err)
+	}
+	asked := []catalog.Query{{Kind: dest, Name: "db-1"}, {Kind: dest, Name: "db"}, {Kind: dest, Name: "web"}, {Kind: src, Name: "job-1"}, {Kind: src, Name: "api"}}
+	for _, change := range []func() error{
+		func() error {
+			return setEntry(t, s, `{"Kind":"service-intentions","Name":"db-*","Sources":[{"Name":"job-*","Action":"allow"}]}`)
+		},
+		func() error {
+			return setEntry(t, s, `{"Kind":"service-intentions","Name":"db-*","Sources":[{"Name":"job-*","Action":"deny"}]}`)
+		},
+		func() error { return dropEntry(t, s, catalog.KindServiceIntentions, "db-*") },
+	} {
+		before := map[catalog.Query]uint64{}
+		for _, q := range asked {
+			before[q] = index(q.Kind, q.Name)
+		}
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		for i, q := range asked {
+			if moved := index(q.Kind, q.Name) != before[q]; moved != (i == 0 || i == 3) {
+				t.Errorf("%s moved: %t", q, moved)
+			}
+		}
+	}
+}

@@ -84,6 +84,23 @@ var kindsWithVirtualIP = []string{
 	catalog.KindServiceDefaults, catalog.KindServiceRouter, catalog.KindServiceSplitter, catalog.KindServiceResolver,
 }
 
+// touchTerminating is called for a version of a gateway's entry that came or went:
+// services that it speaks for have addresses, as those of the mesh do.
+func (w *writer) touchTerminating(gw *catalog.TerminatingGateway) {
+	for _, s := range gw.Services {
+		ref := refTerminating + s.Name
+		w.settle(classTerminating, s.Name, tableEntries, byReference, ref)
+		if s.Name == catalog.Wildcard {
+			continue
+		}
+		if _, named := first[*entryRow](w.reader, tableEntries, byReference, ref); named {
+			w.wantVirtualIP(s.Name)
+		} else {
+			w.settleVirtualIP(s.Name)
+		}
+	}
+}
+
 // settleVirtualIP takes the address of a service that nothing speaks of any more.
 func (w *writer) settleVirtualIP(service catalog.Name) {
 	row, ok := w.virtualIP(service)
@@ -91,6 +108,9 @@ func (w *writer) settleVirtualIP(service catalog.Name) {
 		return
 	}
 	if _, ok := first[*serviceRow](w.reader, tableServices, byConnect, service); ok {
+		return
+	}
+	if _, ok := first[*entryRow](w.reader, tableEntries, byReference, refTerminating+service); ok {
 		return
 	}
 	for _, kind := range kindsWithVirtualIP {

@@ -356,6 +356,9 @@ func (w *writer) dropEntry(e catalog.ConfigEntry) {
 
 func (w *writer) touchEntry(kind, name string, versions ...catalog.ConfigEntry) {
 	w.touchName(classKind, kind)
+	if kind == catalog.KindServiceIntentions {
+		w.touchPatterns(name, versions)
+	}
 	w.settle(entryClass(kind), name, tableEntries, byID, kind, name)
 	for _, e := range versions {
 		if e == nil {
@@ -364,5 +367,25 @@ func (w *writer) touchEntry(kind, name string, versions ...catalog.ConfigEntry) 
 		for _, src := range sourceNames(e) {
 			w.settle(classSource, src, tableEntries, bySource, src)
 		}
+		if gw, ok := e.(*catalog.TerminatingGateway); ok {
+			w.touchTerminating(gw)
+		}
+	}
+}
+
+// touchPatterns says so when versions of the intentions of a destination name patterns.
+// The row is there from the first intention on, so that who watches it is woken by it
+// alone.
+func (w *writer) touchPatterns(destination catalog.Name, versions []catalog.ConfigEntry) {
+	named := catalog.IsPartial(destination)
+	for _, e := range versions {
+		if e != nil {
+			named = named || slices.ContainsFunc(sourceNames(e), catalog.IsPartial)
+		}
+	}
+	if named {
+		w.touch(keyPatterns)
+	} else if _, ok := w.indexRow(nil, keyPatterns); !ok {
+		w.insert(tableIndex, &indexRow{Key: keyPatterns, Index: noPattern})
 	}
 }

@@ -26,10 +26,11 @@ func intentionCommand(s streams) *cli.Command {
 func intentionCreate(s streams) *cli.Command {
 	return spec{
 		name: "create", usage: "Create an intention", args: "SOURCE DESTINATION", min: 0, max: -1,
-		about: "Allows (or, with -deny, denies) connections from SOURCE to DESTINATION. \"*\" stands\nfor any service. A deny closes the connections that it forbids.",
+		about: "Allows (or, with -deny, denies) connections from SOURCE to DESTINATION. \"*\" stands\nfor any service, \"job-*\" for those whose name begins so. A deny closes the\nconnections that it forbids.",
 		examples: []string{
 			"weft intention create web db              Let web reach db.",
 			"weft intention create -deny '*' db        Let nobody else.",
+			"weft intention create 'job-*' db          Let every job-… reach db.",
 			"weft intention create -replace -deny web db",
 			"weft intention create -file rules.json    Create those of a file.",
 			"weft intention create -deny -wait 5s web db",

@@ -273,7 +273,7 @@ func why(req *wire.EnforcedRequest, t target, latest map[string]wire.NodeReport,
 // the catalog and those that only their agents know of yet.
 func (p *Policies) concerned(req *wire.EnforcedRequest, latest map[string]wire.NodeReport) (map[target]catalog.Name, error) {
 	q := catalog.Query{Kind: catalog.QueryInstances}
-	all := req.Revocations || req.Destination == catalog.Wildcard
+	all := req.Revocations || catalog.IsPattern(req.Destination)
 	if !all {
 		q = catalog.Query{Kind: catalog.QueryConnect, Name: req.Destination}
 	}
@@ -282,14 +282,15 @@ func (p *Policies) concerned(req *wire.EnforcedRequest, latest map[string]wire.N
 		return nil, err
 	}
 	out := map[target]catalog.Name{}
+	mine := func(service catalog.Name) bool { return req.Revocations || catalog.Covers(req.Destination, service) }
 	for _, i := range v.Instances {
-		if i.Service.Kind == catalog.KindConnectProxy {
+		if i.Service.Kind == catalog.KindConnectProxy && mine(i.Service.Proxy.DestinationServiceName) {
 			out[target{i.Node.Node, i.Service.ID}] = i.Service.Proxy.DestinationServiceName
 		}
 	}
 	for node, r := range latest {
 		for _, pr := range r.Proxies {
-			if all || pr.Service == req.Destination {
+			if mine(pr.Service) {
 				out[target{node, pr.ID}] = pr.Service
 			}
 		}

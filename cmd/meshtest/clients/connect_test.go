@@ -1,9 +1,11 @@
 package clients_test
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -22,7 +24,7 @@ func TestConfigEntries(t *testing.T) {
 		&api.ProxyConfigEntry{Kind: api.ProxyDefaults, Name: api.ProxyConfigGlobal, Config: map[string]any{"protocol": "http"}, Meta: map[string]string{"a": "b"}},
 		&api.ServiceConfigEntry{Kind: api.ServiceDefaults, Name: "web", Protocol: "http", MaxInboundConnections: 7},
 		&api.ServiceConfigEntry{Kind: api.ServiceDefaults, Name: "api", Protocol: "http"},
-		&api.ServiceResolverConfigEntry{Kind: api.ServiceResolver, Name: "web", DefaultSubset: "v1", Subsets: map[string]api.ServiceResolverSubset{"v1": {Filter: "Service.Meta.v == 1"}, "v2": {OnlyPassing: true}}, ConnectTimeout: timeout},
+		&api.ServiceResolverConfigEntry{Kind: api.ServiceResolver, Name: "web", DefaultSubset: "v1", Subsets: map[string]api.ServiceResolverSubset{"v1": {Filter: "Service.Meta.v == 1"}, "v2": {OnlyPassing: true}}, ConnectTimeout: timeout, PrioritizeByLocality: &api.ServiceResolverPrioritizeByLocality{Mode: "failover"}},
 		&api.ServiceSplitterConfigEntry{Kind: api.ServiceSplitter, Name: "web", Splits: []api.ServiceSplit{{Weight: 90, ServiceSubset: "v1"}, {Weight: 10, ServiceSubset: "v2"}}},
 		&api.ServiceRouterConfigEntry{Kind: api.ServiceRouter, Name: "web", Routes: []api.ServiceRoute{{Match: &api.ServiceRouteMatch{HTTP: &api.ServiceRouteHTTPMatch{PathPrefix: "/api"}}, Destination: &api.ServiceRouteDestination{Service: "api"}}}},
 		&api.ServiceIntentionsConfigEntry{Kind: api.ServiceIntentions, Name: "web", Sources: []*api.SourceIntention{{Name: "api", Action: api.IntentionActionAllow}}},
@@ -46,7 +48,7 @@ func TestConfigEntries(t *testing.T) {
 	}
 	r, _, err := ce.Get(api.ServiceResolver, "web", nil)
 	must1(t, err)
-	if got := r.(*api.ServiceResolverConfigEntry); got.ConnectTimeout != timeout || got.Subsets["v1"].Filter == "" {
+	if got := r.(*api.ServiceResolverConfigEntry); got.ConnectTimeout != timeout || got.Subsets["v1"].Filter == "" || got.PrioritizeByLocality == nil {
 		t.Fatalf("%+v", got)
 	}
 	chain, _, err := c.DiscoveryChain().Get("web", nil, nil)
@@ -126,6 +128,56 @@ func TestIntentions(t *testing.T) {
 		t.Fatalf("%+v %v", all, err)
 	}
 	check("web", false)
+}
+
+// TestPartialWildcards: names that end in the wildcard are written, listed, matched and
+// judged as others are, below the exact ones.
+func TestPartialWildcards(t *testing.T) {
+	_, c := mesh(t)
+	con := c.Connect()
+	for _, i := range []api.Intention{
+		{SourceName: "job-*", DestinationName: "db", Action: api.IntentionActionAllow},
+		{SourceName: "job-bad", DestinationName: "db", Action: api.IntentionActionDeny},
+		{SourceName: "job-b*", DestinationName: "db-*", Action: api.IntentionActionAllow},
+		{SourceName: "*", DestinationName: "db-*", Action: api.IntentionActionDeny},
+	} {
+		_, err := con.IntentionUpsert(&i, nil)
+		must1(t, err)
+	}
+	for pair, want := range map[[2]string]bool{
+		{"job-1", "db"}: true, {"job-bad", "db"}: false, {"jobs", "db"}: false,
+		{"job-b1", "db-1"}: true, {"job-1", "db-1"}: false, {"job-b1", "dbs"}: false,
+	} {
+		if ok, _, err := con.IntentionCheck(&api.IntentionCheck{Source: pair[0], Destination: pair[1]}, nil); err != nil || ok != want {
+			t.Errorf("%v: %t %v, want %t", pair, ok, err, want)
+		}
+	}
+	for name, want := range map[string]string{"db": "job-bad 9, job-* 8", "db-2": "job-b* 7, * 7", "other": ""} {
+		got, _, err := con.IntentionMatch(&api.IntentionMatch{By: api.IntentionMatchDestination, Names: []string{name}}, nil)
+		must1(t, err)
+		var list []string
+		for _, i := range got[name] {
+			list = append(list, fmt.Sprint(i.SourceName, " ", i.Precedence))
+		}
+		if strings.Join(list, ", ") != want {
+			t.Errorf("%s is matched by %v, want %s", name, list, want)
+		}
+	}
+	got, _, err := con.IntentionMatch(&api.IntentionMatch{By: api.IntentionMatchSource, Names: []string{"job-b2"}}, nil)
+	if err != nil || len(got["job-b2"]) != 3 {
+		t.Errorf("%+v %v", got, err)
+	}
+	if one, _, err := con.IntentionGetExact("job-b*", "db-*", nil); err != nil || one == nil || one.Precedence != 7 {
+		t.Errorf("%+v %v", one, err)
+	}
+	if _, err := con.IntentionUpsert(&api.Intention{SourceName: "*-job", DestinationName: "db", Action: api.IntentionActionAllow}, nil); err == nil || !strings.Contains(err.Error(), "at the end") {
+		t.Error(err)
+	}
+	_, err = con.IntentionDeleteExact("job-*", "db", nil)
+	must1(t, err)
+	if ok, _, err := con.IntentionCheck(&api.IntentionCheck{Source: "job-1", Destination: "db"}, nil); err != nil || ok {
+		t.Error(ok, err)
+	}
 }
 
 func TestCertificateAuthority(t *testing.T) {
@@ -214,4 +266,72 @@ func TestPreparedQueries(t *testing.T) {
 	if _, _, err := pq.Execute("find", nil); err == nil {
 		t.Fatal("a query that is gone was executed")
 	}
+}
+
+// TestTerminatingGateway: a gateway that an entry binds to a service is among the
+// instances that speak the mesh's mTLS for it, wherever they are asked for.
+func TestTerminatingGateway(t *testing.T) {
+	m, c := mesh(t)
+	for _, s := range []*api.AgentService{
+		{ID: "exit", Service: "exit", Kind: api.ServiceKindTerminatingGateway, Port: 8443, Meta: map[string]string{"zone": "a"}},
+		{ID: "billing", Service: "billing", Port: 80},
+	} {
+		_, err := c.Catalog().Register(&api.CatalogRegistration{
+			Node: "edge-" + s.ID, Address: "192.0.2.7", Service: s,
+			Checks: api.HealthChecks{{Node: "edge-" + s.ID, CheckID: "up-" + s.ID, Name: "up", Status: api.HealthPassing, ServiceID: s.ID}},
+		}, nil)
+		must1(t, err)
+	}
+	_, meta, err := c.Health().Connect("billing", "", true, nil)
+	must1(t, err)
+	woken := make(chan []*api.ServiceEntry, 1)
+	go func() {
+		list, _, err := client(t, m).Health().Connect("billing", "", true, &api.QueryOptions{WaitIndex: meta.LastIndex, WaitTime: meshtest.Patience})
+		if err != nil {
+			t.Error(err)
+		}
+		woken <- list
+	}()
+	for _, services := range [][]api.LinkedService{
+		{{Name: "billing", CAFile: "/etc/ca.pem", SNI: "billing.example.com"}}, {{Name: "*"}},
+	} {
+		_, _, err := c.ConfigEntries().Set(&api.TerminatingGatewayConfigEntry{Kind: api.TerminatingGateway, Name: "exit", Services: services}, nil)
+		must1(t, err)
+		list, _, err := c.Health().Connect("billing", "", true, nil)
+		if err != nil || len(list) != 1 || list[0].Service.Kind != api.ServiceKindTerminatingGateway || list[0].Service.ID != "exit" || len(list[0].Checks) != 1 {
+			t.Fatalf("%v: %+v %v", services, list, err)
+		}
+		if list, _, err := c.Catalog().Connect("billing", "", &api.QueryOptions{Filter: `ServiceKind == "terminating-gateway" and ServiceMeta.zone == a`}); err != nil || len(list) != 1 || list[0].ServicePort != 8443 {
+			t.Fatalf("%v: %+v %v", services, list, err)
+		}
+		if list, _, err := c.Health().Connect("billing", "", true, &api.QueryOptions{Filter: `Service.Kind != "terminating-gateway"`}); err != nil || len(list) != 0 {
+			t.Fatalf("%v: %+v %v", services, list, err)
+		}
+		if linked, _, err := c.Catalog().GatewayServices("exit", nil); err != nil || len(linked) != 1 || linked[0].Service.Name != "billing" || linked[0].FromWildcard != (services[0].Name == "*") {
+			t.Fatalf("%v: %+v %v", services, linked, err)
+		}
+		if got := resolve(t, m.DNS, "billing.connect.consul"); !slices.Equal(got, []string{"192.0.2.7"}) {
+			t.Fatalf("%v: %v", services, got)
+		}
+	}
+	if list := <-woken; len(list) != 1 {
+		t.Fatalf("who waited was told of %+v", list)
+	}
+	// Whom it knows by name alone has a virtual address all the same.
+	_, _, err = c.ConfigEntries().Set(&api.TerminatingGatewayConfigEntry{Kind: api.TerminatingGateway, Name: "exit", Services: []api.LinkedService{{Name: "far"}}}, nil)
+	must1(t, err)
+	if got := resolve(t, m.DNS, "far.virtual.consul"); len(got) != 1 || !strings.HasPrefix(got[0], "240.") {
+		t.Fatal(got)
+	}
+}
+
+// resolve asks the mesh's DNS for the addresses of a name.
+func resolve(t *testing.T, server, name string) []string {
+	t.Helper()
+	r := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "udp", server)
+	}}
+	ips, err := r.LookupHost(t.Context(), name)
+	must1(t, err)
+	return ips
 }
