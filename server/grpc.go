@@ -64,7 +64,7 @@ func newGRPC(s *Server) (*grpc.Server, error) {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		// A host that fell silent is to be known as such within 5 s, its probes included.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: wire.PingEvery, Timeout: 2 * time.Second}),
-		grpc.ChainUnaryInterceptor(identifyCalls, agents.calls, s.ending.reads),
+		grpc.ChainUnaryInterceptor(identifyCalls, agents.calls, s.requests.calls, s.ending.reads),
 		grpc.ChainStreamInterceptor(identifyStreams, agents.streams, s.ending.streams),
 	)
 	wire.Register(out, h)

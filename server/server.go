@@ -36,6 +36,7 @@ type Server struct {
 	pipe      *pipeListener
 	leader    *leader
 	cluster   *cluster // nil: no other host reaches this server
+	requests  *requestLimits
 
 	ending   ending
 	closed   sync.Once
@@ -92,6 +93,9 @@ func (s *Server) build() error {
 		datacenter: cfg.Datacenter, now: time.Now, log: cfg.Logger, hint: sealHint(cfg),
 	}
 	if s.leader, err = newLeader(s); err != nil {
+		return err
+	}
+	if s.requests, err = newRequestLimits(cfg, func() bool { _, self, _ := s.raft.Leader(); return self }); err != nil {
 		return err
 	}
 	if s.grpc, err = newGRPC(s); err != nil {
