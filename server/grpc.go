@@ -25,7 +25,7 @@ const (
 func newGRPC(s *Server) (*grpc.Server, error) {
 	rc := rpc.Config{
 		Store: s.store, Log: s.raft, CA: s.authority, Introduce: s.leader.members.introduce, CaughtUp: s.raft.CaughtUp,
-		Sessions: s.leader.expiry, Stats: s.stats, Logger: s.log, Registerer: s.cfg.Registerer,
+		Sessions: s.leader.expiry, Stats: func() map[string]map[string]string { return statsOf(s) }, Logger: s.log, Registerer: s.cfg.Registerer,
 		Limits: rpc.Limits{MinSessionTTL: s.cfg.MinSessionTTL},
 	}
 	oc := rpc.OperatorConfig{

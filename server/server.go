@@ -221,7 +221,7 @@ func (s *Server) Dial(ctx context.Context) (net.Conn, error) { return s.pipe.Dia
 func (s *Server) Leave(ctx context.Context) error { return s.cluster.leave(ctx) }
 
 // stats are this server's sections of `weft info`.
-func (s *Server) stats() map[string]map[string]string {
+func statsOf(s *Server) map[string]map[string]string {
 	addr, self, _ := s.raft.Leader() // none known is an answer
 	return map[string]map[string]string{
 		"consul": {
