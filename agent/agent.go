@@ -82,6 +82,7 @@ func (a *Agent) build() error {
 	var err error
 	if a.remote, err = remote.New(remote.Config{
 		Dial: cfg.Dial, Pool: cfg.Pool, HoldTimeout: cfg.HoldTimeout, KeepDir: viewsDir(cfg.DataDir),
+		CallTimeout: cfg.Limits.CallTimeout, Rate: cfg.Limits.Rate, Burst: cfg.Limits.Burst,
 		Logger: cfg.Logger, Registerer: cfg.Registerer,
 	}); err != nil {
 		return err
@@ -288,6 +289,15 @@ func (a *Agent) Reload(ctx context.Context) (err error) {
 	a.watches.Set(f.Watches)
 	if f.LogLevel != nil && a.cfg.LogLevel != nil {
 		a.cfg.LogLevel.Set(*f.LogLevel)
+	}
+	if l := f.Limits; l != nil {
+		a.remote.SetLimits(l.CallTimeout, l.Rate, l.Burst)
+	}
+	if f.HTTPConns != nil {
+		a.api.SetMaxConnsPerClient(*f.HTTPConns)
+	}
+	if f.Taken != nil {
+		f.Taken()
 	}
 	a.log.Info("configuration reloaded", "node", a.cfg.NodeName)
 	return nil

@@ -58,6 +58,8 @@ type Config struct {
 	Credentials *enroll.Credentials
 	// Join is how this host meets the others.
 	Join Join
+	// Limits bound what this agent asks of servers.
+	Limits Limits
 	// HoldTimeout is for how long calls wait for a leader. Default 7 s.
 	HoldTimeout time.Duration
 
@@ -126,6 +128,16 @@ type Checks struct {
 	SidecarDeregisterAfter time.Duration
 }
 
+// Limits bound what an agent asks of servers. Zero fields take their defaults.
+type Limits struct {
+	// CallTimeout bounds one try of a request: 10 s.
+	CallTimeout time.Duration
+	// Rate is how many requests a second are made for others, by the API; 0 is no
+	// limit. Burst may come at once: 1000.
+	Rate  float64
+	Burst int
+}
+
 // Files is the part of the configuration that may change while the agent runs.
 type Files struct {
 	Services []*catalog.ServiceRegistration
@@ -135,6 +147,12 @@ type Files struct {
 	NodeMeta map[string]string
 	// LogLevel is set when not nil.
 	LogLevel *slog.Level
+	// Limits and HTTPConns replace Config.Limits and Config.HTTP.MaxConnsPerClient, when
+	// not nil.
+	Limits    *Limits
+	HTTPConns *int
+	// Taken, when not nil, is called once all of it is in force.
+	Taken func()
 }
 
 // Gossip is membership (agent/gossip).

@@ -22,6 +22,13 @@ var (
 	ErrStale = errors.New("stale")
 	// ErrUnavailable means the servers could not be reached or did not answer in time.
 	ErrUnavailable = errors.New("servers unavailable")
+	// ErrTryElsewhere means that a server took no more requests of the kind, at its
+	// limits.request_limits, and that another server could.
+	ErrTryElsewhere = errors.New("rate limit exceeded, try again later or against a different server")
+	// ErrTryLater is the same where only the leader, which refused, could do it.
+	ErrTryLater = errors.New("rate limit exceeded for operation that can only be performed by the leader, try again later")
+	// ErrRPCRate means that this agent asks its servers no more, at its limits.rpc_rate.
+	ErrRPCRate = errors.New("RPC rate limit exceeded")
 	// ErrTooLarge means the input is over a documented limit.
 	ErrTooLarge = errors.New("too large")
 )

@@ -72,7 +72,7 @@ func newCluster(cfg Config) (*cluster, error) {
 	}
 	var err error
 	c.mux, err = mux.New(mux.Config{
-		Listener: c.cfg.Listener, Admit: c.admit, Logger: cfg.Logger, Registerer: cfg.Registerer,
+		Listener: c.cfg.Listener, Admit: c.admit, HandshakeTimeout: cfg.Port.HandshakeTimeout, MaxPerSource: cfg.Port.ConnsPerSource, Logger: cfg.Logger, Registerer: cfg.Registerer,
 		TLS: sync.OnceValue(func() *tls.Config {
 			return c.cfg.Credentials.Server(enroll.ProtoRPC, enroll.ProtoRaft, enroll.ProtoJoin)
 		}),

@@ -76,6 +76,10 @@ type Config struct {
 	Version string
 	// MinSessionTTL is the shortest TTL of a session. Default 10 s.
 	MinSessionTTL time.Duration
+	// Requests bound what is asked of this server, and Port what connects to it; see
+	// SetLimits.
+	Requests RequestLimits
+	Port     PortLimits
 	// Raft shortens or lengthens the timers of Raft; zero fields take their defaults.
 	Raft consensus.Timers
 	// RaftLog says how long the log of Raft gets; zero fields take their defaults.
@@ -85,6 +89,20 @@ type Config struct {
 	Registerer prometheus.Registerer // nil: no metrics
 
 	tempo tempo // tests are quicker
+}
+
+// PortLimits bound what connections to the server port may cost. Zero fields take the
+// defaults beside them.
+type PortLimits struct {
+	HandshakeTimeout time.Duration // 5 s
+	ConnsPerSource   int           // from one address: 1024
+}
+
+func (l PortLimits) validate() error {
+	if l.HandshakeTimeout < 0 || l.ConnsPerSource < 0 {
+		return fmt.Errorf("server: %w: a limit of the server port is negative", catalog.ErrInvalid)
+	}
+	return nil
 }
 
 // tempo is how often a server looks after the others, and how long it bears with them.
@@ -124,6 +142,11 @@ func (c *Config) validate() error {
 	case catalog.ActionAllow, catalog.ActionDeny:
 	default:
 		return fmt.Errorf("server: %w: default intention %q, want allow or deny", catalog.ErrInvalid, c.DefaultIntention)
+	}
+	for _, err := range []error{c.Requests.validate(), c.Port.validate()} {
+		if err != nil {
+			return err
+		}
 	}
 	if c.Autopilot == (catalog.Autopilot{}) {
 		c.Autopilot = catalog.DefaultAutopilot()

@@ -25,7 +25,7 @@ const (
 func newGRPC(s *Server) (*grpc.Server, error) {
 	rc := rpc.Config{
 		Store: s.store, Log: s.raft, CA: s.authority, Introduce: s.leader.members.introduce, CaughtUp: s.raft.CaughtUp,
-		Sessions: s.leader.expiry, Stats: s.stats, Logger: s.log, Registerer: s.cfg.Registerer,
+		Sessions: s.leader.expiry, Stats: func() map[string]map[string]string { return statsOf(s) }, Logger: s.log, Registerer: s.cfg.Registerer,
 		Limits: rpc.Limits{MinSessionTTL: s.cfg.MinSessionTTL},
 	}
 	oc := rpc.OperatorConfig{
@@ -64,7 +64,7 @@ func newGRPC(s *Server) (*grpc.Server, error) {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		// A host that fell silent is to be known as such within 5 s, its probes included.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: wire.PingEvery, Timeout: 2 * time.Second}),
-		grpc.ChainUnaryInterceptor(identifyCalls, agents.calls, s.ending.reads),
+		grpc.ChainUnaryInterceptor(identifyCalls, agents.calls, s.requests.calls, s.ending.reads),
 		grpc.ChainStreamInterceptor(identifyStreams, agents.streams, s.ending.streams),
 	)
 	wire.Register(out, h)

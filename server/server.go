@@ -36,6 +36,7 @@ type Server struct {
 	pipe      *pipeListener
 	leader    *leader
 	cluster   *cluster // nil: no other host reaches this server
+	requests  *requestLimits
 
 	ending   ending
 	closed   sync.Once
@@ -92,6 +93,9 @@ func (s *Server) build() error {
 		datacenter: cfg.Datacenter, now: time.Now, log: cfg.Logger, hint: sealHint(cfg),
 	}
 	if s.leader, err = newLeader(s); err != nil {
+		return err
+	}
+	if s.requests, err = newRequestLimits(cfg, func() bool { _, self, _ := s.raft.Leader(); return self }); err != nil {
 		return err
 	}
 	if s.grpc, err = newGRPC(s); err != nil {
@@ -217,7 +221,7 @@ func (s *Server) Dial(ctx context.Context) (net.Conn, error) { return s.pipe.Dia
 func (s *Server) Leave(ctx context.Context) error { return s.cluster.leave(ctx) }
 
 // stats are this server's sections of `weft info`.
-func (s *Server) stats() map[string]map[string]string {
+func statsOf(s *Server) map[string]map[string]string {
 	addr, self, _ := s.raft.Leader() // none known is an answer
 	return map[string]map[string]string{
 		"consul": {

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -124,6 +125,8 @@ const (
 	defaultQueryTime = 5 * time.Minute
 	maxQueryTime     = 10 * time.Minute
 	idleTimeout      = 2 * time.Minute
+
+	defaultConnsPerClient = 200
 )
 
 func (c Config) withDefaults() (Config, error) {
@@ -154,7 +157,7 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.Self.PrimaryDatacenter, c.Self.Datacenter)
 	setDefault(&c.DefaultQueryTime, defaultQueryTime)
 	setDefault(&c.MaxQueryTime, maxQueryTime)
-	setDefault(&c.MaxConnsPerClient, 200)
+	setDefault(&c.MaxConnsPerClient, defaultConnsPerClient)
 	setDefault(&c.MaxHeaderBytes, 64<<10)
 	setDefault(&c.HeaderTimeout, 10*time.Second)
 	setDefault(&c.BodyTimeout, 30*time.Second)
@@ -177,6 +180,7 @@ type Server struct {
 	listeners []net.Listener
 	secure    []net.Listener // those with TLS
 	tls       *tls.Config
+	perClient atomic.Int64 // MaxConnsPerClient of now
 	closeOnce sync.Once
 }
 
@@ -191,6 +195,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("http api: %w", err)
 	}
 	s := &Server{cfg: cfg}
+	s.perClient.Store(int64(cfg.MaxConnsPerClient))
 	s.handler = newHandler(cfg, m)
 	for _, addr := range cfg.Addrs {
 		l, err := open(cfg, addr)
@@ -198,7 +203,7 @@ func New(cfg Config) (*Server, error) {
 			s.Close()
 			return nil, fmt.Errorf("http api: %w", err)
 		}
-		s.listeners = append(s.listeners, limitPerClient(l, cfg.MaxConnsPerClient, tooManyConns))
+		s.listeners = append(s.listeners, limitPerClient(l, &s.perClient, tooManyConns))
 	}
 	if err := s.bindTLS(); err != nil {
 		s.Close()
@@ -219,9 +224,15 @@ func (s *Server) bindTLS() (err error) {
 		if err != nil {
 			return err
 		}
-		s.secure = append(s.secure, limitPerClient(l, s.cfg.MaxConnsPerClient, ""))
+		s.secure = append(s.secure, limitPerClient(l, &s.perClient, ""))
 	}
 	return nil
+}
+
+// SetMaxConnsPerClient changes Config.MaxConnsPerClient, for what connects from now on.
+func (s *Server) SetMaxConnsPerClient(n int) {
+	setDefault(&n, defaultConnsPerClient)
+	s.perClient.Store(int64(n))
 }
 
 // Handler serves the API without a listener: to the agent itself, and to tests.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -111,7 +112,7 @@ func overUnixSocket(ctx context.Context) bool {
 	return network == "unix"
 }
 
-const tooManyConnsText = "This address has too many open connections to the agent: see limits.http_max_conns_per_client"
+const tooManyConnsText = "Your IP is issuing too many concurrent connections, please rate limit your calls\n"
 
 // tooManyConns is sent, before any request is read, to a client over its limit.
 var tooManyConns = fmt.Sprintf("HTTP/1.1 429 Too Many Requests\r\nContent-Type: text/plain\r\n"+
@@ -120,15 +121,16 @@ var tooManyConns = fmt.Sprintf("HTTP/1.1 429 Too Many Requests\r\nContent-Type: 
 // clientLimit is a listener that bounds the connections of each IP address.
 type clientLimit struct {
 	net.Listener
-	limit int
+	limit *atomic.Int64
 	// goodbye is what a client over the limit is told: nothing where it speaks TLS.
 	goodbye string
 	mu      sync.Mutex
 	open    map[netip.Addr]int
 }
 
-func limitPerClient(l net.Listener, limit int, goodbye string) net.Listener {
-	if limit < 0 || l.Addr().Network() == "unix" {
+// limitPerClient bounds what one address has open to l; a limit below zero does not.
+func limitPerClient(l net.Listener, limit *atomic.Int64, goodbye string) net.Listener {
+	if l.Addr().Network() == "unix" {
 		return l
 	}
 	return &clientLimit{Listener: l, limit: limit, goodbye: goodbye, open: map[netip.Addr]int{}}
@@ -159,7 +161,7 @@ func refuse(c net.Conn, goodbye string) {
 func (l *clientLimit) take(client netip.Addr) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.open[client] >= l.limit {
+	if most := l.limit.Load(); most >= 0 && int64(l.open[client]) >= most {
 		return false
 	}
 	l.open[client]++

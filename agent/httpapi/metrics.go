@@ -107,6 +107,7 @@ var underscored = map[string]string{
 	"consul_runtime_malloc_count": "consul.runtime.malloc_count", "consul_runtime_free_count": "consul.runtime.free_count",
 	"consul_runtime_heap_objects": "consul.runtime.heap_objects", "consul_runtime_total_gc_pause_ns": "consul.runtime.total_gc_pause_ns",
 	"consul_runtime_total_gc_runs": "consul.runtime.total_gc_runs", "consul_state_service_instances": "consul.state.service_instances",
+	"consul_rpc_rate_limit_exceeded": "consul.rpc.rate_limit.exceeded", "consul_rpc_rate_limit_log_dropped": "consul.rpc.rate_limit.log_dropped",
 	"consul_state_connect_instances": "consul.state.connect_instances", "consul_state_config_entries": "consul.state.config_entries",
 }
 

@@ -53,6 +53,9 @@ var statuses = []struct {
 	words  string // put before the text unless it has them; "" for none
 }{
 	{catalog.ErrDenied, http.StatusForbidden, "Permission denied"},
+	{catalog.ErrTryElsewhere, http.StatusTooManyRequests, ""},
+	{catalog.ErrRPCRate, http.StatusTooManyRequests, ""},
+	{catalog.ErrTryLater, http.StatusServiceUnavailable, ""},
 	{catalog.ErrNoLeader, http.StatusInternalServerError, "No cluster leader"},
 	{catalog.ErrUnavailable, http.StatusInternalServerError, "rpc error making call"},
 	{catalog.ErrStale, http.StatusInternalServerError, "The answer would be too old"},

@@ -195,7 +195,13 @@ func TestConnectionsPerClient(t *testing.T) {
 	if line, _ := bufio.NewReader(c).ReadString('\n'); !strings.Contains(line, "429") {
 		t.Fatalf("the third connection got %q", line)
 	}
+	r.api.SetMaxConnsPerClient(3)
+	if got := ask(open()); !strings.Contains(got, "200") {
+		t.Fatalf("with a higher limit: %s", got)
+	}
+	r.api.SetMaxConnsPerClient(2)
 	_ = a.Close()
+	_ = b.Close()
 	eventually(t, "a place is free again", func() bool { return strings.Contains(ask(open()), "200") })
 }
 

@@ -27,6 +27,10 @@ type Config struct {
 	HoldTimeout time.Duration
 	// CallTimeout bounds one try of a call: 10 s.
 	CallTimeout time.Duration
+	// Rate is how many requests a second others may have made through this Remote;
+	// 0 is no limit. Burst may come at once: 1000.
+	Rate  float64
+	Burst int
 	// Linger is for how long a view that nobody waits for is kept current: 30 s.
 	Linger time.Duration
 	// MaxViews bounds the queries that are materialised at the same time: 8192.
@@ -38,15 +42,17 @@ type Config struct {
 	Registerer prometheus.Registerer // nil: no metrics
 }
 
+const defaultCallTimeout = 10 * time.Second
+
 func (c Config) withDefaults() (Config, error) {
 	if (c.Dial == nil) == (c.Pool == nil) {
 		return c, errors.New("remote: either Dial or Pool must be set: the way to a server")
 	}
-	if c.MaxViews < 0 || c.HoldTimeout < 0 || c.CallTimeout < 0 || c.Linger < 0 || c.MaxBackoff < 0 {
+	if c.MaxViews < 0 || c.HoldTimeout < 0 || c.CallTimeout < 0 || c.Linger < 0 || c.MaxBackoff < 0 || c.Rate < 0 || c.Burst < 0 {
 		return c, fmt.Errorf("remote: limits must not be negative")
 	}
 	c.HoldTimeout = orDefault(c.HoldTimeout, 7*time.Second)
-	c.CallTimeout = orDefault(c.CallTimeout, 10*time.Second)
+	c.CallTimeout = orDefault(c.CallTimeout, defaultCallTimeout)
 	c.Linger = orDefault(c.Linger, 30*time.Second)
 	c.MaxBackoff = orDefault(c.MaxBackoff, 10*time.Second)
 	if c.MaxViews == 0 {

@@ -11,6 +11,7 @@ type metrics struct {
 	views    prometheus.Gauge
 	restarts prometheus.Counter
 	fetched  *prometheus.CounterVec
+	exceeded prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -19,6 +20,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		failed:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "consul_client_rpc_failed", Help: "Calls to servers that failed, tries included."}, []string{"call"}),
 		retries:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weft_remote_retries_total", Help: "Calls to servers that were tried again."}, []string{"call"}),
 		views:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "weft_remote_views", Help: "Queries that are kept current."}),
+		exceeded: prometheus.NewCounter(prometheus.CounterOpts{Name: "consul_client_rpc_exceeded", Help: "Calls to servers that were not made, as limits.rpc_rate was exceeded."}),
 		restarts: prometheus.NewCounter(prometheus.CounterOpts{Name: "weft_remote_stream_restarts_total", Help: "Streams of views that broke and were opened again."}),
 	}
 	m.fetched = prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -30,7 +32,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.calls, m.failed, m.retries, m.views, m.restarts, m.fetched} {
+	for _, c := range []prometheus.Collector{m.calls, m.failed, m.retries, m.views, m.restarts, m.fetched, m.exceeded} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

@@ -26,7 +26,7 @@ func (r *Remote) Report(ctx context.Context, req *wire.ReportRequest) (*wire.Rep
 	if err != nil {
 		return nil, err
 	}
-	return once(ctx, r, "report", r.cfg.CallTimeout, func(ctx context.Context) (*wire.ReportReply, error) {
+	return once(ctx, r, "report", r.pace.callTimeout(), func(ctx context.Context) (*wire.ReportReply, error) {
 		return p.Report(ctx, req)
 	})
 }
@@ -41,7 +41,7 @@ func (r *Remote) Enforced(ctx context.Context, req *wire.EnforcedRequest) (*wire
 	ask := *req
 	for {
 		left := max(time.Until(end), 0)
-		ask.MaxWait = min(left, r.cfg.CallTimeout/2) // each call has a deadline of its own
+		ask.MaxWait = min(left, r.pace.callTimeout()/2) // each call has a deadline of its own
 		rep, err := retry(ctx, r, "enforced", retryAny, func(ctx context.Context) (*wire.EnforcedReply, error) {
 			return p.Enforced(ctx, &ask)
 		})

@@ -46,7 +46,7 @@ func (r *Remote) Read(ctx context.Context, req *wire.ReadRequest) (*wire.ReadRep
 
 // readOnce is one try of a read, for the coalescer.
 func (r *Remote) readOnce(ctx context.Context, key readKey) (*wire.ReadReply, error) {
-	rep, err := once(ctx, r, "read", r.cfg.CallTimeout, func(ctx context.Context) (*wire.ReadReply, error) {
+	rep, err := once(ctx, r, "read", r.pace.callTimeout(), func(ctx context.Context) (*wire.ReadReply, error) {
 		return r.servers.Read(ctx, &wire.ReadRequest{Token: key.token, Query: key.query, Consistency: key.consistency})
 	})
 	switch {
@@ -103,7 +103,7 @@ func (r *Remote) readHeld(ctx context.Context, key readKey) (*wire.ReadReply, bo
 func (r *Remote) readThrough(ctx context.Context, req *wire.ReadRequest) (*wire.ReadReply, error) {
 	through := *req
 	through.MaxWait = clampWait(req.MaxWait)
-	return once(ctx, r, "read", through.MaxWait+r.cfg.CallTimeout, func(ctx context.Context) (*wire.ReadReply, error) {
+	return once(ctx, r, "read", through.MaxWait+r.pace.callTimeout(), func(ctx context.Context) (*wire.ReadReply, error) {
 		return r.servers.Read(ctx, &through)
 	})
 }

@@ -23,6 +23,7 @@ type Remote struct {
 	fresh *coalescer
 	// leaderless notices a server that lost touch with the others.
 	leaderless leaderless
+	pace       pace
 
 	closeOnce sync.Once
 }
@@ -46,6 +47,7 @@ func New(cfg Config) (*Remote, error) {
 
 func build(cfg Config, l *links, servers wire.Servers, m *metrics) *Remote {
 	r := &Remote{cfg: cfg, links: l, servers: servers, metrics: m, leaderless: leaderless{due: make(chan struct{}, 1)}}
+	r.SetLimits(cfg.CallTimeout, cfg.Rate, cfg.Burst)
 	r.views = newViews(cfg, servers, m, l.next)
 	r.fresh = newCoalescer(r.readOnce)
 	return r

@@ -22,7 +22,7 @@ const (
 
 func (r retryRule) again(err error) bool {
 	switch {
-	case errors.Is(err, catalog.ErrNoLeader):
+	case errors.Is(err, catalog.ErrNoLeader), errors.Is(err, catalog.ErrTryElsewhere):
 		return r != retryNone
 	case errors.Is(err, catalog.ErrUnavailable):
 		return r == retryAny
@@ -37,9 +37,9 @@ func retry[T any](ctx context.Context, r *Remote, call string, rule retryRule, d
 	pause := newBackoff(time.Second)
 	end := time.Now().Add(r.cfg.HoldTimeout)
 	for {
-		v, err := once(ctx, r, call, r.cfg.CallTimeout, do)
-		if err == nil || !rule.again(err) {
-			return v, err
+		v, err := once(ctx, r, call, r.pace.callTimeout(), do)
+		if err == nil || !rule.again(err) || r.cfg.Pool == nil && errors.Is(err, catalog.ErrTryElsewhere) {
+			return v, err // a server that asks itself has nowhere else to go
 		}
 		wait := pause.next()
 		if time.Now().Add(wait).After(end) {
@@ -55,6 +55,11 @@ func retry[T any](ctx context.Context, r *Remote, call string, rule retryRule, d
 // once makes one try of a call under its own deadline. A try that got no answer
 // is ErrUnavailable; a caller who went away gets its own cause.
 func once[T any](ctx context.Context, r *Remote, call string, timeout time.Duration, do func(context.Context) (T, error)) (T, error) {
+	if !r.pace.allow(call) {
+		r.metrics.exceeded.Inc()
+		var zero T
+		return zero, fmt.Errorf("%w: this agent asks its servers too often, see limits.rpc_rate", catalog.ErrRPCRate)
+	}
 	try, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	r.metrics.calls.WithLabelValues(call).Inc()

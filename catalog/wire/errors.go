@@ -12,8 +12,9 @@ import (
 	"github.com/weftmesh/weft/catalog"
 )
 
-// table maps each sentinel to the code that carries it, one to one, the more
-// telling first: an error that wraps several travels as the first of them. Codes
+// table maps each sentinel to the code that carries it, the more telling first: an
+// error that wraps several travels as the first of them. Each has a code of its own,
+// but for the two that say that a rate is exceeded. Codes
 // with grpcToo come from gRPC itself as well (a lost connection, a message over
 // the limit), with a text that does not speak of our sentinels.
 var table = []struct {
@@ -27,6 +28,8 @@ var table = []struct {
 	{catalog.ErrNotFound, codes.NotFound, false},
 	{catalog.ErrConflict, codes.AlreadyExists, false},
 	{catalog.ErrStale, codes.OutOfRange, false},
+	{catalog.ErrTryElsewhere, codes.Aborted, false},
+	{catalog.ErrTryLater, codes.Aborted, false}, // told apart by its text
 	{catalog.ErrNoLeader, codes.FailedPrecondition, false},
 	{catalog.ErrUnavailable, codes.Unavailable, true},
 	{context.DeadlineExceeded, codes.DeadlineExceeded, true},
@@ -62,7 +65,7 @@ func FromStatus(err error) error {
 	}
 	text := plain(s.Message())
 	for _, row := range table {
-		if s.Code() != row.code {
+		if s.Code() != row.code || row.sentinel == catalog.ErrTryElsewhere && strings.Contains(text, catalog.ErrTryLater.Error()) { //nolint:errorlint // the very value
 			continue
 		}
 		if row.grpcToo && !strings.Contains(text, row.sentinel.Error()) {

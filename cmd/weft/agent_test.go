@@ -60,7 +60,7 @@ func TestAgentServes(t *testing.T) {
 	}
 	a.eventually("web-sidecar-proxy (ready", "connect", "status")
 
-	writeFile(t, conf, "datacenter = \"test\"\ndefault_query_time = \"7s\"\nservice { name = \"refiled\" port = 1 }\n")
+	writeFile(t, conf, "datacenter = \"test\"\ndefault_query_time = \"7s\"\nlimits { request_limits { mode = \"enforcing\" write_rate = 0 } }\nservice { name = \"refiled\" port = 1 }\n")
 	if err := a.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
@@ -69,6 +69,9 @@ func TestAgentServes(t *testing.T) {
 	}
 	a.await("configuration reloaded")
 	a.eventually("refiled", "catalog", "services")
+	if code, _, errs := call(map[string]string{"WEFT_HTTP_ADDR": a.addr}, "kv", "put", "a", "b"); code != exitFailure || !strings.Contains(errs, "rate limit exceeded") {
+		t.Errorf("a write with a rate of 0: %d %q", code, errs)
+	}
 	writeFile(t, conf, "datacentre = \"test\"\n")
 	if code, _, errs := call(map[string]string{"WEFT_HTTP_ADDR": a.addr}, "reload"); code != exitFailure || !strings.Contains(errs, "agent.hcl:1: datacentre: unknown key") {
 		t.Errorf("reload of a bad file: %d %q", code, errs)

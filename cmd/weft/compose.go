@@ -177,9 +177,10 @@ func (h *host) serverConfig(reg prometheus.Registerer) (server.Config, error) {
 		CA:               caConfig(c),
 		Autopilot:        autopilotConfig(c),
 		MinSessionTTL:    c.SessionTTLMin,
-		Raft:             consensus.Timers{Snapshot: c.RaftSnapshotInterval},
-		RaftLog:          consensus.LogSettings{Threshold: uint64(c.RaftSnapshotThreshold), Trailing: uint64(c.RaftTrailingLogs)}, //nolint:gosec // above 0
-		Membership:       h.gossip, Version: buildInfo().Version, Logger: h.log, Registerer: reg,
+		Requests:         requestLimits(c), Port: portLimits(c),
+		Raft:       consensus.Timers{Snapshot: c.RaftSnapshotInterval},
+		RaftLog:    consensus.LogSettings{Threshold: uint64(c.RaftSnapshotThreshold), Trailing: uint64(c.RaftTrailingLogs)}, //nolint:gosec // above 0
+		Membership: h.gossip, Version: buildInfo().Version, Logger: h.log, Registerer: reg,
 	}
 	if c.Dev {
 		return out, nil // one host: nobody else has to reach it
@@ -200,7 +201,7 @@ func (h *host) agentConfig(reg *prometheus.Registry, load func() (*config.Config
 		NodeName: c.NodeName, NodeID: h.nodeID, Datacenter: c.Datacenter,
 		Advertise: c.AdvertiseAddr, AdvertiseWAN: c.Advertised.WAN, TaggedAddresses: c.TaggedAddresses(), Locality: c.Locality(),
 		BindAddr: c.BindAddr, NodeMeta: c.NodeMeta,
-		Version: buildInfo().Version, DataDir: c.DataDir, HoldTimeout: c.Cluster.RPCHoldTimeout,
+		Version: buildInfo().Version, DataDir: c.DataDir, HoldTimeout: c.Cluster.RPCHoldTimeout, Limits: agentLimits(c),
 		Gossip: h.gossip, Courier: h.gossip, HTTP: h.httpConfig(reg), Files: filesOf(c), DNS: dnsConfig(c),
 		DNSViews:     dns.ViewsConfig{AllowStale: c.DNS.AllowStale, MaxStale: c.DNS.MaxStale, UseCache: c.DNS.UseCache},
 		Load:         h.reload(load),
@@ -264,8 +265,8 @@ func (h *host) httpConfig(reg *prometheus.Registry) httpapi.Config {
 			GRPCPort: c.Ports.GRPC, GRPCTLSPort: c.Ports.GRPCTLS, Debug: c.Effective,
 		},
 		Keyring: h.gossip, Monitor: h.logs.tap, DefaultQueryTime: c.DefaultQueryTime, MaxQueryTime: c.MaxQueryTime,
-		DiscoveryMaxStale: c.DiscoveryMaxStale, MaxConnsPerClient: cmp.Or(c.HTTPMaxConnsClient, -1),
-		KVMaxValueSize: int64(c.KVMaxValueSize), TxnMaxRequest: int64(c.TxnMaxRequest),
+		DiscoveryMaxStale: c.DiscoveryMaxStale, MaxConnsPerClient: httpConns(c),
+		KVMaxValueSize: int64(c.Limits.KVMaxValueSize), TxnMaxRequest: int64(c.Limits.TxnMaxRequest),
 		MaxHeaderBytes: c.MaxHeaderBytes, ResponseHeaders: headers, Gatherer: reg,
 		BlockEndpoints: c.BlockEndpoints, AllowWriteFrom: c.Writers(), AllowedHosts: c.AllowedHosts,
 	}
@@ -305,7 +306,10 @@ func (h *host) coordinates() agent.Coordinates {
 
 // filesOf is the part of the configuration that a reload may change.
 func filesOf(c *config.Config) agent.Files {
-	f := agent.Files{Services: c.Services, Checks: c.Checks, Watches: c.Watches, NodeMeta: c.NodeMeta}
+	limits, conns := agentLimits(c), httpConns(c)
+	f := agent.Files{
+		Services: c.Services, Checks: c.Checks, Watches: c.Watches, NodeMeta: c.NodeMeta, Limits: &limits, HTTPConns: &conns,
+	}
 	if level, err := parseLevel(c.LogLevel); err == nil {
 		f.LogLevel = &level
 	}
@@ -317,11 +321,7 @@ func needRestart(running, read *config.Config) []string {
 	was, is := running.Effective(), read.Effective()
 	var out []string
 	for key, v := range is {
-		switch key {
-		case "services", "checks", "files", "node_meta", "log_level":
-			continue
-		}
-		if !reflect.DeepEqual(was[key], v) {
+		if !config.Reloads(key) && !reflect.DeepEqual(was[key], v) {
 			out = append(out, key)
 		}
 	}
@@ -344,7 +344,9 @@ func (h *host) reload(load func() (*config.Config, error)) func(context.Context)
 		if err := h.logs.reopen(); err != nil {
 			return agent.Files{}, err
 		}
-		return filesOf(c), nil
+		f := filesOf(c)
+		f.Taken = func() { h.limitServer(c) }
+		return f, nil
 	}
 }
 

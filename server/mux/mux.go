@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,7 +40,9 @@ type Mux struct {
 	cfg     Config
 	table   *table
 	metrics *metrics
-	noise   noise
+	noise   Noise
+	// handshake is the HandshakeTimeout of now.
+	handshake atomic.Int64
 
 	mu     sync.Mutex
 	queues map[string]*queue
@@ -63,7 +66,7 @@ func New(cfg Config) (*Mux, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	m := &Mux{cfg: cfg, table: newTable(&cfg), queues: map[string]*queue{}}
-	m.noise.some = rate.Sometimes{First: 8, Interval: time.Second}
+	m.handshake.Store(int64(cfg.HandshakeTimeout))
 	var err error
 	m.metrics, err = newMetrics(cfg.Registerer, m.table)
 	return m, err
@@ -74,6 +77,15 @@ func orElse[T comparable](v *T, otherwise T) {
 	if *v == zero {
 		*v = otherwise
 	}
+}
+
+// SetLimits changes HandshakeTimeout and MaxPerSource, for what connects from now on;
+// 0 is the default.
+func (m *Mux) SetLimits(handshake time.Duration, perSource int) {
+	orElse(&handshake, 5*time.Second)
+	orElse(&perSource, 1<<10)
+	m.handshake.Store(int64(handshake))
+	m.table.setPerSource(perSource)
 }
 
 // Listen gives the listener of an application protocol, of *tls.Conn whose handshake
@@ -158,10 +170,11 @@ func (m *Mux) end() {
 
 // serve shakes hands and passes the connection on.
 func (m *Mux) serve(ctx context.Context, c *conn) {
-	ctx, cancel := context.WithTimeout(ctx, m.cfg.HandshakeTimeout)
+	patience := time.Duration(m.handshake.Load())
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	begin := time.Now()
-	_ = c.SetDeadline(begin.Add(m.cfg.HandshakeTimeout))
+	_ = c.SetDeadline(begin.Add(patience))
 	t := tls.Server(c, m.cfg.TLS())
 	if err := t.HandshakeContext(ctx); err != nil {
 		m.refused(c, reasonOf(err, c.evicted.Load()), err)
@@ -197,7 +210,7 @@ func (m *Mux) refused(c net.Conn, reason string, err error) {
 		m.cfg.Logger.Debug("a connection to the servers' port ended before its handshake", "peer", c.RemoteAddr().String(), "reason", reason)
 		return
 	}
-	m.noise.say(func(untold int) {
+	m.noise.Say(func(untold int) {
 		attrs := []any{"peer", c.RemoteAddr().String(), "reason", reason}
 		if err != nil {
 			attrs = append(attrs, "err", err)
@@ -214,17 +227,20 @@ func (m *Mux) refused(c net.Conn, reason string, err error) {
 // Config.Admit.
 func (m *Mux) CloseIf(gone func(tls.ConnectionState) bool) int { return m.table.closeIf(gone) }
 
-// noise lets some log lines through and counts the others.
-type noise struct {
+// Noise lets a few log lines a second through and counts the others.
+type Noise struct {
 	mu     sync.Mutex
 	some   rate.Sometimes
 	untold int
 }
 
-func (n *noise) say(f func(untold int)) {
+// Say calls f, with the number of those left out before, or leaves it out.
+func (n *Noise) Say(f func(untold int)) (said bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	said := false
+	if n.some.Interval == 0 {
+		n.some.First, n.some.Interval = 8, time.Second
+	}
 	n.some.Do(func() {
 		f(n.untold)
 		said = true
@@ -234,6 +250,7 @@ func (n *noise) say(f func(untold int)) {
 	} else {
 		n.untold++
 	}
+	return said
 }
 
 // queue is the listener of one protocol.

@@ -276,6 +276,10 @@ func TestLimitsOfOneSource(t *testing.T) {
 			open = append(open, c)
 		}
 	}
+	tb.setPerSource(4)
+	if c, reason := add("2001:db8::5"); reason != "too_many" || c != nil {
+		t.Errorf("with a higher limit of the source: %q", reason)
+	}
 	for _, c := range open {
 		c.Close()
 		c.Close()

@@ -107,6 +107,12 @@ func (t *table) enter(raw net.Conn) (c, evicted *conn, reason string) {
 	return c, evicted, ""
 }
 
+func (t *table) setPerSource(n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.maxPerSource = n
+}
+
 func (t *table) busiest() *source {
 	var most *source
 	for _, s := range t.sources {

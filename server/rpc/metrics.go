@@ -54,6 +54,8 @@ func outcome(err error) string {
 		{catalog.ErrNotFound, "not_found"},
 		{catalog.ErrConflict, "conflict"},
 		{catalog.ErrTooLarge, "too_large"},
+		{catalog.ErrTryElsewhere, "limited"},
+		{catalog.ErrTryLater, "limited"},
 		{catalog.ErrNoLeader, "no_leader"},
 		{catalog.ErrUnavailable, "unavailable"},
 		{context.DeadlineExceeded, "timeout"},

@@ -57,6 +57,11 @@ func newAgent(binary string, c *Case) (_ *agent, err error) {
 	if a.ports, err = freePorts(); err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			a.ports.release()
+		}
+	}()
 	a.http = fmt.Sprintf("127.0.0.1:%d", a.ports.first)
 	a.dns = fmt.Sprintf("127.0.0.1:%d", a.ports.first+1)
 	if len(c.Agent) > 0 {
@@ -174,13 +179,18 @@ func (a *agent) tail() string {
 func (a *agent) stop() {
 	_ = a.cmd.Process.Kill()
 	<-a.ended
+	a.ports.release()
 	_ = os.RemoveAll(a.dir)
 }
 
 // ports are a block that one agent has for itself: the named ones, then those of
 // its sidecars. Blocks lie below the ephemeral range and below those that other
-// tests use, so that agents beside each other never meet.
-type ports struct{ first int }
+// tests use. The last of the named ports is held as long as the block is used, so
+// that agents of another process do not come between either.
+type ports struct {
+	first int
+	held  net.Listener
+}
 
 const (
 	portsLow, portsEach, portsBlocks = 10000, 40, 280
@@ -193,16 +203,26 @@ var blocks atomic.Int64
 
 func freePorts() (ports, error) {
 	for range portsBlocks {
-		p := ports{portsLow + int((int64(os.Getpid())*17+blocks.Add(1))%portsBlocks)*portsEach}
-		if p.free() {
+		p := ports{first: portsLow + int((int64(os.Getpid())*17+blocks.Add(1))%portsBlocks)*portsEach}
+		held, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p.sidecars()-1))
+		if err != nil {
+			continue
+		}
+		if p.held = held; p.free() {
 			return p, nil
 		}
+		p.release()
 	}
 	return ports{}, errors.New("no block of free ports")
 }
 
+func (p ports) release() { _ = p.held.Close() }
+
 func (p ports) free() bool {
-	for port := p.first; port < p.sidecars()+8; port++ {
+	for port := p.first; port < p.first+portsEach; port++ {
+		if port == p.sidecars()-1 {
+			continue // held
+		}
 		addr := fmt.Sprintf("127.0.0.1:%d", port)
 		ln, err := net.Listen("tcp", addr)
 		if err != nil {

@@ -51,25 +51,23 @@ type Config struct {
 	LogFile  string `key:"log_file"`
 	Log      LogSettings
 
-	DefaultQueryTime   time.Duration     `key:"default_query_time"`
-	MaxQueryTime       time.Duration     `key:"max_query_time"`
-	DiscoveryMaxStale  time.Duration     `key:"discovery_max_stale"`
-	HTTPMaxConnsClient int               `key:"limits.http_max_conns_per_client"`
-	KVMaxValueSize     int               `key:"limits.kv_max_value_size"`
-	TxnMaxRequest      int               `key:"limits.txn_max_req_len"`
-	SessionTTLMin      time.Duration     `key:"session_ttl_min"`
-	MaxHeaderBytes     int               `key:"http_config.max_header_bytes"`
-	ResponseHeaders    map[string]string `key:"http_config.response_headers"`
-	BlockEndpoints     []string          `key:"http_config.block_endpoints"`
-	AllowWriteFrom     []string          `key:"http_config.allow_write_http_from"`
-	AllowedHosts       []string          `key:"http_config.allowed_hosts"`
-	EnableDebug        bool              `key:"enable_debug"`
-	HTTPS              HTTPS
-	HTTPUseCache       bool   `key:"http_config.use_cache"`
-	SocketMode         string `key:"unix_sockets.mode"`
-	Sockets            SocketOwner
-	PIDFile            string `key:"pid_file"`
-	AutoReload         bool   `key:"auto_reload_config"`
+	DefaultQueryTime  time.Duration `key:"default_query_time"`
+	MaxQueryTime      time.Duration `key:"max_query_time"`
+	DiscoveryMaxStale time.Duration `key:"discovery_max_stale"`
+	Limits            Limits
+	SessionTTLMin     time.Duration     `key:"session_ttl_min"`
+	MaxHeaderBytes    int               `key:"http_config.max_header_bytes"`
+	ResponseHeaders   map[string]string `key:"http_config.response_headers"`
+	BlockEndpoints    []string          `key:"http_config.block_endpoints"`
+	AllowWriteFrom    []string          `key:"http_config.allow_write_http_from"`
+	AllowedHosts      []string          `key:"http_config.allowed_hosts"`
+	EnableDebug       bool              `key:"enable_debug"`
+	HTTPS             HTTPS
+	HTTPUseCache      bool   `key:"http_config.use_cache"`
+	SocketMode        string `key:"unix_sockets.mode"`
+	Sockets           SocketOwner
+	PIDFile           string `key:"pid_file"`
+	AutoReload        bool   `key:"auto_reload_config"`
 	// LeaveOnTerminate and SkipLeaveOnInterrupt are nil until Load resolves their
 	// defaults, which depend on Server.
 	LeaveOnTerminate     *bool         `key:"leave_on_terminate"`
@@ -168,9 +166,7 @@ func Default() *Config {
 		LogLevel:               "info",
 		DefaultQueryTime:       5 * time.Minute,
 		MaxQueryTime:           10 * time.Minute,
-		HTTPMaxConnsClient:     200,
-		KVMaxValueSize:         512 << 10,
-		TxnMaxRequest:          512 << 10,
+		Limits:                 defaultLimits(),
 		SessionTTLMin:          10 * time.Second,
 		MaxHeaderBytes:         64 << 10,
 		SocketMode:             "0600",

@@ -5,7 +5,7 @@ import "slices"
 // Keys is every key of the configuration, in the order of the reference page.
 func Keys() []Key {
 	return slices.Concat(
-		generalKeys(), addressKeys(), meshKeys(), definitionKeys(), logKeys(), httpKeys(), lifecycleKeys(), operatorKeys(),
+		generalKeys(), addressKeys(), meshKeys(), definitionKeys(), logKeys(), httpKeys(), limitKeys(), lifecycleKeys(), operatorKeys(),
 		hostKeys(), checkKeys(), logFileKeys(), httpsKeys(), watchKeys(),
 		joinKeys(), clusterKeys(), aclKeys(), tlsKeys(), dnsKeys(), telemetryKeys(), laterKeys(), ignoredKeys(), refusedKeys(),
 	)
@@ -85,9 +85,6 @@ func logKeys() []Key {
 
 func httpKeys() []Key {
 	return with(Effective, "",
-		Key{Name: "limits.http_max_conns_per_client", Type: Int, Default: "200", Doc: "How many connections to the HTTP API one client address may hold."},
-		Key{Name: "limits.kv_max_value_size", Type: Int, Default: "524288", Doc: "The largest value in the KV store, in bytes. More than 983040 does not fit a log entry and is taken for that."},
-		Key{Name: "limits.txn_max_req_len", Type: Int, Default: "524288", Doc: "The largest body of a transaction, in bytes. More than 983040 is taken for that."},
 		Key{Name: "session_ttl_min", Type: Duration, Default: "10s", Doc: "The shortest TTL of a session. Acts on servers."},
 		Key{Name: "default_query_time", Type: Duration, Default: "5m", Flag: "default-query-time", Doc: "How long a blocking query waits that does not say."},
 		Key{Name: "max_query_time", Type: Duration, Default: "10m", Flag: "max-query-time", Doc: "How long a blocking query may wait at most."},

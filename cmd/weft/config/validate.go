@@ -73,7 +73,7 @@ func (c *Config) validate() error {
 	var found Mistakes
 	for _, check := range []func() error{
 		c.validateNode, c.validateServer, c.validatePorts, c.validateMesh, c.validateDNS, c.validateOperator, c.validateRest,
-		c.validateHost, c.validateChecks, c.validateLogs, c.validateHTTPS,
+		c.validateHost, c.validateChecks, c.validateLogs, c.validateHTTPS, c.validateLimits,
 	} {
 		found.Add(check())
 	}
@@ -207,21 +207,6 @@ func (c *Config) validateRest() error {
 	}
 	if _, err := c.socketMode(); err != nil {
 		return err
-	}
-	if c.HTTPMaxConnsClient < 0 {
-		return c.problem("limits.http_max_conns_per_client", "must not be below 0")
-	}
-	for _, l := range []struct {
-		key  string
-		size *int
-	}{{"limits.kv_max_value_size", &c.KVMaxValueSize}, {"limits.txn_max_req_len", &c.TxnMaxRequest}} {
-		if *l.size < 1 {
-			return c.problem(l.key, "must be above 0")
-		}
-		if *l.size > maxLogValue {
-			c.Warnings = append(c.Warnings, fmt.Sprintf("%s: %s is taken for %d: more does not fit a log entry", c.where[l.key], l.key, maxLogValue))
-			*l.size = maxLogValue
-		}
 	}
 	if c.SessionTTLMin <= 0 || c.SessionTTLMin > catalog.MaxSessionTTL {
 		return c.problem("session_ttl_min", "%s is not between 0 and %s", c.SessionTTLMin, catalog.MaxSessionTTL)
