@@ -65,6 +65,9 @@ func endingOf(outbound bool, e tunnel.End) ending {
 	case tunnel.CauseDial:
 		return ending{reason: ReasonDialFailed, err: fmt.Errorf("the application does not answer: %w", e.Err)}
 	case tunnel.CauseOwner:
+		if e.Code == tunnel.CodeLimit {
+			return ending{reason: ReasonLimit, err: e.Err} // of memory
+		}
 		return ending{reason: ReasonDraining, err: e.Err}
 	case tunnel.CausePeer:
 		if outbound {

@@ -30,6 +30,8 @@ const (
 	CodeUnauthenticated Code = 9
 )
 
+// Its highest bit is not part of a code; see unseenBit.
+
 var codeNames = [...]string{
 	CodeCancelled: "cancelled", CodeRefused: "refused", CodeRevoked: "revoked", CodeDialFailed: "dial_failed",
 	CodeLimit: "limit", CodeDraining: "draining", CodeIdle: "idle", CodeInternal: "internal",
@@ -54,6 +56,8 @@ var (
 	ErrUnprocessed = errors.New("the peer drained before it saw the stream")
 	// ErrLost: the tunnel under the stream is gone.
 	ErrLost = errors.New("the tunnel was lost")
+	// errMemory: see Config.Memory.
+	errMemory = errors.New("too much waits for applications that do not read")
 	// ErrMeta: the metadata of a stream is longer than MaxMeta.
 	ErrMeta = fmt.Errorf("stream metadata is longer than %d bytes", MaxMeta)
 )

@@ -11,16 +11,23 @@ import (
 // Config sets the limits of tunnels. The zero value is complete.
 type Config struct {
 	// Window is how many bytes of a stream may be on their way to us or wait for the
-	// application here. Window × MaxStreams bounds the memory of a tunnel whose
-	// applications do not read. Window ÷ round trip bounds the speed of a stream:
-	// 256 KiB, the default, gives 2 Gbit/s at 1 ms. Below 64 KiB bulk suffers.
+	// application here. By default it is 32 KiB at first and grows with the stream, to
+	// 8 MiB at most: window ÷ round trip bounds its speed. A value fixes it.
 	Window int
 	// MaxStreams is how many streams the peer may have open; 1024 by default.
 	MaxStreams int
+	// Memory bounds what waits for applications that do not read, in all tunnels of a
+	// Driver; 128 MiB by default. A tunnel holds at most MaxStreams first windows and
+	// 16 MiB. Beyond it the streams that have just queued something are reset, those of
+	// tunnels that hold more than their share.
+	Memory int64
 	// Keepalive is the silence after which the peer is pinged; 15 s by default. A
 	// tunnel that stays silent for two more such periods, or whose output does not
 	// move for as long, is lost.
 	Keepalive time.Duration
+
+	grows  bool    // windows do
+	budget *budget // of the driver
 }
 
 const greetTimeout = 10 * time.Second
@@ -32,6 +39,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("tunnel window of %d bytes: choose 1 to %d, or 0 for the default", c.Window, maxWindow)
 	case c.MaxStreams < 0 || c.MaxStreams > 1<<20:
 		return fmt.Errorf("%d streams a tunnel: choose 1 to %d, or 0 for the default", c.MaxStreams, 1<<20)
+	case c.Memory < 0:
+		return fmt.Errorf("%d bytes of memory for what applications do not read: choose a positive number, or 0 for the default", c.Memory)
 	case c.Keepalive < 0:
 		return fmt.Errorf("tunnel keepalive of %s: choose a positive duration, or 0 for the default", c.Keepalive)
 	}
@@ -40,7 +49,7 @@ func (c Config) Validate() error {
 
 func (c Config) withDefaults() Config {
 	if c.Window == 0 {
-		c.Window = 256 << 10
+		c.Window, c.grows = firstWindow, true
 	}
 	if c.MaxStreams == 0 {
 		c.MaxStreams = 1024
@@ -48,7 +57,30 @@ func (c Config) withDefaults() Config {
 	if c.Keepalive == 0 {
 		c.Keepalive = 15 * time.Second
 	}
+	if c.Memory == 0 {
+		c.Memory = memoryBudget
+	}
+	if c.budget == nil {
+		c.budget = &budget{limit: c.Memory}
+	}
 	return c
+}
+
+// growth is that of one tunnel, whose shortest round trip rtt tells.
+func (c Config) growth(rtt func() time.Duration) growth {
+	if !c.grows {
+		return growth{}
+	}
+	began := time.Now()
+	return growth{
+		base: baseWindow, top: topWindow, limit: tunnelExtra, budget: c.budget, rtt: rtt,
+		clock: func() time.Duration { return time.Since(began) + time.Second },
+	}
+}
+
+// account is that of one tunnel.
+func (c Config) account() account {
+	return account{budget: c.budget, limit: int64(c.Window)*int64(c.MaxStreams) + tunnelExtra}
 }
 
 func (c Config) hello() hello {

@@ -9,7 +9,7 @@
 //
 // # Layers
 //
-//   - frame.go, machine.go: the protocol as pure code. Bytes in, events out; no I/O,
+//   - frame.go, machine.go, window.go: the protocol as pure code. Bytes in, events out; no I/O,
 //     no clock, no lock. A model test joins two of them; a fuzz target plays the peer.
 //   - Tunnel and Stream: two goroutines a tunnel, a Stream is a net.Conn. Portable,
 //     and the reference of the tests.
@@ -29,10 +29,26 @@
 // complete. GOAWAY names the last stream that is served; later ones end with
 // ErrUnprocessed and are safe to open elsewhere.
 //
+// # Windows
+//
+// A stream begins with a window of 32 KiB, which is guaranteed to it. Turning half of it
+// over within a round trip brings 256 KiB, and a rate that fills half of that over the
+// round trip twice as much, again and again, to 8 MiB. The round trip is the shortest
+// that the kernel has seen: one that our own queues lengthen would let windows grow
+// where the processor is the limit, and small messages wait behind bulk (so not on
+// systems other than Linux, which do not tell). Growth comes out of budgets: 16 MiB a
+// tunnel; 96 MiB all tunnels, but each tunnel has 1 MiB that no other takes. Credit that
+// a resting stream does not use is recalled (RECALL, RETURN; a peer that knows neither
+// keeps it), so bulk of the past takes nothing from bulk of now. What really waits is
+// counted, in buffers and not in bytes: a tunnel that exceeds its bound loses the stream
+// that has just queued something, and where all exceed 128 MiB, a tunnel with more than
+// its share of that does. An honest tunnel never pays for a hostile one, and no stream
+// is held up by the queue of another.
+//
 // # What is bounded
 //
 // A stream's queue by the window, as credit returns for bytes that the application
-// took; streams by the greeting, where one more is a violation. To make that exact, a
+// took; windows and queues by the budgets above; streams by the greeting, where one more is a violation. To make that exact, a
 // stream whose RESET is not written yet still counts, unless the peer ended it too
 // (the model test found resets that cross). Answers (credit, reset, pong) are kept as
 // state of their streams and not as bytes, so a peer that provokes and never reads
@@ -80,6 +96,8 @@
 //     Who is left by a peer that has said all gets five seconds instead.
 //   - Unix sockets have no reset: their applications see an end.
 //   - crypto/tls keeps 40 KiB after bulk, for good: replace tunnels that went idle.
-//   - A stream is bounded by window ÷ round trip. Windows do not grow yet, and there
-//     is no window for the tunnel as a whole: worst case is MaxStreams × Window.
+//   - A window for the tunnel as a whole, as HTTP/2 has one: who does not read would use
+//     it up, and hold up all others.
+//   - Credit by quarters of a small window is a record of its own for each eight requests;
+//     by halves, and beside what goes that way anyway, it is none.
 package tunnel

@@ -19,14 +19,25 @@ const (
 	typeOpen   = 0x02 // payload: the opener's metadata; client only
 	typeData   = 0x03 // payload: 1 to MaxData bytes of the stream
 	typeFin    = 0x04 // no payload: the sender's direction is complete
-	typeReset  = 0x05 // code 4: what is not complete never will be
+	typeReset  = 0x05 // code 4: what is not complete never will be; see unseenBit
 	typeCredit = 0x06 // bytes 4 that may be sent beyond what was granted before
 	typeGoaway = 0x07 // id 0; last id 4, code 4: open no more; ids after last are not looked at
 	typePing   = 0x08 // id 0; 8 bytes, sent back
 	typePong   = 0x09 // id 0; the 8 bytes of the ping
 
 	typeIgnorable = 0x80
+
+	typeRecall = 0x81 // bytes 4 of credit that the sender would have back, as far as it is not used
+	typeReturn = 0x82 // bytes 4: the answer to each RECALL, of what the sender no longer has
 )
+
+// isCredit tells whether a frame is one of those that move credit back. A peer that does
+// not know them ignores them, and keeps what it was granted.
+func isCredit(typ byte) bool { return typ == typeRecall || typ == typeReturn }
+
+// unseenBit, in the code of a RESET, says that the application saw nothing of the
+// stream, so that it can be opened elsewhere though it carried data.
+const unseenBit = 1 << 31
 
 const (
 	// ALPN is the protocol name in the TLS handshake.

@@ -25,7 +25,7 @@ func NewGoroutines(cfg Config) (*Goroutines, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return &Goroutines{cfg: cfg, links: map[interface{ Close() error }]struct{}{}}, nil
+	return &Goroutines{cfg: cfg.withDefaults(), links: map[interface{ Close() error }]struct{}{}}, nil
 }
 
 var _ Driver = (*Goroutines)(nil)

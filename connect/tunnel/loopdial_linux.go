@@ -119,7 +119,7 @@ func (s *loopStream) dialled(fd int, err error) {
 
 func (s *loopStream) dialFailed(err error) {
 	if !s.t.dead {
-		s.t.m.reset(s.p, CodeDialFailed)
+		s.t.m.refuse(s.p, CodeDialFailed)
 	}
 	s.finish(End{Cause: CauseDial, Code: CodeDialFailed, Err: err}, true)
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"runtime"
 	"sync/atomic"
+	"time"
 )
 
 // Loops is the Driver for Linux: event loops that own raw sockets and many tunnels
@@ -92,9 +93,10 @@ func (d *Loops) link(ctx context.Context, conn *tls.Conn, accept Accept) (Link, 
 		conn.Close()
 		return nil, err
 	}
-	t := &loopTunnel{m: m, accept: accept, streams: map[*loopStream]struct{}{}, done: make(chan struct{})}
+	t := &loopTunnel{m: m, accept: accept, streams: map[*loopStream]struct{}{}, done: make(chan struct{}), held: d.cfg.account()}
 	t.toWrite.write = true
 	t.l, t.tc = d.pick(), conn
+	t.m.grow = d.cfg.growth(func() time.Duration { return shortestRTT(uintptr(t.fd)) })
 	attached := make(chan error, 1)
 	posted := t.l.post(func() {
 		if t.l.stopping {
@@ -105,6 +107,7 @@ func (d *Loops) link(ctx context.Context, conn *tls.Conn, accept Accept) (Link, 
 		err := t.attach(w, t)
 		if err == nil {
 			t.l.tunnels[t] = struct{}{}
+			t.held.budget.tunnels.Add(1)
 			t.l.keepTicking()
 			t.enqueue()
 		}

@@ -95,7 +95,7 @@ func (s *loopStream) register() bool {
 
 // fill appends what the application has to say, once, as far as credit, room and
 // fairness let it.
-func (s *loopStream) fill(out []byte) []byte {
+func (s *loopStream) fill(out []byte, room int) []byte {
 	if s.discarding {
 		s.discard()
 		return out
@@ -110,7 +110,7 @@ func (s *loopStream) fill(out []byte) []byte {
 		s.p.owner = s
 		s.opened()
 	}
-	n := min(m.sendable(s.p), readChunk, outBuffer-len(out)-headerSize)
+	n := min(m.sendable(s.p), readChunk, room-len(out)-headerSize)
 	if n <= 0 || !s.readable || s.fd < 0 {
 		return out
 	}
@@ -130,7 +130,7 @@ func (s *loopStream) fill(out []byte) []byte {
 	default:
 		s.flow.sent.Add(int64(k))
 		m.sealData(s.p, frame[:headerSize+k])
-		out = out[:len(out)+headerSize+k]
+		out = m.along(out[:len(out)+headerSize+k], s.p)
 		// A short read means drained, unless the end is right behind it.
 		s.readable = k == n || s.hup
 		s.wantRead()
@@ -205,7 +205,13 @@ func (s *loopStream) deliver(b []byte) {
 		s.t.m.consumed(s.p, n)
 		b = b[n:]
 	}
-	s.in.push(b)
+	if len(b) == 0 {
+		return
+	}
+	if s.in.push(b); s.t.held.over() {
+		s.t.m.reset(s.p, CodeLimit)
+		s.finish(End{Cause: CauseOwner, Code: CodeLimit, Err: errMemory}, true)
+	}
 }
 
 // drainQueue writes what is queued, once.

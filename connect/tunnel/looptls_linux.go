@@ -35,6 +35,16 @@ type secure struct {
 
 var unsentBuffers = sync.Pool{New: func() any { b := make([]byte, 0, outBuffer+32<<10); return &b }}
 
+// unsentBuffer is a buffer for n bytes and more. Little, of peers that take nothing,
+// costs little: there may be many of them.
+func unsentBuffer(n int) *[]byte {
+	if n > scarceOutput {
+		return unsentBuffers.Get().(*[]byte)
+	}
+	b := make([]byte, 0, n)
+	return &b
+}
+
 // attach takes the socket out of the Wire below tc and registers it.
 func (s *secure) attach(w *Wire, h handler) error {
 	fd, err := takeFD(w.Conn)
@@ -172,7 +182,7 @@ func (s *secure) flush() error {
 	}
 	if len(p) > 0 {
 		if s.unsent == nil {
-			s.unsent = unsentBuffers.Get().(*[]byte)
+			s.unsent = unsentBuffer(len(p))
 		}
 		*s.unsent = append(*s.unsent, p...)
 	}
@@ -187,7 +197,7 @@ func (s *secure) dropUnsent() {
 	if s.unsent == nil {
 		return
 	}
-	if cap(*s.unsent) <= 2*outBuffer {
+	if c := cap(*s.unsent); c >= outBuffer && c <= 2*outBuffer {
 		*s.unsent = (*s.unsent)[:0]
 		unsentBuffers.Put(s.unsent)
 	}

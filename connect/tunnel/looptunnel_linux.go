@@ -20,6 +20,7 @@ type loopTunnel struct {
 	streams map[*loopStream]struct{} // all that hold something here
 	toRead  streamList               // applications that may have something to send
 	toWrite streamList               // applications that may take what is queued
+	held    account                  // memory of what is queued
 
 	silent, stuck, empty int
 
@@ -204,13 +205,13 @@ func (t *loopTunnel) feed(b []byte) error {
 func (t *loopTunnel) opened(p *stream, meta []byte) {
 	if len(t.streams) >= 2*t.l.cfg.MaxStreams {
 		// Streams that ended still hold data that nobody reads.
-		t.m.reset(p, CodeLimit)
+		t.m.refuse(p, CodeLimit)
 		return
 	}
 	s := t.newStream(p)
 	v := t.accept(s.flow, meta)
 	if v.Refuse != 0 {
-		t.m.reset(p, v.Refuse)
+		t.m.refuse(p, v.Refuse)
 		s.ended = true
 		delete(t.streams, s)
 		return
@@ -227,7 +228,7 @@ func (t *loopTunnel) opened(p *stream, meta []byte) {
 
 func (t *loopTunnel) newStream(p *stream) *loopStream {
 	s := &loopStream{t: t, p: p, fd: -1, flow: &Flow{}}
-	s.flow.target = s
+	s.flow.target, s.in.account = s, &t.held
 	if p != nil {
 		p.owner = s
 	}
@@ -239,11 +240,15 @@ func (t *loopTunnel) newStream(p *stream) *loopStream {
 // once, straight into the output, a bounded piece of it.
 func (t *loopTunnel) fill() []byte {
 	out := t.l.out[:0]
+	room := outBuffer
+	if t.held.budget.full() {
+		room = scarceOutput
+	}
 	for n := t.toRead.n; n > 0; n-- {
-		if outBuffer-len(out) < headerSize+MaxMeta+1024 {
+		if room-len(out) < headerSize+MaxMeta+1024 {
 			break
 		}
-		out = t.toRead.pop().fill(out)
+		out = t.toRead.pop().fill(out, room)
 	}
 	out = t.m.appendControl(out)
 	t.l.out = out[:0] // it may have grown, by control frames
@@ -258,6 +263,7 @@ func (t *loopTunnel) fail(err error) {
 	t.dead = true
 	t.shut(true, false)
 	delete(t.l.tunnels, t)
+	t.held.budget.tunnels.Add(-1)
 	t.draining.Store(true)
 	t.mu.Lock()
 	t.err = err
@@ -277,7 +283,7 @@ func (t *loopTunnel) fail(err error) {
 		}
 		s.finish(e, true)
 	}
-	clear(t.m.streams)
+	t.m.abandon()
 	t.open.Store(0)
 	close(t.done)
 	if len(t.streams) > 0 {
@@ -309,6 +315,10 @@ func (t *loopTunnel) tick() {
 	}
 	if t.empty++; !t.m.draining() || t.m.open() > 0 {
 		t.empty = 0
+	}
+	t.m.rest()
+	if t.m.controlPending() {
+		t.enqueue()
 	}
 	switch {
 	case t.silent > 3 || t.stuck > 2:
@@ -342,7 +352,7 @@ func (t *loopTunnel) Carry(app net.Conn, meta []byte, end EndFunc) (*Flow, error
 		return nil, err
 	}
 	s := &loopStream{t: t, fd: fd, flow: &Flow{}, end: end}
-	s.flow.target = s
+	s.flow.target, s.in.account = s, &t.held
 	meta = append([]byte(nil), meta...)
 	if !t.l.post(func() { s.start(meta) }) {
 		t.pending.Add(-1)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 )
 
 // stream is the protocol's state of one stream.
@@ -16,16 +17,27 @@ type stream struct {
 	recv  int32 // bytes that the peer may still send
 	owed  int32 // bytes consumed here and not yet granted again
 	state flags
+
+	// See window.go.
+	window       int32 // recv, what is queued here, and owed
+	recalled     int32 // of recv; the peer was asked to return it
+	giving       int32 // of send, returned to the peer
+	taken        int64 // consumed since
+	since, last  time.Duration
+	older, newer *stream
 }
 
-type flags uint8
+type flags uint16
 
 const (
-	gotFin   flags = 1 << iota // the peer's direction is complete
-	sentFin                    // ours is
-	gone                       // over for this side: it gets no events and sends no more
-	dirty                      // in the list of those that owe a control frame
-	resetDue                   // a RESET is to be written
+	gotFin    flags = 1 << iota // the peer's direction is complete
+	sentFin                     // ours is
+	gone                        // over for this side: it gets no events and sends no more
+	dirty                       // in the list of those that owe a control frame
+	resetDue                    // a RESET is to be written
+	unseen                      // that says that the application saw nothing of the stream
+	recallDue                   // a RECALL is to be written
+	returnDue                   // a RETURN is
 )
 
 // receiving tells whether the peer's direction is still open.
@@ -56,6 +68,8 @@ type machine struct {
 	goawayGot             bool
 	goawayCode            Code
 	goawayLast            uint32 // of the peer: the last id that it serves
+
+	grow growth
 
 	pingDue, pongDue bool
 	pinging, ponging [8]byte
@@ -94,6 +108,7 @@ type event struct {
 	data   []byte
 	code   Code
 	kind   kind
+	unseen bool // evReset: the far application saw nothing of the stream
 }
 
 // open counts the streams that a limit applies to.
@@ -157,7 +172,7 @@ func (m *machine) body(b []byte) (ev event, n int, err error) {
 			m.current = nil
 		}
 		return ev, n, nil
-	case m.typ >= typeIgnorable:
+	case m.typ >= typeIgnorable && !isCredit(m.typ):
 		return ev, n, nil
 	case m.got == 0 && !m.payload:
 		ev, err = m.finish(part)
@@ -187,6 +202,9 @@ func (m *machine) violation(id uint32, what string, args ...any) error {
 
 // begin judges a header before a byte of its payload is looked at.
 func (m *machine) begin(id uint32) error {
+	if isCredit(m.typ) {
+		return m.beginCredit(id)
+	}
 	if m.typ >= typeIgnorable {
 		if m.left > maxIgnored {
 			return m.violation(id, "%d bytes in a frame of unknown type", m.left)
@@ -282,11 +300,13 @@ func (m *machine) finish(p []byte) (ev event, err error) {
 	switch m.typ {
 	case typeFin:
 		s.state |= gotFin
+		m.grow.unlink(s) // it has no use for more
 		m.settle(s)
 		ev = event{kind: evFin, stream: s}
 	case typeReset:
 		m.remove(s)
-		ev = event{kind: evReset, stream: s, code: Code(binary.BigEndian.Uint32(p))}
+		word := binary.BigEndian.Uint32(p)
+		ev = event{kind: evReset, stream: s, code: Code(word &^ unseenBit), unseen: word&unseenBit != 0}
 	case typeCredit:
 		n := binary.BigEndian.Uint32(p)
 		if n == 0 || n > maxWindow || int64(s.send)+int64(n) > maxWindow {
@@ -294,6 +314,12 @@ func (m *machine) finish(p []byte) (ev event, err error) {
 		}
 		s.send += int32(n)
 		ev = event{kind: evCredit, stream: s}
+	case typeRecall:
+		m.recalledBy(s, p)
+	case typeReturn:
+		if err := m.returned(s, p); err != nil {
+			return ev, err
+		}
 	}
 	if over {
 		return event{}, nil
@@ -333,13 +359,15 @@ func (m *machine) unprocessed() *stream {
 }
 
 func (m *machine) add(id uint32) *stream {
-	s := &stream{id: id, send: int32(m.peer.window), recv: int32(m.mine.window)}
+	first := int32(m.mine.window)
+	s := &stream{id: id, send: int32(m.peer.window), recv: first, window: first}
 	m.streams[id] = s
 	return s
 }
 
 func (m *machine) remove(s *stream) {
 	s.state = s.state&^resetDue | gone
+	m.shrink(s)
 	delete(m.streams, s.id)
 }
 
@@ -397,6 +425,21 @@ func (m *machine) fin(dst []byte, s *stream) []byte {
 	return appendHeader(dst, typeFin, 0, s.id)
 }
 
+// refuse is a reset before the application saw anything of the stream.
+func (m *machine) refuse(s *stream, code Code) {
+	if s.state&gone == 0 {
+		s.state |= unseen
+	}
+	m.reset(s, code)
+}
+
+func (s *stream) resetWord() uint32 {
+	if s.state&unseen != 0 {
+		return uint32(s.code) | unseenBit
+	}
+	return uint32(s.code)
+}
+
 // reset ends a stream. What the peer has not got completely it never will.
 func (m *machine) reset(s *stream, code Code) {
 	if s.state&gone != 0 {
@@ -405,17 +448,6 @@ func (m *machine) reset(s *stream, code Code) {
 	s.state |= gone | resetDue
 	s.code = code
 	m.owe(s)
-}
-
-// consumed gives the peer n bytes of credit, a quarter of the window at a time.
-func (m *machine) consumed(s *stream, n int) {
-	if !s.receiving() {
-		return
-	}
-	s.owed += int32(n)
-	if int(s.owed) >= max(1, int(m.mine.window)/4) {
-		m.owe(s)
-	}
 }
 
 func (m *machine) owe(s *stream) {
@@ -455,19 +487,14 @@ func (m *machine) controlPending() bool {
 func (m *machine) appendControl(dst []byte) []byte {
 	for i, s := range m.debts {
 		m.debts[i] = nil
-		s.state &^= dirty
-		switch {
-		case s.state&resetDue != 0:
-			m.remove(s)
-			dst = appendWord(dst, typeReset, s.id, uint32(s.code))
-		case s.receiving():
-			dst = appendWord(dst, typeCredit, s.id, uint32(s.owed))
-			s.recv += s.owed
-			s.owed = 0
-		}
+		dst = m.appendDebt(dst, s)
 	}
 	m.debts = m.debts[:0]
-	if cap(m.debts) > 64 {
+	if v := m.grow.victim; v != nil {
+		m.grow.victim = nil
+		m.recall(v)
+	}
+	if cap(m.debts) > 64 && len(m.debts) == 0 {
 		m.debts = nil
 	}
 	if m.pongDue {

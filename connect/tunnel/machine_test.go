@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 )
 
 // pair returns two machines that have greeted each other.
@@ -246,6 +247,9 @@ func TestViolations(t *testing.T) {
 		{"no credit", "credit of 0", false, cat(open, frame(typeCredit, 1, 0, 0, 0, 0))},
 		{"too much credit", "credit of", false, cat(open, frame(typeCredit, 1, 0x40, 0, 0, 0))},
 		{"credit overflow", "credit of", false, cat(open, frame(typeCredit, 1, 0xff, 0xff, 0xff, 0xff))},
+		{"nothing was recalled", "were recalled", false, cat(open, frame(typeReturn, 1, 0, 0, 0, 1))},
+		{"recall unopened", "never opened", false, frame(typeRecall, 1, 0, 0, 0, 1)},
+		{"long recall", "length 5", false, cat(open, frame(typeRecall, 1, 0, 0, 0, 1, 1))},
 		{"ping of a stream", "stream id", false, cat(open, frame(typePing, 1, make([]byte, 8)...))},
 		{"goaway goes back", "goes back", true, cat(frame(typeGoaway, 0, 0, 0, 0, 1, 0, 0, 0, 1), frame(typeGoaway, 0, 0, 0, 0, 2, 0, 0, 0, 1))},
 	} {
@@ -307,11 +311,17 @@ func FuzzMachine(f *testing.F) {
 	seed = c.appendControl(c.fin(seed, st))
 	f.Add(true, uint64(1), seed)
 	f.Add(false, uint64(2), seed)
+	f.Add(true, uint64(4), appendWord(appendWord(seed, typeRecall, 1, 100), typeReturn, 1, 7))
 	f.Add(true, uint64(3), bytes.Repeat(appendHeader(nil, typeOpen, 0, 1), 3))
 	f.Fuzz(func(t *testing.T, server bool, seed uint64, in []byte) {
 		const window, streams = 300, 3
 		h := hello{window: window, streams: streams}
 		m := newMachine(server, h, h)
+		now := time.Hour
+		m.grow = growth{
+			base: 2 * window, top: 4 * window, limit: 5 * window, budget: &budget{limit: 1 << 20},
+			clock: func() time.Duration { return now }, rtt: func() time.Duration { return time.Millisecond },
+		}
 		rng := rand.New(rand.NewPCG(seed, 1))
 		queued := map[*stream]int{}
 		if !server {
@@ -327,12 +337,17 @@ func FuzzMachine(f *testing.F) {
 					t.Fatal("long metadata")
 				}
 			case evData:
-				if queued[ev.stream] += len(ev.data); queued[ev.stream] > window {
+				if queued[ev.stream] += len(ev.data); queued[ev.stream] > int(ev.stream.window) {
 					t.Fatalf("%d bytes queued", queued[ev.stream])
 				}
 			case evGoaway:
 				for m.unprocessed() != nil {
 				}
+			}
+			now += time.Duration(rng.IntN(1500)) * time.Microsecond
+			if rng.IntN(50) == 0 {
+				now += 2 * recallRest
+				m.rest()
 			}
 			switch s := ev.stream; rng.IntN(6) {
 			case 0:
@@ -349,9 +364,12 @@ func FuzzMachine(f *testing.F) {
 					m.fin(nil, s)
 				}
 			case 3:
-				if out := m.appendControl(nil); len(out) > 12*(16+2*streams)+100 {
+				if out := m.appendControl(nil); len(out) > 36*(16+2*streams)+100 {
 					t.Fatalf("%d bytes of control output", len(out))
 				}
+			}
+			if m.grow.extra < 0 || m.grow.extra > m.grow.limit {
+				t.Fatalf("%d granted beyond first windows", m.grow.extra)
 			}
 			if m.open() > streams || len(m.debts) > 17+2*streams {
 				t.Fatalf("%d streams, %d debts", m.open(), len(m.debts))

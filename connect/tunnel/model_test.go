@@ -3,6 +3,7 @@ package tunnel
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -40,6 +41,8 @@ type model struct {
 	sides   [2]*modelSide
 	streams []*modelStream
 	byLabel map[byte]*modelStream
+	now     time.Duration
+	budget  *budget
 }
 
 func newModel(t *rapid.T) *model {
@@ -48,10 +51,30 @@ func newModel(t *rapid.T) *model {
 	room := rapid.SampledFrom([]int{1, 20, 700}).Draw(t, "room")
 	c, s := machinePair(uint32(window), uint32(limit))
 	md := &model{t: t, window: window, room: room, byLabel: map[byte]*modelStream{}}
+	if rapid.Bool().Draw(t, "grows") {
+		md.now = time.Hour
+		md.budget = &budget{limit: 1 << 20}
+		top := int32(window) * int32(rapid.IntRange(1, 64).Draw(t, "top"))
+		md.grows(c, s, growth{
+			base: min(top, int32(window)*int32(rapid.IntRange(1, 8).Draw(t, "base"))), top: top,
+			limit: int64(window) * int64(rapid.SampledFrom([]int{0, 1, 2, 5, 20, 100}).Draw(t, "extra")),
+		})
+	}
 	for i, m := range []*machine{c, s} {
 		md.sides[i] = &modelSide{m: m, streams: map[*stream]*modelEnd{}}
 	}
 	return md
+}
+
+// grows lets windows grow, by the model's clock.
+func (md *model) grows(c, s *machine, g growth) {
+	g.budget = md.budget
+	g.clock = func() time.Duration { return md.now }
+	g.rtt = func() time.Duration { return 10 * time.Millisecond }
+	c.grow, s.grow = g, g
+	for i, m := range []*machine{c, s} {
+		md.sides[i] = &modelSide{m: m, streams: map[*stream]*modelEnd{}}
+	}
 }
 
 // coded is the byte at a position of a direction of a stream.
@@ -90,7 +113,7 @@ func (md *model) write(ms *modelStream, side, n int) {
 		p[i] = coded(ms.label, side, e.wrote+i)
 	}
 	e.wrote += n
-	s.out = s.m.data(s.out, e.st, p)
+	s.out = s.m.along(s.m.data(s.out, e.st, p), e.st)
 }
 
 func (md *model) fin(ms *modelStream, side int) {
@@ -123,6 +146,22 @@ func (md *model) take(ms *modelStream, side, n int) {
 	e.queue = e.queue[n:]
 	e.read += n
 	md.sides[side].m.consumed(e.st, n)
+	md.balance(side, e)
+}
+
+// balance holds the sum of a window, and of what a tunnel has granted.
+func (md *model) balance(side int, e *modelEnd) {
+	m, s := md.sides[side].m, e.st
+	if s.receiving() && int(s.recv)+len(e.queue)+int(s.owed) != int(s.window) {
+		md.t.Fatalf("window of %d: %d to come, %d queued, %d owed", s.window, s.recv, len(e.queue), s.owed)
+	}
+	extra := int64(0)
+	for _, s := range m.streams {
+		extra += int64(s.window) - int64(m.mine.window)
+	}
+	if extra != m.grow.extra || extra > m.grow.limit {
+		md.t.Fatalf("windows are %d above the first ones, counted %d, allowed %d", extra, m.grow.extra, m.grow.limit)
+	}
 }
 
 // pump moves control and encoded bytes into the pipe, as far as there is room.
@@ -165,9 +204,10 @@ func (md *model) event(side int, ev event) {
 		md.t.Fatalf("event %d after a local reset", ev.kind)
 	case ev.kind == evData:
 		e.queue = append(e.queue, ev.data...)
-		if len(e.queue) > md.window {
-			md.t.Fatalf("%d bytes queued, window is %d", len(e.queue), md.window)
+		if len(e.queue) > int(e.st.window) {
+			md.t.Fatalf("%d bytes queued, window is %d", len(e.queue), e.st.window)
 		}
+		md.balance(side, e)
 	case ev.kind == evFin:
 		e.fin = true
 	case ev.kind == evReset:
@@ -217,6 +257,9 @@ func (md *model) verify() {
 		if s.m.open() != 0 || s.m.controlPending() || len(s.out)+len(s.pipe) != 0 {
 			md.t.Fatalf("side %d: %d streams left, control %v, %d bytes not sent", i, s.m.open(), s.m.controlPending(), len(s.out)+len(s.pipe))
 		}
+		if g := &s.m.grow; g.extra != 0 || g.oldest != nil || g.newest != nil || md.budget != nil && md.budget.extra.Load() != 0 {
+			md.t.Fatalf("side %d: windows of streams that are gone: %+v", i, g)
+		}
 	}
 	for _, ms := range md.streams {
 		for side := range 2 {
@@ -244,7 +287,7 @@ func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		md := newModel(t)
 		for range rapid.IntRange(1, 300).Draw(t, "steps") {
-			action := rapid.IntRange(0, 11).Draw(t, "action")
+			action := rapid.IntRange(0, 13).Draw(t, "action")
 			side := rapid.IntRange(0, 1).Draw(t, "side")
 			n := rapid.IntRange(1, 3000).Draw(t, "n")
 			var ms *modelStream
@@ -265,6 +308,10 @@ func TestModel(t *testing.T) {
 				md.take(ms, side, n)
 			case action <= 9:
 				md.pump(side)
+			case action == 10:
+				md.now += time.Duration(n) * rapid.SampledFrom([]time.Duration{100, 10_000, 1_000_000}).Draw(t, "clock")
+			case action == 11 && n < 1000:
+				md.sides[side].m.rest()
 			default:
 				md.deliver(side, n)
 			}
@@ -304,6 +351,57 @@ func TestSmallWindowsComeThrough(t *testing.T) {
 			}
 			if turn > 100_000 {
 				t.Fatal("no progress")
+			}
+		}
+		md.settleAll()
+		md.verify()
+	})
+}
+
+// TestModelOfWindows is about streams that use their windows up and rest in turns, with
+// less to grow by than all would like.
+func TestModelOfWindows(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c, s := machinePair(64, 6)
+		md := &model{t: t, window: 64, room: 700, byLabel: map[byte]*modelStream{}, now: time.Hour, budget: &budget{limit: 1 << 20}}
+		md.grows(c, s, growth{base: 128, top: 1024, limit: int64(rapid.IntRange(64, 2000).Draw(t, "extra"))})
+		grown := false
+		for range 4 {
+			md.open()
+		}
+		for range rapid.IntRange(1, 40).Draw(t, "steps") {
+			ms := md.streams[rapid.IntRange(0, 3).Draw(t, "stream")]
+			side := rapid.IntRange(0, 1).Draw(t, "side")
+			deaf := rapid.IntRange(0, 9).Draw(t, "deaf") == 0
+			for range rapid.IntRange(1, 30).Draw(t, "turns") {
+				md.write(ms, side, 1<<20)
+				for side := range 2 {
+					md.pump(side)
+					md.deliver(side, rapid.SampledFrom([]int{1, 100, 1 << 20}).Draw(t, "deliver"))
+				}
+				if !deaf {
+					md.take(ms, 1-side, 1<<20)
+				}
+				md.now += time.Duration(rapid.IntRange(0, 5).Draw(t, "ms")) * time.Millisecond
+			}
+			grown = grown || c.grow.extra+s.grow.extra > 128
+			md.now += rapid.SampledFrom([]time.Duration{0, 2 * recallRest}).Draw(t, "rest")
+		}
+		for range 1000 { // what waits for nothing but the line
+			for side := range 2 {
+				md.pump(side)
+				md.deliver(side, 1<<20)
+			}
+		}
+		for _, ms := range md.streams {
+			for side, e := range ms.sides {
+				if e == nil {
+					continue
+				}
+				md.take(ms, side, 1<<20)
+				if far := ms.sides[1-side]; far != nil && len(far.queue) == 0 && e.st.send == 0 && !md.sides[1-side].m.controlPending() {
+					t.Fatalf("stream %d side %d may send nothing, and nothing is queued or owed at the other end: %+v", ms.label, side, far.st)
+				}
 			}
 		}
 		md.settleAll()

@@ -1,44 +1,54 @@
 package tunnel
 
-import "sync"
+import (
+	"math/bits"
+	"sync"
+)
 
 // queue holds the bytes of a stream that the application has not taken yet, in
 // pooled chunks. Its length is bounded by the stream's window.
 type queue struct {
 	head, tail *chunk
 	n          int
+	account    *account // of the memory; may be nil
 }
 
 type chunk struct {
 	next *chunk
 	r, w int
-	big  bool
 	buf  []byte
 }
 
 const (
-	smallChunk = 2 << 10
+	smallChunk = 1 << 10
 	bigChunk   = 32 << 10
 )
 
-var (
-	smallChunks = sync.Pool{New: func() any { return &chunk{buf: make([]byte, smallChunk)} }}
-	bigChunks   = sync.Pool{New: func() any { return &chunk{buf: make([]byte, bigChunk), big: true} }}
-)
+// chunkPools are of chunks of 1, 2, 4 … 32 KiB: what a peer sends in odd sizes must not
+// cost many times as much.
+var chunkPools [6]sync.Pool
+
+func chunkClass(n int) int {
+	return max(0, bits.Len(uint(min(n, bigChunk)-1))-bits.Len(uint(smallChunk-1)))
+}
 
 func newChunk(n int) *chunk {
-	if n <= smallChunk {
-		return smallChunks.Get().(*chunk)
+	k := chunkClass(n)
+	if c, ok := chunkPools[k].Get().(*chunk); ok {
+		return c
 	}
-	return bigChunks.Get().(*chunk)
+	return &chunk{buf: make([]byte, smallChunk<<k)}
 }
 
 func (c *chunk) free() {
 	c.next, c.r, c.w = nil, 0, 0
-	if c.big {
-		bigChunks.Put(c)
-	} else {
-		smallChunks.Put(c)
+	chunkPools[chunkClass(len(c.buf))].Put(c)
+}
+
+// count notes that the queue holds n bytes of memory more.
+func (q *queue) count(n int) {
+	if q.account != nil {
+		q.account.add(n)
 	}
 }
 
@@ -50,6 +60,7 @@ func (q *queue) push(p []byte) {
 	for len(p) > 0 {
 		if q.tail == nil || q.tail.w == len(q.tail.buf) {
 			c := newChunk(len(p))
+			q.count(len(c.buf))
 			if q.tail == nil {
 				q.head = c
 			} else {
@@ -80,6 +91,7 @@ func (q *queue) drop(n int) {
 		if q.head = c.next; q.head == nil {
 			q.tail = nil
 		}
+		q.count(-len(c.buf))
 		c.free()
 	}
 }
@@ -94,6 +106,7 @@ func (q *queue) take() *chunk {
 		q.tail = nil
 	}
 	q.n -= c.w - c.r
+	q.count(-len(c.buf))
 	return c
 }
 

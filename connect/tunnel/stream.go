@@ -48,7 +48,14 @@ func (s *Stream) receive(p []byte) {
 		s.t.m.consumed(s.p, n)
 		p = p[n:]
 	}
-	s.in.push(p)
+	if len(p) > 0 {
+		if s.in.push(p); s.t.queued.over() {
+			s.t.m.reset(s.p, CodeLimit)
+			s.in.clear()
+			s.end(&ResetError{Code: CodeLimit})
+			return
+		}
+	}
 	s.readable.Broadcast()
 }
 
@@ -200,7 +207,7 @@ func (s *Stream) Write(p []byte) (total int, err error) {
 			s.writable.Wait()
 			continue
 		}
-		if room := maxOutput - len(t.out) - headerSize; room < min(n, 1024) {
+		if room := t.room(); room < min(n, 1024) {
 			if !s.waits {
 				s.waits = true
 				t.waiting = append(t.waiting, s)
@@ -210,7 +217,7 @@ func (s *Stream) Write(p []byte) (total int, err error) {
 		} else if n > room {
 			n = room
 		}
-		t.out = t.m.data(t.out, s.p, p[:n])
+		t.out = t.m.along(t.m.data(t.out, s.p, p[:n]), s.p)
 		p = p[n:]
 		total += n
 		t.writable.Signal()

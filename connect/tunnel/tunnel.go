@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -17,6 +18,8 @@ const (
 	// maxOutput bounds what waits for the writer. Credits and resets come on top,
 	// bounded by the number of streams.
 	maxOutput = 256 << 10
+	// scarceOutput is the same where memory is short.
+	scarceOutput = 16 << 10
 	// scratch is read into when no more is known to come: several small frames fit,
 	// and an idle tunnel holds no more than this.
 	readScratch = 2 << 10
@@ -38,6 +41,7 @@ type Tunnel struct {
 	accepted []*Stream // that Accept has not returned
 	arrived  chan struct{}
 	held     int // streams that still hold something here
+	queued   account
 	err      error
 	spare    []byte // an output buffer between two writes that follow each other
 
@@ -80,12 +84,44 @@ func newTunnel(ctx context.Context, conn net.Conn, server bool, cfg Config) (*Tu
 		conn.Close()
 		return nil, err
 	}
-	t := &Tunnel{conn: conn, cfg: cfg, m: m, arrived: make(chan struct{}, 1), done: make(chan struct{})}
+	t := &Tunnel{conn: conn, cfg: cfg, m: m, arrived: make(chan struct{}, 1), done: make(chan struct{}), queued: cfg.account()}
+	t.m.grow = cfg.growth(roundTripOf(conn))
+	t.queued.budget.tunnels.Add(1)
 	t.writable.L = &t.mu
 	t.alive = time.AfterFunc(cfg.Keepalive, t.tick)
 	go func() { t.fail(t.read()) }()
 	go func() { t.fail(t.write()) }()
 	return t, nil
+}
+
+// roundTripOf gives the shortest round trip of a connection, where it can be asked.
+func roundTripOf(c net.Conn) func() time.Duration {
+	if tc, ok := c.(*tls.Conn); ok {
+		c = tc.NetConn()
+	}
+	if w, ok := c.(*Wire); ok {
+		c = w.Conn
+	}
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return func() (d time.Duration) {
+		_ = raw.Control(func(fd uintptr) { d = shortestRTT(fd) }) // fails only when closed
+		return d
+	}
+}
+
+// room is what may be added to the output.
+func (t *Tunnel) room() int {
+	if t.queued.budget.full() {
+		return scarceOutput - len(t.out) - headerSize
+	}
+	return maxOutput - len(t.out) - headerSize
 }
 
 // Done is closed when the tunnel has ended.
@@ -198,6 +234,7 @@ func (t *Tunnel) lost() error {
 func (t *Tunnel) newStream(st *stream, meta []byte) *Stream {
 	s := &Stream{t: t, p: st, meta: meta}
 	s.readable.L, s.writable.L = &t.mu, &t.mu
+	s.in.account = &t.queued
 	st.owner = s
 	t.held++
 	return s
@@ -218,7 +255,8 @@ func (t *Tunnel) fail(err error) {
 			st.owner.(*Stream).end(lost)
 		}
 	}
-	clear(t.m.streams)
+	t.m.abandon()
+	t.queued.budget.tunnels.Add(-1)
 	t.accepted, t.waiting, t.out, t.spare = nil, nil, nil, nil
 	t.writable.Broadcast()
 	t.mu.Unlock()
@@ -292,7 +330,7 @@ func (t *Tunnel) handle(ev event) {
 	if ev.kind == evOpen {
 		if t.held >= 2*t.cfg.MaxStreams || len(t.accepted) >= t.cfg.MaxStreams {
 			// Streams that ended still hold data that nobody reads, or nobody accepts.
-			t.m.reset(ev.stream, CodeLimit)
+			t.m.refuse(ev.stream, CodeLimit)
 			return
 		}
 		t.accepted = append(t.accepted, t.newStream(ev.stream, append([]byte(nil), ev.data...)))
@@ -408,6 +446,10 @@ func (t *Tunnel) tick() {
 	t.mu.Lock()
 	if p.empty++; !t.m.draining() || t.m.open() > 0 {
 		p.empty = 0
+	}
+	if t.err == nil {
+		t.m.rest()
+		t.writable.Signal()
 	}
 	if p.silent > 0 && t.err == nil {
 		t.m.ping(reads)
