@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -10,12 +11,14 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 )
 
 // The backend speaks a protocol that costs next to nothing: a request is a
 // 100-byte message whose first four bytes ask for so many bytes of answer; zero
-// asks for bytes until the connection closes.
+// asks for bytes until the connection closes. What begins with G is HTTP instead:
+// GET /1024 asks for as many bytes.
 const requestSize = 100
 
 type backend struct {
@@ -82,17 +85,19 @@ func serve(c net.Conn) error {
 	req := make([]byte, requestSize)
 	var answer []byte
 	for {
-		if _, err := io.ReadFull(c, req); err != nil {
+		got, err := c.Read(req)
+		if got > 0 && req[0] == 'G' {
+			return serveHTTP(c, req[:got])
+		}
+		if err == nil && got < len(req) {
+			_, err = io.ReadFull(c, req[got:])
+		}
+		if err != nil {
 			return err
 		}
 		n := int(binary.BigEndian.Uint32(req))
 		if n == 0 {
-			chunk := make([]byte, 256<<10)
-			for {
-				if _, err := c.Write(chunk); err != nil {
-					return err
-				}
-			}
+			return pour(c)
 		}
 		if n > 1<<20 {
 			return errors.New("asked for more than 1 MiB")
@@ -101,6 +106,52 @@ func serve(c net.Conn) error {
 			answer = make([]byte, n)
 		}
 		if _, err := c.Write(answer[:n]); err != nil {
+			return err
+		}
+	}
+}
+
+// pour writes until the far end has enough.
+func pour(c net.Conn) error {
+	chunk := make([]byte, 256<<10)
+	for {
+		if _, err := c.Write(chunk); err != nil {
+			return err
+		}
+	}
+}
+
+// serveHTTP answers requests without bodies, of which got are the first bytes.
+func serveHTTP(c net.Conn, got []byte) error {
+	buf := append(make([]byte, 0, 4096), got...)
+	var answer []byte
+	for {
+		end := bytes.Index(buf, []byte("\r\n\r\n"))
+		if end < 0 {
+			if len(buf) == cap(buf) {
+				return errors.New("a request of more than 4 KiB")
+			}
+			k, err := c.Read(buf[len(buf):cap(buf)])
+			if err != nil {
+				return err
+			}
+			buf = buf[:len(buf)+k]
+			continue
+		}
+		path, _, _ := bytes.Cut(bytes.TrimPrefix(buf, []byte("GET /")), []byte(" "))
+		n, err := strconv.Atoi(string(path))
+		if err != nil || n < 0 || n > 1<<20 {
+			return fmt.Errorf("asked for %.20q", path)
+		}
+		buf = append(buf[:0], buf[end+4:]...)
+		if n == 0 {
+			if _, err := io.WriteString(c, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"); err != nil {
+				return err
+			}
+			return pour(c)
+		}
+		answer = append(fmt.Appendf(answer[:0], "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", n), make([]byte, n)...)
+		if _, err := c.Write(answer); err != nil {
 			return err
 		}
 	}

@@ -50,20 +50,20 @@ func freeAddr() string {
 	return ln.Addr().String()
 }
 
-// waitFor waits until an exchange with the backend succeeds through addr.
-func waitFor(ctx context.Context, addr string) error {
+// waitFor waits until an exchange with the backend succeeds.
+func waitFor(ctx context.Context, at front) error {
 	deadline := time.Now().Add(20 * time.Second)
 	for {
-		c, err := dial(ctx, addr)
+		c, err := at.dial(ctx)
 		if err == nil {
-			err = exchange(c, request(1), make([]byte, 1))
+			err = at.exchange(c, at.request(1), at.room(1))
 			c.Close()
 		}
 		if err == nil {
 			return nil
 		}
 		if time.Now().After(deadline) || ctx.Err() != nil {
-			return fmt.Errorf("%s does not answer: %w", addr, err)
+			return fmt.Errorf("%s does not answer: %w", at.addr, err)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}

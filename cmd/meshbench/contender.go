@@ -19,11 +19,15 @@ type contender interface {
 
 // instance is a contender that runs.
 type instance struct {
-	addr string // where the load goes
-	pids []int  // the processes whose CPU and memory it costs, with their children
-	far  string // where the server's side of a pair speaks TLS, with the certificate of pem
-	pem  string
-	stop func()
+	front
+	pids    []int  // the processes whose CPU and memory it costs, with their children: server's side, client's side
+	far     string // where the server's side of a pair speaks TLS, with the certificate of pem
+	pem     string
+	also12  bool // it cannot be told to refuse TLS 1.2
+	short   bool // only its requests are of interest
+	oneHost bool // both sides are one process
+	resting []*resting
+	stop    func()
 }
 
 // direct is no proxy at all: what all others are compared to.
@@ -32,7 +36,7 @@ type direct struct{}
 func (direct) name() string { return "direct" }
 
 func (direct) start(_ context.Context, backend string) (*instance, error) {
-	return &instance{addr: backend, stop: func() {}}, nil
+	return &instance{front: front{addr: backend}, stop: func() {}}, nil
 }
 
 // sample is one round of one contender.
@@ -45,66 +49,107 @@ type sample struct {
 	cpuPerConn time.Duration
 	bulk1      float64 // bits a second
 	bulk8      float64
-	cpuPerGB   float64
+	cpuPerGB1  float64
+	cpuPerGB8  float64
 	beside     time.Duration // median of small requests beside four bulk streams
-	idleKiB    float64       // resident memory of the proxies for each idle connection, KiB
+	idleServer float64       // resident memory for each idle connection, KiB
+	idleClient float64
 }
 
 type arm struct {
 	name    string
 	running *instance
 	samples []sample
+	failed  error // it is asked no more
 }
 
 const idleConns = 1000
 
+// measure adds a sample.
 func (a *arm) measure(ctx context.Context, window time.Duration) error {
 	var s sample
-	addr := a.running.addr
-	if _, _, _, err := requests(ctx, addr, 8, window/4); err != nil { // warm up
-		return err
+	at := a.running.front
+	if _, err := requests(ctx, at, 8, window/4, nil); err != nil {
+		return fmt.Errorf("warming up: %w", err)
 	}
-	var err error
+	var cpu time.Duration
+	r, err := requests(ctx, at, 64, window, func() { cpu = a.cpu() })
+	if err != nil {
+		return fmt.Errorf("requests: %w", err)
+	}
+	s.requests, s.p99 = r.perSecond, r.p99
+	if r.count > 0 {
+		s.cpuPer100k = (a.cpu() - cpu).Seconds() / r.count * 100_000
+	}
+	if !a.running.short {
+		for _, f := range []func(context.Context, *sample, time.Duration) error{a.latency, a.shortConnections, a.bulk, a.idle} {
+			if err := f(ctx, &s, window); err != nil {
+				return err
+			}
+		}
+	}
+	a.samples = append(a.samples, s)
+	return nil
+}
+
+func (a *arm) latency(ctx context.Context, s *sample, window time.Duration) error {
+	r, err := requests(ctx, a.running.front, 1, window/2, nil)
+	if err != nil {
+		return fmt.Errorf("requests on one connection: %w", err)
+	}
+	s.p50one = r.p50
+	return nil
+}
+
+func (a *arm) shortConnections(ctx context.Context, s *sample, window time.Duration) (err error) {
 	cpu := a.cpu()
-	if s.requests, _, s.p99, err = requests(ctx, addr, 64, window); err != nil {
-		return err
-	}
-	if n := s.requests * window.Seconds(); n > 0 {
-		s.cpuPer100k = (a.cpu() - cpu).Seconds() / n * 100_000
-	}
-	if _, s.p50one, _, err = requests(ctx, addr, 1, window/2); err != nil {
-		return err
-	}
-	cpu = a.cpu()
-	if s.conns, err = connections(ctx, addr, 8, window); err != nil {
-		return err
+	if s.conns, err = connections(ctx, a.running.front, 8, window); err != nil {
+		return fmt.Errorf("short connections: %w", err)
 	}
 	if n := s.conns * window.Seconds(); n > 0 {
 		s.cpuPerConn = time.Duration(float64(a.cpu()-cpu) / n)
 	}
-	cpu = a.cpu()
-	var moved int64
-	if s.bulk1, moved, err = bulk(ctx, addr, 1, window); err != nil {
-		return err
-	}
-	s.cpuPerGB = (a.cpu() - cpu).Seconds() / (float64(moved) / 1e9)
-	if s.bulk8, _, err = bulk(ctx, addr, 8, window); err != nil {
-		return err
-	}
-	if s.beside, err = besideBulk(ctx, addr, 4, window/2); err != nil {
-		return err
-	}
-	if len(a.running.pids) > 0 {
-		before := a.rss()
-		err = idle(ctx, addr, idleConns, func() error {
-			s.idleKiB = float64(a.rss()-before) / 1024 / idleConns
-			return nil
-		})
+	return nil
+}
+
+func (a *arm) bulk(ctx context.Context, s *sample, window time.Duration) error {
+	for _, b := range []struct {
+		streams   int
+		bits, cpu *float64
+	}{{1, &s.bulk1, &s.cpuPerGB1}, {8, &s.bulk8, &s.cpuPerGB8}} {
+		cpu := a.cpu()
+		bits, moved, err := bulk(ctx, a.running.front, b.streams, window)
 		if err != nil {
-			return err
+			return fmt.Errorf("bulk, %d streams: %w", b.streams, err)
 		}
+		*b.bits, *b.cpu = bits, (a.cpu()-cpu).Seconds()/(float64(moved)/1e9)
 	}
-	a.samples = append(a.samples, s)
+	var err error
+	if s.beside, err = besideBulk(ctx, a.running.front, 4, window/2); err != nil {
+		return fmt.Errorf("requests beside bulk: %w", err)
+	}
+	return nil
+}
+
+func (a *arm) idle(ctx context.Context, s *sample, _ time.Duration) error {
+	if len(a.running.pids) == 0 {
+		return nil
+	}
+	before := a.rss()
+	err := idle(ctx, a.running.front, idleConns, answerSize, func() error {
+		for i, now := range a.rss() {
+			each := float64(now-before[i]) / 1024 / idleConns
+			if i == 0 {
+				s.idleServer = each
+			} else {
+				s.idleClient = each
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("%d idle connections: %w", idleConns, err)
+	}
 	return nil
 }
 
@@ -114,7 +159,7 @@ const clockTick = 100
 // cpu is the processor time that the contender's processes have used.
 func (a *arm) cpu() time.Duration {
 	var sum time.Duration
-	for _, pid := range a.all() {
+	for _, pid := range slices.Concat(a.sides()...) {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		if err != nil {
 			continue
@@ -131,29 +176,33 @@ func (a *arm) cpu() time.Duration {
 	return sum
 }
 
-// all lists the processes with their children, such as nginx's workers.
-func (a *arm) all() []int {
-	out := slices.Clone(a.running.pids)
+// sides lists the processes of each side with their children, such as nginx's workers.
+func (a *arm) sides() [][]int {
+	var out [][]int
 	for _, pid := range a.running.pids {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-		if err != nil {
-			continue
-		}
+		side := []int{pid}
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid)) // none, when it is gone
 		for _, f := range strings.Fields(string(b)) {
 			if child, err := strconv.Atoi(f); err == nil {
-				out = append(out, child)
+				side = append(side, child)
 			}
 		}
+		out = append(out, side)
 	}
 	return out
 }
 
-func (a *arm) rss() int64 {
-	var sum int64
-	for _, pid := range a.all() {
-		sum += rss(pid)
+// rss is the resident memory of each side in bytes.
+func (a *arm) rss() []int64 {
+	var out []int64
+	for _, side := range a.sides() {
+		var sum int64
+		for _, pid := range side {
+			sum += rss(pid)
+		}
+		out = append(out, sum)
 	}
-	return sum
+	return out
 }
 
 // rss is the resident memory of a process in bytes, 0 when it is gone.

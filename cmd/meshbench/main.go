@@ -32,8 +32,8 @@ func main() {
 		fmt.Fprintln(os.Stderr, "relay:", runRelay(os.Args[2], os.Args[3], os.Args[4], os.Args[5]))
 		os.Exit(1)
 	}
-	if len(os.Args) > 4 && os.Args[1] == "proxies" {
-		if err := runProxies(os.Args[2] == "one-to-one", os.Args[3], os.Args[4:]); err != nil {
+	if len(os.Args) > 3 && os.Args[1] == "proxies" {
+		if err := runProxies(os.Args[2] == "one-to-one", os.Args[3:]); err != nil {
 			fmt.Fprintln(os.Stderr, "proxies:", err)
 			os.Exit(1)
 		}
@@ -89,17 +89,73 @@ func run(ctx context.Context, rounds int, window time.Duration, only string, mes
 		return err
 	}
 	defer backend.stop()
-
 	begin := time.Now()
-	all := []contender{
+	r := &results{}
+	if r.arms, err = startArms(ctx, contenders(binary), backend.addr, only); err != nil {
+		return err
+	}
+	defer func() {
+		for _, a := range r.arms {
+			a.running.stop()
+		}
+	}()
+	var rig *tunnelRig
+	if mesh {
+		if rig, err = newTunnelRig(ctx, backend.addr); err != nil {
+			return fmt.Errorf("many tunnels: %w", err)
+		}
+		defer rig.stop()
+	}
+	for round := range rounds {
+		for _, a := range r.arms {
+			if a.failed != nil {
+				continue
+			}
+			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, rounds, a.name)
+			if a.failed = a.measure(ctx, window); ctx.Err() != nil {
+				return ctx.Err()
+			}
+		}
+		if mesh {
+			fmt.Fprintf(os.Stderr, "round %d of %d: memory of processes and tunnels\n", round+1, rounds)
+			if err := r.memory(ctx, binary, backend.addr, rig); err != nil {
+				return fmt.Errorf("memory: %w", err)
+			}
+		}
+	}
+	printMachine(rounds, window)
+	printTable(r.arms)
+	fmt.Printf("\nMeasured in %s, checks of mutual TLS included.\n", time.Since(begin).Round(time.Second))
+	if mesh {
+		if err := printMesh(ctx, binary); err != nil {
+			return err
+		}
+	}
+	r.printTargets()
+	return r.failures()
+}
+
+func contenders(binary string) []contender {
+	return []contender{
 		direct{},
 		&weftPair{binary: binary, label: "weft", peers: 1},
-		&weftPair{label: "weft-8-peers", peers: 8}, &weftPair{label: "weft-64-peers", peers: 64},
-		&weftPair{label: "weft-no-tunnels", peers: 1, oneToOne: true}, &weftHost{binary: binary},
-		haproxy("haproxy-plain", false), haproxy("haproxy-tls", true),
-		nginx(), stunnel(), relay(),
+		&weftPair{label: "weft-8-peers", peers: 8, short: true}, &weftPair{label: "weft-64-peers", peers: 64, short: true},
+		&weftPair{label: "weft-no-tunnels", peers: 1, oneToOne: true, short: true}, &weftHost{binary: binary},
+		haproxy("haproxy-plain", false, false), haproxy("haproxy-tls", true, false), haproxy("haproxy-http", true, true),
+		nginx(), stunnel(), ghostunnel(), relay(),
 	}
-	var running []*arm
+}
+
+// startArms brings up those that are asked for and installed, and proves what they are.
+func startArms(ctx context.Context, all []contender, backend, only string) (arms []*arm, err error) {
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, a := range arms {
+			a.running.stop()
+		}
+	}()
 	for _, c := range all {
 		if _, isDirect := c.(direct); !isDirect && only != "" && !contains(only, c.name()) {
 			continue
@@ -109,35 +165,20 @@ func run(ctx context.Context, rounds int, window time.Duration, only string, mes
 				fmt.Fprintf(os.Stderr, "left out: %s: %v\n", c.name(), err)
 				continue
 			} else if err != nil {
-				return fmt.Errorf("%s, client's side: %w", c.name(), err)
+				return arms, fmt.Errorf("%s, client's side: %w", c.name(), err)
 			}
 		}
-		r, err := c.start(ctx, backend.addr)
+		r, err := c.start(ctx, backend)
 		if err != nil {
 			fmt.Fprintf(os.Stderr, "left out: %s: %v\n", c.name(), err)
 			continue
 		}
-		defer r.stop()
+		arms = append(arms, &arm{name: c.name(), running: r})
 		if err := provesMutualTLS(r); err != nil {
-			return fmt.Errorf("%s is not mutual TLS 1.3: %w", c.name(), err)
-		}
-		running = append(running, &arm{name: c.name(), running: r})
-	}
-	for round := range rounds {
-		for _, a := range running {
-			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, rounds, a.name)
-			if err := a.measure(ctx, window); err != nil {
-				return fmt.Errorf("%s: %w", a.name, err)
-			}
+			return arms, fmt.Errorf("%s is not mutual TLS 1.3: %w", c.name(), err)
 		}
 	}
-	printMachine(rounds, window)
-	printTable(running)
-	fmt.Printf("\nMeasured in %s, checks of mutual TLS included.\n", time.Since(begin).Round(time.Second))
-	if mesh {
-		return printMesh(ctx, binary)
-	}
-	return nil
+	return arms, nil
 }
 
 func contains(list, name string) bool {

@@ -15,6 +15,8 @@ import (
 type pair struct {
 	label  string
 	plain  bool
+	http   bool   // it understands HTTP, and is spoken to so
+	also12 bool   // it cannot be told to refuse TLS 1.2; its two sides speak 1.3
 	binary string // "" is this program
 	needs  string // what to install
 	// script gives the arguments of one side, and the text of its configuration file.
@@ -41,8 +43,8 @@ func (p *pair) start(ctx context.Context, backend string) (*instance, error) {
 	if err := writePair(pem); err != nil {
 		return nil, err
 	}
-	front, far := freeAddr(), freeAddr()
-	in := &instance{addr: front}
+	near, far := freeAddr(), freeAddr()
+	in := &instance{front: front{near, p.http}, also12: p.also12}
 	if !p.plain {
 		in.far, in.pem = far, pem
 	}
@@ -53,7 +55,7 @@ func (p *pair) start(ctx context.Context, backend string) (*instance, error) {
 		}
 		_ = os.RemoveAll(dir)
 	}
-	for _, s := range []side{{server: true, listen: far, to: backend}, {listen: front, to: far}} {
+	for _, s := range []side{{server: true, listen: far, to: backend}, {listen: near, to: far}} {
 		name := "client"
 		if s.server {
 			name = "server"
@@ -66,7 +68,7 @@ func (p *pair) start(ctx context.Context, backend string) (*instance, error) {
 		}
 		stops = append(stops, stop)
 	}
-	if err := waitFor(ctx, front); err != nil {
+	if err := waitFor(ctx, in.front); err != nil {
 		in.stop()
 		return nil, err
 	}
@@ -105,8 +107,13 @@ type errNotInstalled struct{ needs string }
 
 func (e errNotInstalled) Error() string { return "not installed (" + e.needs + ")" }
 
-func haproxy(label string, tls bool) *pair {
-	return &pair{label: label, plain: !tls, binary: "haproxy", needs: "Debian package haproxy", script: func(s side) ([]string, string) {
+// haproxy in its HTTP mode keeps its TLS connections, and uses them for many.
+func haproxy(label string, tls, http bool) *pair {
+	mode := "tcp"
+	if http {
+		mode = "http\n  http-reuse always\n  timeout http-keep-alive 1h\n  timeout http-request 1h"
+	}
+	return &pair{label: label, plain: !tls, http: http, binary: "haproxy", needs: "Debian package haproxy", script: func(s side) ([]string, string) {
 		bind, server := s.listen, s.to
 		if tls {
 			v := " ssl ssl-min-ver TLSv1.3 verify required crt " + s.pem + " ca-file " + s.pem
@@ -116,8 +123,8 @@ func haproxy(label string, tls bool) *pair {
 				server += v + " verifyhost meshbench"
 			}
 		}
-		return []string{"-db", "-q", "-f", s.config}, fmt.Sprintf("global\n  maxconn 8000\n  nbthread 2\ndefaults\n  mode tcp\n"+
-			"  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\nlisten l\n  bind %s\n  server s %s\n", bind, server)
+		return []string{"-db", "-q", "-f", s.config}, fmt.Sprintf("global\n  maxconn 8000\n  nbthread 2\ndefaults\n  mode %s\n"+
+			"  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\nlisten l\n  bind %s\n  server s %s\n", mode, bind, server)
 	}}
 }
 
@@ -133,7 +140,7 @@ func nginx() *pair {
 				"proxy_ssl_verify on; proxy_ssl_trusted_certificate %[1]s; proxy_ssl_name meshbench; proxy_ssl_session_reuse off;", s.pem)
 		}
 		return []string{"-c", s.config, "-p", s.dir}, fmt.Sprintf("load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n"+
-			"daemon off; worker_processes 2; worker_rlimit_nofile 20000; pid %s.pid; error_log stderr crit;\nevents { worker_connections 8000; }\n"+
+			"daemon off; worker_processes 2; worker_rlimit_nofile 20000; pid %s.pid; error_log stderr alert;\nevents { worker_connections 8000; }\n"+
 			"stream { server { listen %s; proxy_pass %s; proxy_timeout 1h; tcp_nodelay on; %s } }\n", s.config, listen, s.to, tls)
 	}}
 }
@@ -144,8 +151,18 @@ func stunnel() *pair {
 		if !s.server {
 			client, check = "yes", "checkHost = meshbench\n"
 		}
-		return []string{s.config}, fmt.Sprintf("foreground = yes\ndebug = 3\npid =\nsocket = l:TCP_NODELAY=1\nsocket = r:TCP_NODELAY=1\n[s]\nclient = %s\n"+
+		return []string{s.config}, fmt.Sprintf("foreground = yes\ndebug = 2\npid =\nsocket = l:TCP_NODELAY=1\nsocket = r:TCP_NODELAY=1\n[s]\nclient = %s\n"+
 			"accept = %s\nconnect = %s\ncert = %s\nkey = %[4]s\nCAfile = %[4]s\nverifyChain = yes\nrequireCert = yes\nsslVersionMin = TLSv1.3\n%s", client, s.listen, s.to, s.pem, check)
+	}}
+}
+
+func ghostunnel() *pair {
+	return &pair{label: "ghostunnel", also12: true, binary: "ghostunnel", needs: "module github.com/ghostunnel/ghostunnel", script: func(s side) ([]string, string) {
+		which, check := "client", "--override-server-name=meshbench"
+		if s.server {
+			which, check = "server", "--allow-cn=meshbench"
+		}
+		return []string{which, "--quiet=all", "--listen=" + s.listen, "--target=" + s.to, "--keystore=" + s.pem, "--cacert=" + s.pem, check}, ""
 	}}
 }
 

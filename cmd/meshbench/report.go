@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/http"
 	"os"
 	"runtime"
@@ -25,40 +26,47 @@ func printMachine(rounds int, window time.Duration) {
 		time.Now().UTC().Format("2006-01-02"), runtime.Version(), runtime.NumCPU(), model, rounds, window)
 }
 
+const tableHead = "| contender | req/s, 64 conns | × direct | CPU s / 100k req | p50 µs, 1 conn | p99 ms, 64 | short conn/s | × direct | CPU ms / conn | " +
+	"Gbit/s, 1 / 8 streams | CPU s / GB, 1 / 8 | p50 ms beside 4 bulk | KiB / idle conn, client + server |\n" +
+	"|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
+
 func printTable(arms []*arm) {
 	base := arms[0]
-	fmt.Println("| contender | req/s, 64 conns | × direct | CPU s / 100k req | p50 µs, 1 conn | p99 ms, 64 | short conn/s | × direct | CPU ms / conn | Gbit/s, 1 / 8 streams | CPU s / GB | p50 ms beside 4 bulk | KiB / idle conn |")
-	fmt.Println("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+	fmt.Println(tableHead)
 	for _, a := range arms {
+		if len(a.samples) == 0 {
+			continue
+		}
 		req := a.of(func(s sample) float64 { return s.requests })
-		bulk := a.of(func(s sample) float64 { return s.bulk1 / 1e9 })
-		one := a.of(func(s sample) float64 { return float64(s.p50one.Microseconds()) })
+		fmt.Printf("| %s | %s | %.2f | %s |", a.name, req.text("%.0f"), req.median/base.of(func(s sample) float64 { return s.requests }).median,
+			a.cell("%.2f", func(s sample) float64 { return s.cpuPer100k }))
+		if a.running.short {
+			fmt.Printf(" – | %.1f |%s\n", a.of(func(s sample) float64 { return s.p99.Seconds() * 1000 }).median, strings.Repeat(" – |", 7))
+			continue
+		}
 		conn := a.of(func(s sample) float64 { return s.conns })
-		fmt.Printf("| %s | %.0f ±%.0f %% | %.2f | %s | %.0f ±%.0f %% | %.1f | %.0f ±%.0f %% | %.2f | %s | %.1f ±%.0f %% / %.1f | %s | %.1f | %s |\n",
-			a.name,
-			req.median, req.spread*100, req.median/base.of(func(s sample) float64 { return s.requests }).median,
-			a.cell("%.2f", func(s sample) float64 { return s.cpuPer100k }),
-			one.median, one.spread*100,
+		bulk := a.of(func(s sample) float64 { return s.bulk1 / 1e9 })
+		idle := fmt.Sprintf("%s + %s", a.cell("%.1f", func(s sample) float64 { return s.idleClient }), a.cell("%.1f", func(s sample) float64 { return s.idleServer }))
+		if a.running.oneHost {
+			idle = a.cell("%.1f", func(s sample) float64 { return s.idleServer })
+		}
+		fmt.Printf(" %s | %.1f | %s | %.2f | %s | %s / %.1f | %s / %s | %.1f | %s |\n",
+			a.of(func(s sample) float64 { return float64(s.p50one.Microseconds()) }).text("%.0f"),
 			a.of(func(s sample) float64 { return s.p99.Seconds() * 1000 }).median,
-			conn.median, conn.spread*100, conn.median/base.of(func(s sample) float64 { return s.conns }).median,
+			conn.text("%.0f"), conn.median/base.of(func(s sample) float64 { return s.conns }).median,
 			a.cell("%.3f", func(s sample) float64 { return s.cpuPerConn.Seconds() * 1000 }),
-			bulk.median, bulk.spread*100,
-			a.of(func(s sample) float64 { return s.bulk8 / 1e9 }).median,
-			a.cell("%.2f", func(s sample) float64 { return s.cpuPerGB }),
-			a.of(func(s sample) float64 { return s.beside.Seconds() * 1000 }).median,
-			a.cell("%.1f", func(s sample) float64 { return s.idleKiB }))
+			bulk.text("%.1f"), a.of(func(s sample) float64 { return s.bulk8 / 1e9 }).median,
+			a.cell("%.2f", func(s sample) float64 { return s.cpuPerGB1 }), a.cell("%.2f", func(s sample) float64 { return s.cpuPerGB8 }),
+			a.of(func(s sample) float64 { return s.beside.Seconds() * 1000 }).median, idle)
 	}
-	fmt.Println("\nCPU and memory are those of both proxies together.")
+	fmt.Println("\nCPU is that of both proxies together.")
 }
 
+// figure is a median and how far what it is of is apart: (max−min)/median.
 type figure struct{ median, spread float64 }
 
-func (a *arm) of(f func(sample) float64) figure {
-	vals := make([]float64, 0, len(a.samples))
-	for _, s := range a.samples {
-		vals = append(vals, f(s))
-	}
-	slices.Sort(vals)
+func figureOf(vals []float64) figure {
+	vals = slices.Sorted(slices.Values(vals))
 	if len(vals) == 0 {
 		return figure{}
 	}
@@ -66,7 +74,19 @@ func (a *arm) of(f func(sample) float64) figure {
 	if m == 0 {
 		return figure{}
 	}
-	return figure{median: m, spread: (vals[len(vals)-1] - vals[0]) / m}
+	return figure{median: m, spread: (vals[len(vals)-1] - vals[0]) / math.Abs(m)}
+}
+
+func (f figure) text(format string) string {
+	return fmt.Sprintf(format+" ±%.0f %%", f.median, f.spread*100)
+}
+
+func (a *arm) of(f func(sample) float64) figure {
+	vals := make([]float64, 0, len(a.samples))
+	for _, s := range a.samples {
+		vals = append(vals, f(s))
+	}
+	return figureOf(vals)
 }
 
 func (a *arm) cell(format string, f func(sample) float64) string {
@@ -133,7 +153,7 @@ func policyLatency(ctx context.Context, binary string, n int) (cut, allow []time
 		if err := m.put(ctx, exact, map[string]any{"Action": "allow"}); err != nil {
 			return nil, nil, err
 		}
-		c, err := firstThrough(ctx, upstream, begin)
+		c, err := firstThrough(ctx, front{addr: upstream}, begin)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
@@ -27,8 +28,9 @@ import (
 type weftPair struct {
 	binary   string // "" is this program, which runs proxies as an agent does
 	label    string
-	peers    int // instances of the destination, with a tunnel each
+	peers    int // instances of the destination, with a certificate and a tunnel each
 	oneToOne bool
+	short    bool // only its requests are of interest
 }
 
 func (w *weftPair) name() string { return w.label }
@@ -40,7 +42,7 @@ func (w *weftPair) start(ctx context.Context, backend string) (*instance, error)
 	if err != nil {
 		return nil, err
 	}
-	in := &instance{addr: freeAddr(), far: freeAddr(), pem: filepath.Join(dir, "web.pem")}
+	in := &instance{front: front{addr: freeAddr()}, far: freeAddr(), pem: filepath.Join(dir, "web.pem"), short: w.short}
 	var procs []*exec.Cmd
 	in.stop = func() {
 		for _, c := range procs {
@@ -49,7 +51,11 @@ func (w *weftPair) start(ctx context.Context, backend string) (*instance, error)
 		}
 		_ = os.RemoveAll(dir)
 	}
-	root, err := writeLeaves(dir, "web", "db")
+	services := []string{"web"}
+	for range w.peers {
+		services = append(services, "db")
+	}
+	root, err := writeLeaves(dir, services...)
 	if err != nil {
 		in.stop()
 		return nil, err
@@ -80,8 +86,16 @@ func (w *weftPair) start(ctx context.Context, backend string) (*instance, error)
 		in.stop()
 		return nil, err
 	}
-	for _, c := range []*exec.Cmd{w.command(ctx, filepath.Join(dir, "db.pem"), files), w.command(ctx, filepath.Join(dir, "web.pem"), []string{file})} {
+	for _, c := range []*exec.Cmd{w.command(ctx, files), w.command(ctx, []string{file})} {
 		c.Stderr = os.Stderr
+		if w.binary == "" {
+			r, err := newResting(c)
+			if err != nil {
+				in.stop()
+				return nil, err
+			}
+			in.resting = append(in.resting, r)
+		}
 		if err := c.Start(); err != nil {
 			in.stop()
 			return nil, err
@@ -89,7 +103,7 @@ func (w *weftPair) start(ctx context.Context, backend string) (*instance, error)
 		procs = append(procs, c)
 		in.pids = append(in.pids, c.Process.Pid)
 	}
-	if err := waitFor(ctx, in.addr); err != nil {
+	if err := waitFor(ctx, in.front); err != nil {
 		in.stop()
 		return nil, err
 	}
@@ -97,16 +111,19 @@ func (w *weftPair) start(ctx context.Context, backend string) (*instance, error)
 }
 
 // command runs the proxies of one side.
-func (w *weftPair) command(ctx context.Context, keyFile string, snapshots []string) *exec.Cmd {
+func (w *weftPair) command(ctx context.Context, snapshots []string) *exec.Cmd {
 	if w.binary != "" {
-		return exec.CommandContext(ctx, w.binary, "connect", "proxy", "-snapshot", snapshots[0], "-key-file", keyFile) //nolint:gosec // the binary under test
+		return exec.CommandContext(ctx, w.binary, "connect", "proxy", "-snapshot", snapshots[0], "-key-file", keyOf(snapshots[0])) //nolint:gosec // the binary under test
 	}
 	how := "tunnels"
 	if w.oneToOne {
 		how = "one-to-one"
 	}
-	return exec.CommandContext(ctx, "/proc/self/exe", append([]string{"proxies", how, keyFile}, snapshots...)...) //nolint:gosec // ourselves
+	return exec.CommandContext(ctx, "/proc/self/exe", append([]string{"proxies", how}, snapshots...)...) //nolint:gosec // ourselves
 }
+
+// keyOf is the key file beside a snapshot.
+func keyOf(snapshot string) string { return strings.TrimSuffix(snapshot, ".json") + ".pem" }
 
 func writeSnapshot(dir, name string, s connect.Snapshot) (string, error) {
 	b, err := json.Marshal(s)
@@ -127,12 +144,12 @@ func (w *weftHost) start(ctx context.Context, backend string) (*instance, error)
 	if err != nil {
 		return nil, err
 	}
-	in := &instance{pids: []int{a.cmd.Process.Pid}, stop: a.stop}
+	in := &instance{pids: []int{a.cmd.Process.Pid}, stop: a.stop, oneHost: true}
 	if in.addr, err = a.pair(ctx, backend); err == nil {
 		err = a.put(ctx, "/v1/connect/intentions/exact?source=web&destination=db", map[string]any{"Action": "allow"})
 	}
 	if err == nil {
-		err = waitFor(ctx, in.addr)
+		err = waitFor(ctx, in.front)
 	}
 	if err != nil {
 		a.stop()
@@ -141,7 +158,8 @@ func (w *weftHost) start(ctx context.Context, backend string) (*instance, error)
 	return in, nil
 }
 
-// writeLeaves makes an authority, which it returns, and a key file for each service.
+// writeLeaves makes an authority, which it returns, and a key file for each service:
+// web.pem, and db-0.pem, db-1.pem … for those of which there are many.
 func writeLeaves(dir string, services ...string) (root string, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -181,7 +199,11 @@ func writeLeaves(dir string, services ...string) (root string, err error) {
 				return "", err
 			}
 		}
-		if err := os.WriteFile(filepath.Join(dir, s+".pem"), b.Bytes(), 0o600); err != nil {
+		file := s
+		if i > 0 {
+			file = fmt.Sprintf("%s-%d", s, i-1)
+		}
+		if err := os.WriteFile(filepath.Join(dir, file+".pem"), b.Bytes(), 0o600); err != nil {
 			return "", fmt.Errorf("key of %s: %w", s, err)
 		}
 	}

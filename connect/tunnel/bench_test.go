@@ -146,6 +146,42 @@ func pairVariant(name string, make func(Config) (Driver, error)) benchVariant {
 	}}
 }
 
+// spliceVariant joins both applications in the kernel.
+var spliceVariant = benchVariant{"splice", func(b testing.TB, addr string) func(net.Conn) {
+	d, err := NewLoops(Config{}, 1)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { d.Close() })
+	benchLoops = d
+	to := netip.MustParseAddrPort(addr)
+	return func(app net.Conn) {
+		if _, err := d.Splice(app, func(*Flow, []byte) Verdict { return Verdict{Addr: to} }, nil); err != nil {
+			b.Error(err)
+			app.Close()
+		}
+	}
+}}
+
+// copyVariant is what Go does by itself in the clear, which splices too.
+var copyVariant = benchVariant{"io.Copy", func(_ testing.TB, addr string) func(net.Conn) {
+	return func(app net.Conn) {
+		go func() {
+			defer app.Close()
+			far, err := net.Dial("tcp", addr)
+			if err != nil {
+				return
+			}
+			defer far.Close()
+			go func() {
+				_, _ = io.Copy(far, app)
+				_ = far.(*net.TCPConn).CloseWrite()
+			}()
+			_, _ = io.Copy(app, far)
+		}()
+	}
+}}
+
 func oneLoop(c Config) (Driver, error) { return NewLoops(c, 1) }
 
 var directVariant = benchVariant{name: "direct"}
@@ -158,6 +194,7 @@ var benchVariants = []benchVariant{
 	tunnelVariant("loop-64-tunnels", oneLoop, 64),
 	pairVariant("goroutine-pairs", goroutines),
 	pairVariant("loop-pairs", oneLoop),
+	spliceVariant, copyVariant,
 }
 
 // TestBenchProxy is the child process of the benchmarks: both proxies of a variant.

@@ -49,6 +49,7 @@ type loop struct {
 	listeners     map[*loopListener]struct{}
 	splices       map[*loopSplice]struct{}
 	pipes         []*pipe // empty ones, few
+	piping        int     // others, in use
 
 	// Buffers of the turn. in is empty whenever another tunnel is served.
 	in    []byte

@@ -36,9 +36,10 @@ func (d *Loops) Listen(ln net.Listener, accept func(net.Conn), failed func(error
 		ln.Close()
 		return nil, err
 	}
-	if addr.Network() == "tcp" {
+	if tcp, ok := addr.(*net.TCPAddr); ok {
 		// Inherited by what it accepts.
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+		dontPace(fd, tcp.AddrPort().Addr())
 	}
 	a := &loopListener{l: d.pick(), fd: fd, addr: addr, accept: accept, failed: failed, done: make(chan struct{})}
 	started := make(chan error, 1)

@@ -11,10 +11,13 @@ import (
 )
 
 const (
-	smallRead   = 16 << 10 // what fills it is taken for bulk, and spliced
-	pipeSize    = 256 << 10
-	spliceTurn  = 256 << 10 // bytes a direction and turn
+	smallRead   = 16 << 10  // what fills it is taken for bulk, and spliced
+	pipeSize    = 1 << 20   // fewer and larger calls: half of what 64 KiB costs
+	pipeSmall   = 256 << 10 // of those beyond pipesLarge, whose readers are slow
+	spliceTurn  = 1 << 20   // bytes a direction and turn
 	pipesAtHand = 8         // kept by a loop when no data flows
+	pipesLarge  = 16        // in use by a loop
+	pipesMost   = 128       // in use by a loop; what there is no pipe for is copied
 )
 
 // loopSplice is two applications of this host joined on a loop: from is the source's,
@@ -59,7 +62,7 @@ type half struct {
 }
 
 // pipe is one of the kernel's, with n bytes in it.
-type pipe struct{ r, w, n int }
+type pipe struct{ r, w, n, size int }
 
 // ready implements handler.
 func (j *joint) ready(events uint32) {
@@ -323,11 +326,11 @@ func (s *loopSplice) take(h *half, from, to *joint) (int, error) {
 // takeBulk fills a pipe.
 func (s *loopSplice) takeBulk(h *half, from *joint) (int, error) {
 	p, err := s.l.pipe()
-	if err != nil { // out of descriptors: it goes without
+	if err != nil { // out of descriptors, or of pipes: it goes without
 		h.bulk = false
 		return 0, nil //nolint:nilerr // copying needs none
 	}
-	n, err := spliceSome(from.fd, p.w, pipeSize)
+	n, err := spliceSome(from.fd, p.w, p.size)
 	switch {
 	case err == unix.EAGAIN: //nolint:errorlint // a bare errno
 		from.readable, from.hup = false, false
@@ -388,7 +391,7 @@ func (s *loopSplice) empty(h *half, to *joint) bool {
 func (s *loopSplice) drop(h *half) {
 	h.queue.clear()
 	if h.pipe != nil {
-		h.pipe.close()
+		s.l.discard(h.pipe)
 		h.pipe = nil
 	}
 }
@@ -484,28 +487,46 @@ func spliceSome(from, to, n int) (int, error) {
 	}
 }
 
+var errPipes = errors.New("as many pipes as there may be are in use")
+
 // pipe gives an empty one.
 func (l *loop) pipe() (*pipe, error) {
 	if n := len(l.pipes); n > 0 {
 		p := l.pipes[n-1]
 		l.pipes = l.pipes[:n-1]
+		l.piping++
 		return p, nil
+	}
+	if l.piping >= pipesMost {
+		return nil, errPipes
 	}
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 		return nil, os.NewSyscallError("pipe2", err)
 	}
-	_, _ = unix.FcntlInt(uintptr(fds[1]), unix.F_SETPIPE_SZ, pipeSize) // a smaller one serves too
-	return &pipe{r: fds[0], w: fds[1]}, nil
+	p := &pipe{r: fds[0], w: fds[1], size: pipeSize}
+	if l.piping >= pipesLarge {
+		p.size = pipeSmall
+	}
+	_, _ = unix.FcntlInt(uintptr(p.w), unix.F_SETPIPE_SZ, p.size) // a smaller one serves too
+	l.piping++
+	return p, nil
 }
 
 // giveBack takes an empty pipe.
 func (l *loop) giveBack(p *pipe) {
 	if len(l.pipes) >= pipesAtHand {
-		p.close()
+		l.discard(p)
 		return
 	}
+	l.piping--
 	l.pipes = append(l.pipes, p)
+}
+
+// discard takes one that may hold something.
+func (l *loop) discard(p *pipe) {
+	l.piping--
+	p.close()
 }
 
 func (p *pipe) close() {

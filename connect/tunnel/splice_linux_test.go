@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // spliceRig joins an application to backend by Splice.
@@ -205,4 +207,81 @@ func TestSpliceDeafApplicationIsReadToItsEnd(t *testing.T) {
 	}
 	_ = r.app.CloseWrite()
 	wait(t, r.near, "end")
+}
+
+func TestSplicePipesAreBounded(t *testing.T) {
+	d, err := NewLoops(Config{}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	l := d.pick()
+	done := make(chan struct{})
+	l.post(func() {
+		defer close(done)
+		var held []*pipe
+		for range pipesMost {
+			p, err := l.pipe()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			held = append(held, p)
+		}
+		if _, err := l.pipe(); err == nil {
+			t.Errorf("%d pipes are in use and one more is given", pipesMost)
+		}
+		l.discard(held[0])
+		if p, err := l.pipe(); err != nil {
+			t.Errorf("one was given back, and none is to be had: %v", err)
+		} else {
+			held[0] = p
+		}
+		for _, p := range held {
+			l.giveBack(p)
+		}
+		if l.piping != 0 || len(l.pipes) != pipesAtHand {
+			t.Errorf("all were given back: %d in use, %d at hand", l.piping, len(l.pipes))
+		}
+	})
+	wait(t, done, "the loop")
+}
+
+// TestLoopbackIsNotPaced: what the loops accept from applications of this host, and what
+// they dial there, is not subject to a congestion control that paces.
+func TestLoopbackIsNotPaced(t *testing.T) {
+	d, err := NewLoops(Config{}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := ln.Addr().String()
+	names := make(chan string, 2)
+	stop, err := d.Listen(ln, func(c net.Conn) {
+		fd, err := takeFD(c)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		name, _ := unix.GetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION)
+		names <- name
+		_ = unix.Close(fd)
+	}, func(error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	fd, _, err := dialSocket(netip.MustParseAddrPort(addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	dialled, _ := unix.GetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION)
+	if accepted := wait(t, names, "connection"); accepted != "reno" || dialled != "reno" {
+		t.Errorf("congestion control %q of what was accepted, %q of what was dialled", accepted, dialled)
+	}
 }
