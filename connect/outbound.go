@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"runtime/debug"
+	"time"
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/identity"
@@ -134,7 +135,8 @@ func (a *attempt) reach(ctx context.Context, e *candidate) error {
 	if a.short(e, true) {
 		return nil
 	}
-	for {
+	begin := time.Now()
+	for tries := 1; ; tries++ {
 		t, c, err := a.p.tunnel(ctx, a, e)
 		switch {
 		case err != nil:
@@ -143,14 +145,26 @@ func (a *attempt) reach(ctx context.Context, e *candidate) error {
 			return a.pair(c, e)
 		}
 		a.p.svc.balancer.worked(e.state)
-		err = a.carry(t, e)
-		if errors.Is(err, tunnel.ErrFull) || errors.Is(err, tunnel.ErrDraining) || errors.Is(err, tunnel.ErrLost) {
-			if ctx.Err() == nil {
-				continue // another one
-			}
+		if err = a.carry(t, e); !wantsAnother(err) {
+			return err
 		}
-		return err
+		// One whose tunnels are of no use, each as it is made, must not keep both ends busy.
+		if time.Since(begin) > a.up.connectTimeout() || !pause(ctx, time.Duration(max(0, tries-patience))*tunnelPause) {
+			return err
+		}
 	}
+}
+
+// An instance gets so many more tunnels at once for a stream that none of them took,
+// then ever longer pauses between them.
+const (
+	patience    = 4
+	tunnelPause = 10 * time.Millisecond
+)
+
+// wantsAnother tells whether another tunnel may take the stream that one did not.
+func wantsAnother(err error) bool {
+	return errors.Is(err, tunnel.ErrFull) || errors.Is(err, tunnel.ErrDraining) || errors.Is(err, tunnel.ErrLost)
 }
 
 // carry makes the application a stream of t. On error the counts of the instance and

@@ -73,8 +73,7 @@ type tunnels struct {
 	instances map[instanceKey]*instance
 	inbound   map[*inboundTunnel]struct{}
 	leaves    map[[sha256.Size]byte]int // inbound, by certificate
-	closing   bool                      // no new ones
-	closed    bool                      // none at all
+	closed    bool                      // none any more
 }
 
 func (t *tunnels) init() {
@@ -158,11 +157,8 @@ func (t *tunnels) put(o *outboundTunnel) {
 		}
 	}
 	in.tunnels = append(in.tunnels, o)
-	switch {
-	case t.closed:
+	if t.closed {
 		_ = o.link.Close()
-	case t.closing:
-		o.link.Drain(tunnel.CodeDraining)
 	}
 }
 
@@ -285,15 +281,15 @@ func (t *tunnels) drainInbound() {
 	}
 }
 
-// drain lets all finish, and those that come.
-func (t *tunnels) drain() {
-	t.drainInbound()
+// drainOutbound ends those that no application is on its way into any more.
+func (t *tunnels) drainOutbound() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.closing = true
 	for _, in := range t.instances {
 		for _, o := range in.tunnels {
-			o.link.Drain(tunnel.CodeDraining)
+			if !o.link.Status().Draining {
+				o.link.Drain(tunnel.CodeDraining)
+			}
 		}
 	}
 }
@@ -330,7 +326,7 @@ func (t *tunnels) join(i *inboundTunnel, l tunnel.Link) bool {
 func (t *tunnels) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.closing, t.closed = true, true
+	t.closed = true
 	for i := range t.inbound {
 		if l := i.link.Load(); l != nil {
 			_ = (*l).Close()

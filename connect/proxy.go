@@ -371,7 +371,7 @@ func (p *Proxy) drain(kill context.CancelFunc) {
 	p.mu.Unlock()
 	p.noInbound.Store(true)
 	p.shortCut.close(p)
-	p.tunnels.drain()
+	p.tunnels.drainInbound()
 	t := time.NewTimer(p.svc.world.Load().limits().DrainTimeout)
 	defer t.Stop()
 	for over := false; !over; {
@@ -379,6 +379,7 @@ func (p *Proxy) drain(kill context.CancelFunc) {
 		case <-t.C:
 			over = true
 		case <-p.live.empty():
+			p.tunnels.drainOutbound() // not before: who was taken and waits for a tunnel is to be carried yet
 			// A stream may be on its way in a tunnel until the far end has closed it.
 			if over = p.tunnels.open() == 0; !over {
 				select {

@@ -1,0 +1,57 @@
+package connect
+
+import (
+	"io"
+	"net"
+	"testing"
+	"time"
+)
+
+// A proxy that was told to stop while an application waits for its tunnel carries it
+// still, and then ends.
+func TestDrainCarriesWhoWaitsForATunnel(t *testing.T) {
+	ca := newTestCA(t, testDomain)
+	app := serve(t, echo)
+	db := startSidecar(t, ca, "db", func(s *Snapshot) {
+		s.Inbound, s.Local, s.Intentions = "127.0.0.1:0", app, allow("web")
+	})
+	behind := db.inbound()
+	arrived, pass := make(chan struct{}, 16), make(chan struct{})
+	gate := serve(t, func(c *net.TCPConn) {
+		arrived <- struct{}{}
+		<-pass
+		far, err := net.Dial("tcp", behind)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer far.Close()
+		go func() {
+			_, _ = io.Copy(far, c) // ends with either
+			_ = far.Close()
+		}()
+		_, _ = io.Copy(c, far) // as above
+	})
+	web := startSidecar(t, ca, "web", func(s *Snapshot) {
+		s.Upstreams = []Upstream{upstreamOf("db", gate)}
+		s.Limits.DrainTimeout = time.Minute
+	})
+	c := dialTCP(t, web.upstream("db"))
+	<-arrived
+	web.stop()
+	eventually(t, "the upstream's listener closed", func() bool {
+		web.mu.Lock()
+		defer web.mu.Unlock()
+		return len(web.upstreams) == 0
+	})
+	close(pass)
+	must(t, roundTrip(c, "carried"))
+	must(t, c.CloseWrite())
+	if _, err := io.ReadAll(c); err != nil {
+		t.Error(err)
+	}
+	<-web.done
+	if n := len(arrived); n != 0 {
+		t.Errorf("%d more tunnels were made", n)
+	}
+}
