@@ -76,7 +76,9 @@ func (s *Supervisor) Upgrade(program string) {
 	s.t.Helper()
 	b, err := os.ReadFile(program)
 	if err == nil {
+		syscall.ForkLock.RLock()                       // a child that has it open for writing would keep it from being run
 		err = os.WriteFile(s.Program+".new", b, 0o755) //nolint:gosec // a program
+		syscall.ForkLock.RUnlock()
 	}
 	if err == nil {
 		err = os.Rename(s.Program+".new", s.Program)
@@ -289,9 +291,17 @@ func (s *Supervisor) End() {
 	clear(s.store)
 }
 
-// Gone waits until a process has ended; a zombie that nobody reaps has.
+// Gone waits until a process has ended; a zombie that nobody reaps has. One that does
+// not end is to write to its log what it is doing.
 func Gone(t testing.TB, pid int, within time.Duration) {
 	t.Helper()
+	gone := false
+	defer func() {
+		if !gone {
+			_ = syscall.Kill(pid, syscall.SIGQUIT) // gone by now is as good
+			waitFor(pid)
+		}
+	}()
 	Eventually(t, within, "process "+strconv.Itoa(pid)+" ends", func() error {
 		b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 		if err != nil {
@@ -302,4 +312,5 @@ func Gone(t testing.TB, pid int, within time.Duration) {
 		}
 		return errors.New("it runs")
 	})
+	gone = true
 }
