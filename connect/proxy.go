@@ -152,6 +152,10 @@ func (p *Proxy) Run(ctx context.Context, src catalog.Watch[*Snapshot]) error {
 	return nil
 }
 
+// sourceRetryMax is how long a source that failed is left alone at most: what it says
+// once it is back may be a deny.
+const sourceRetryMax = time.Second
+
 // follow hands one snapshot after another to take until ctx ends.
 func (p *Proxy) follow(ctx context.Context, src catalog.Watch[*Snapshot], after *uint64, take func(*Snapshot)) {
 	var retry time.Duration
@@ -168,7 +172,7 @@ func (p *Proxy) follow(ctx context.Context, src catalog.Watch[*Snapshot], after 
 			default:
 				p.log.Warn("no new snapshots, the last one stays in force", "index", p.Applied(), "err", err)
 			}
-			retry = min(max(2*retry, retryMin), bindRetryMax)
+			retry = min(max(2*retry, retryMin), sourceRetryMax)
 			if !pause(ctx, retry) {
 				return
 			}

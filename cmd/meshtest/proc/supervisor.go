@@ -35,6 +35,7 @@ type Supervisor struct {
 	store  map[string]int // descriptors, by name
 	main   int            // process
 	starts int
+	paused bool
 	ended  bool
 	groups []int // of processes
 }
@@ -92,7 +93,7 @@ func (s *Supervisor) Upgrade(program string) {
 func (s *Supervisor) Begin() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended {
+	if s.ended || s.paused {
 		return
 	}
 	names := slices.Sorted(maps.Keys(s.store))
@@ -124,6 +125,21 @@ func (s *Supervisor) Begin() {
 	s.groups = append(s.groups, cmd.Process.Pid)
 	go func() { _ = cmd.Wait() }()
 	s.follow(cmd.Process.Pid)
+}
+
+// Pause has the supervisor start nothing until Resume, as after systemctl stop.
+func (s *Supervisor) Pause() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.paused = true
+}
+
+// Resume starts the agent again after Pause.
+func (s *Supervisor) Resume() {
+	s.mu.Lock()
+	s.paused = false
+	s.mu.Unlock()
+	s.Begin()
 }
 
 // follow makes pid the main process; s.mu is held.
