@@ -420,7 +420,7 @@ func TestTerminatingGatewaysAreConnectCapable(t *testing.T) {
 func TestServicesBehindGatewaysHaveAddresses(t *testing.T) {
 	s := newStore(t, Config{})
 	has := func(service string) bool {
-		_, ok := reader{s.state.Load().db.Txn(false)}.virtualIP(service)
+		_, ok := reader{txn: s.state.Load().db.Txn(false)}.virtualIP(service)
 		return ok
 	}
 	if err := setEntry(t, s, `{"Kind":"terminating-gateway","Name":"exit","Services":[{"Name":"billing"},{"Name":"*"}]}`); err != nil {
