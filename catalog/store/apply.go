@@ -199,7 +199,7 @@ func (w *writer) syncNode(c *catalog.SyncNode) error {
 	if err := w.syncChecks(node, c.State.Checks); err != nil {
 		return err
 	}
-	for _, r := range all[*serviceRow](w.reader, tableServices, byNode, node) {
+	for _, r := range all[*serviceRow](w.reader, tableServices, ofNode, node) {
 		if !services[r.Service.ID] && !leaderService(r.Service) {
 			w.dropService(r)
 		}
@@ -221,7 +221,7 @@ func (w *writer) syncChecks(node string, stated []*catalog.Check) error {
 			return err
 		}
 	}
-	for _, ch := range all[*catalog.Check](w.reader, tableChecks, byNode, node) {
+	for _, ch := range all[*catalog.Check](w.reader, tableChecks, ofNode, node) {
 		if of, ok := w.service(node, ch.ServiceID); ok && leaderService(of.Service) {
 			continue
 		}

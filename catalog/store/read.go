@@ -109,7 +109,7 @@ func (s *Store) view(r reader, e epoch, q catalog.Query) *catalog.View {
 			v.Instances = r.asked(q)
 		}
 	case catalog.QueryNodeChecks:
-		v.Checks = all[*catalog.Check](r, tableChecks, byNode, q.Name)
+		v.Checks = all[*catalog.Check](r, tableChecks, ofNode, q.Name)
 	case catalog.QueryServiceChecks:
 		v.Checks = all[*catalog.Check](r, tableChecks, byName, q.Name)
 	case catalog.QueryChecks:
@@ -169,7 +169,7 @@ func (r reader) baseInstances(q catalog.Query) []*catalog.Instance {
 		rows, _ := r.connectRows(q.Name)
 		return r.instances(rows)
 	case catalog.QueryNode:
-		index = byNode
+		index = ofNode
 	}
 	return r.instances(all[*serviceRow](r, tableServices, index, q.Name))
 }

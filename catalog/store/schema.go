@@ -37,6 +37,7 @@ const (
 	byID          = "id"
 	byUUID        = "uuid"
 	byNode        = "node"
+	ofNode        = byID + "_prefix" // of tables whose key begins with the node
 	byName        = "name"
 	byConnect     = "connect"
 	byNodeService = "node-service"
@@ -134,6 +135,9 @@ func (k keyed) FromArgs(args ...any) ([]byte, error) {
 	return key(parts...), nil
 }
 
+// PrefixFromArgs implements memdb.PrefixIndexer: the first parts of a key.
+func (k keyed) PrefixFromArgs(args ...any) ([]byte, error) { return k.FromArgs(args...) }
+
 // rawKey is the index of keys as they are. Nothing follows them, so that a prefix of
 // a key is a prefix of its index.
 type rawKey struct{}
@@ -214,7 +218,6 @@ func schema() *memdb.DBSchema {
 				return []string{strings.ToLower(n.ID)}
 			}))),
 		table(tableServices, on(func(r *serviceRow) []string { return []string{r.Node, r.Service.ID} }),
-			also(byNode, on(func(r *serviceRow) []string { return []string{r.Node} })),
 			also(byName, on(func(r *serviceRow) []string { return []string{r.Service.Service} })),
 			also(byConnect, on(func(r *serviceRow) []string {
 				if n := r.connectName(); n != "" {
@@ -224,7 +227,6 @@ func schema() *memdb.DBSchema {
 			}))),
 		table(tableChecks, on(func(c *catalog.Check) []string { return []string{c.Node, c.CheckID} }),
 			also(byNodeService, on(func(c *catalog.Check) []string { return []string{c.Node, c.ServiceID} })),
-			also(byNode, on(func(c *catalog.Check) []string { return []string{c.Node} })),
 			also(byName, on(func(c *catalog.Check) []string {
 				if c.ServiceName == "" {
 					return nil

@@ -148,7 +148,7 @@ func (w *writer) settleInstance(r *serviceRow) {
 
 // touchInstancesOn does so for every service of a node.
 func (w *writer) touchInstancesOn(node string) {
-	for _, r := range all[*serviceRow](w.reader, tableServices, byNode, node) {
+	for _, r := range all[*serviceRow](w.reader, tableServices, ofNode, node) {
 		w.touchInstance(r)
 	}
 }
@@ -176,7 +176,7 @@ func (w *writer) putNode(n *catalog.Node, created uint64) {
 		return
 	}
 	w.touchInstancesOn(n.Node)
-	if _, ok := first[*serviceRow](w.reader, tableServices, byNode, n.Node); ok {
+	if _, ok := first[*serviceRow](w.reader, tableServices, ofNode, n.Node); ok {
 		w.touch(keyInstances)
 	}
 }
@@ -187,10 +187,10 @@ func (w *writer) dropNode(name string) {
 	if !ok {
 		return
 	}
-	for _, r := range all[*serviceRow](w.reader, tableServices, byNode, name) {
+	for _, r := range all[*serviceRow](w.reader, tableServices, ofNode, name) {
 		w.dropService(r)
 	}
-	for _, c := range all[*catalog.Check](w.reader, tableChecks, byNode, name) {
+	for _, c := range all[*catalog.Check](w.reader, tableChecks, ofNode, name) {
 		w.dropCheck(c)
 	}
 	w.dropCoordinate(name)
@@ -307,7 +307,7 @@ func (w *writer) touchCheck(c *catalog.Check) {
 
 // settleCheck is called once c was changed or is gone.
 func (w *writer) settleCheck(c *catalog.Check) {
-	w.settle(classNodeChecks, c.Node, tableChecks, byNode, c.Node)
+	w.settle(classNodeChecks, c.Node, tableChecks, ofNode, c.Node)
 	if c.ServiceName != "" {
 		w.settle(classServiceChecks, c.ServiceName, tableChecks, byName, c.ServiceName)
 	}
