@@ -63,6 +63,7 @@ var forbidden = map[string][]string{
 	"agent/httpapi":    {"server/...", "cmd/...", "catalog/store", grpc, memberlist},
 	"agent/dns":        {"server/...", "cmd/...", "agent/remote"},
 	"agent/guard":      {"server/...", "cmd/...", "agent", "agent/checks", "agent/dns", "agent/gossip", "agent/httpapi", "agent/local", "agent/remote", "agent/sidecar"},
+	"agent/telemetry":  {"catalog/...", "connect/...", "server/...", "cmd/...", "agent", "agent/httpapi", grpc, netHTTP},
 	"agent/watches":    {"server/...", "cmd/...", "catalog/store", "catalog/wire", "agent/httpapi", "agent/local", "agent/remote", grpc},
 	"agent":            {"server/...", "cmd/...", raft, raftBolt},
 }

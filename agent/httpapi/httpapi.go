@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/weftmesh/weft/agent/telemetry"
 	"github.com/weftmesh/weft/catalog/acl"
 	"github.com/weftmesh/weft/connect"
 	"github.com/weftmesh/weft/connect/enroll"
@@ -101,6 +102,8 @@ type Config struct {
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics of the API itself
 	Gatherer   prometheus.Gatherer   // what /v1/agent/metrics shows
+	// MetricNames are how it calls them.
+	MetricNames telemetry.Names
 }
 
 // Self describes the agent to those who ask.

@@ -14,11 +14,15 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 
+	"github.com/weftmesh/weft/agent/telemetry"
 	"github.com/weftmesh/weft/catalog/acl"
 )
 
 // metricsAPI shows what the agent and its server count.
-type metricsAPI struct{ gatherer prometheus.Gatherer }
+type metricsAPI struct {
+	gatherer prometheus.Gatherer
+	names    telemetry.Names
+}
 
 func (a metricsAPI) routes() []Route {
 	return []Route{{
@@ -37,8 +41,9 @@ func (a metricsAPI) metrics(c *call) (any, error) {
 	accept := c.r.Header.Get("Accept")
 	wanted := c.query.Get("format") == "prometheus" || strings.Contains(accept, "application/openmetrics-text") || strings.Contains(accept, "version=0.0.4")
 	if !wanted {
-		return viewMetrics(families, time.Now()), nil
+		return viewMetrics(families, a.names, time.Now()), nil
 	}
+	a.names.Rename(families)
 	format := expfmt.NegotiateIncludingOpenMetrics(c.r.Header)
 	var buf bytes.Buffer
 	enc := expfmt.NewEncoder(&buf, format)
@@ -82,13 +87,13 @@ type sampleView struct {
 	Labels map[string]string
 }
 
-func viewMetrics(families []*dto.MetricFamily, now time.Time) metricsView {
+func viewMetrics(families []*dto.MetricFamily, names telemetry.Names, now time.Time) metricsView {
 	v := metricsView{
 		Timestamp: now.UTC().Format("2006-01-02 15:04:05 +0000 UTC"),
 		Gauges:    []gaugeView{}, Points: []struct{}{}, Counters: []sampleView{}, Samples: []sampleView{},
 	}
 	for _, f := range families {
-		name := consulName(f.GetName())
+		name := names.Dotted(f.GetName())
 		for _, m := range f.GetMetric() {
 			v.add(name, m)
 		}
@@ -98,28 +103,6 @@ func viewMetrics(families []*dto.MetricFamily, now time.Time) metricsView {
 	slices.SortStableFunc(v.Counters, byName)
 	slices.SortStableFunc(v.Samples, byName)
 	return v
-}
-
-// underscored are the metrics of Consul with an underscore that stands for itself.
-var underscored = map[string]string{
-	"consul_cache_fetch_success": "consul.cache.fetch_success", "consul_runtime_num_goroutines": "consul.runtime.num_goroutines",
-	"consul_runtime_alloc_bytes": "consul.runtime.alloc_bytes", "consul_runtime_sys_bytes": "consul.runtime.sys_bytes",
-	"consul_runtime_malloc_count": "consul.runtime.malloc_count", "consul_runtime_free_count": "consul.runtime.free_count",
-	"consul_runtime_heap_objects": "consul.runtime.heap_objects", "consul_runtime_total_gc_pause_ns": "consul.runtime.total_gc_pause_ns",
-	"consul_runtime_total_gc_runs": "consul.runtime.total_gc_runs", "consul_state_service_instances": "consul.state.service_instances",
-	"consul_rpc_rate_limit_exceeded": "consul.rpc.rate_limit.exceeded", "consul_rpc_rate_limit_log_dropped": "consul.rpc.rate_limit.log_dropped",
-	"consul_state_connect_instances": "consul.state.connect_instances", "consul_state_config_entries": "consul.state.config_entries",
-}
-
-// consulName is the name of a metric as Consul's JSON has it: in parts, with dots.
-func consulName(name string) string {
-	if dotted, ok := underscored[name]; ok {
-		return dotted
-	}
-	if strings.HasPrefix(name, "consul_") {
-		return strings.ReplaceAll(name, "_", ".")
-	}
-	return name
 }
 
 func (v *metricsView) add(name string, m *dto.Metric) {

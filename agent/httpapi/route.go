@@ -134,7 +134,7 @@ func allRoutes(cfg Config, q *queries) []Route {
 	var rs []Route
 	for _, part := range [][]Route{
 		agentAPI{cfg}.routes(), servicesAPI{cfg}.routes(), checksAPI{cfg}.routes(),
-		localHealthAPI{cfg}.routes(), metricsAPI{cfg.Gatherer}.routes(), certificatesAPI{cfg, q}.routes(),
+		localHealthAPI{cfg}.routes(), metricsAPI{cfg.Gatherer, cfg.MetricNames}.routes(), certificatesAPI{cfg, q}.routes(),
 		agentConnectAPI{cfg, q}.routes(), proxiesAPI{cfg}.routes(),
 		catalogAPI{cfg, q}.routes(), catalogWriteAPI{cfg}.routes(), healthAPI{q}.routes(),
 		caAPI{cfg, q}.routes(), certRevocationsAPI{cfg, q}.routes(), intentionsAPI{cfg, q}.routes(), intentionIDsAPI{cfg, q}.routes(), enforcedAPI{cfg}.routes(),

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"os"
 	"reflect"
 	"slices"
 	"strconv"
@@ -20,6 +21,7 @@ import (
 	"github.com/weftmesh/weft/agent/gossip"
 	"github.com/weftmesh/weft/agent/httpapi"
 	"github.com/weftmesh/weft/agent/remote"
+	"github.com/weftmesh/weft/agent/telemetry"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/durable"
 	"github.com/weftmesh/weft/cmd/weft/config"
@@ -42,7 +44,8 @@ type host struct {
 	pool   *remote.Pool   // the servers on other hosts; nil beside a server
 	server *server.Server // nil on an agent
 	agent  *agent.Agent
-	paths  []string // of the configuration
+	sender *telemetry.Sender // of metrics
+	paths  []string          // of the configuration
 	relay  *relay
 }
 
@@ -84,7 +87,27 @@ func newHost(cfg *config.Config, l *logs, load func() (*config.Config, error), b
 	if h.agent, err = agent.New(h.agentConfig(reg, load)); err != nil {
 		return h, startError(cfg, err)
 	}
+	if h.sender, err = telemetry.New(h.telemetryConfig(reg)); err != nil {
+		return h, startError(cfg, err)
+	}
 	return h, nil
+}
+
+// shown are the metrics that there are to see.
+func (h *host) shown(reg *prometheus.Registry) prometheus.Gatherer {
+	return telemetry.Filter(reg, h.cfg.MetricNames(), h.cfg.MetricRules())
+}
+
+func (h *host) telemetryConfig(reg *prometheus.Registry) telemetry.Config {
+	t := h.cfg.Telemetry
+	out := telemetry.Config{
+		Gatherer: h.shown(reg), Names: h.cfg.MetricNames(), Statsd: t.Statsd, DogStatsd: t.DogStatsd, Tags: t.DogStatsdTags,
+		Strict: !t.RetryFailed, Logger: h.log, Registerer: reg,
+	}
+	if !t.DisableHostname {
+		out.Hostname, _ = os.Hostname() // without a name gauges have none
+	}
+	return out
 }
 
 func (h *host) newServer(reg prometheus.Registerer) error {
@@ -267,7 +290,7 @@ func (h *host) httpConfig(reg *prometheus.Registry) httpapi.Config {
 		Keyring: h.gossip, Monitor: h.logs.tap, DefaultQueryTime: c.DefaultQueryTime, MaxQueryTime: c.MaxQueryTime,
 		DiscoveryMaxStale: c.DiscoveryMaxStale, MaxConnsPerClient: httpConns(c),
 		KVMaxValueSize: int64(c.Limits.KVMaxValueSize), TxnMaxRequest: int64(c.Limits.TxnMaxRequest),
-		MaxHeaderBytes: c.MaxHeaderBytes, ResponseHeaders: headers, Gatherer: reg,
+		MaxHeaderBytes: c.MaxHeaderBytes, ResponseHeaders: headers, Gatherer: h.shown(reg), MetricNames: c.MetricNames(),
 		BlockEndpoints: c.BlockEndpoints, AllowWriteFrom: c.Writers(), AllowedHosts: c.AllowedHosts,
 	}
 }

@@ -89,6 +89,11 @@ func (h *host) run(ctx context.Context, sigs <-chan os.Signal) error {
 	go h.announce(agentCtx)
 	go h.autoReload(agentCtx)
 	go h.tend(ended)
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		_ = h.sender.Run(serverCtx) // it never fails
+	}()
 
 	err := h.agent.Run(agentCtx)
 	gaveUp := errors.Is(err, agent.ErrGaveUp)
@@ -97,6 +102,7 @@ func (h *host) run(ctx context.Context, sigs <-chan os.Signal) error {
 	}
 	stopServer()
 	serverErr := <-served
+	<-sent
 	if gaveUp {
 		if serverErr != nil {
 			h.log.Error("the server did not end well; the hand-over goes on", "err", serverErr)

@@ -86,6 +86,7 @@ type Config struct {
 	Autopilot                 Autopilot
 	Cluster                   Cluster
 	Gossip                    GossipSettings
+	Telemetry                 Telemetry
 
 	// Warnings are said once, when the agent starts or is validated.
 	Warnings []string
@@ -158,6 +159,7 @@ func Default() *Config {
 		DefaultIntentionPolicy: string(catalog.ActionDeny),
 		Connect:                Connect{Enabled: true, CAProvider: "consul", AccessLog: AccessLog{Enabled: true, Sample: 1}, LocalShortCut: true},
 		DNS:                    defaultDNS(),
+		Telemetry:              defaultTelemetry(),
 		CentralServiceConfig:   true,
 		CheckUpdateInterval:    5 * time.Minute,
 		CheckSettings:          CheckSettings{OutputMaxSize: 4096},

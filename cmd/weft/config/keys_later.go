@@ -18,7 +18,7 @@ func settledKeys() []Key {
 }
 
 func laterClusterKeys() []Key {
-	return with(Accepted, "",
+	return with(Accepted, "clusters of several datacenters are not joined, each stands for itself",
 		Key{Name: "primary_datacenter", Type: String, Flag: "primary-datacenter", Doc: "The datacenter that leads the others."},
 		Key{Name: "primary_gateways", Type: StringList, Doc: "Mesh gateways of the primary datacenter."},
 		Key{Name: "primary_gateways_interval", Type: Duration, Default: "30s", Doc: "The time between attempts to reach them."},
@@ -29,11 +29,11 @@ func laterClusterKeys() []Key {
 		Key{Name: "gossip_wan", Type: AnyMap, Doc: "Gossip between datacenters."},
 		Key{Name: "serf_wan", Type: String, Flag: "serf-wan-bind", Doc: "The address of gossip between datacenters."},
 		Key{Name: "serf_wan_allowed_cidrs", Type: StringList, Doc: "Networks whose servers may join."},
-		Key{Name: "advertise_reconnect_timeout", Type: Duration, Doc: "After how long others forget this host once it fails."},
+		Key{Name: "advertise_reconnect_timeout", Type: Duration, Doc: "After how long others forget this host once it fails.", Note: "reconnect_timeout of the others decides"},
 		Key{Name: "peering.enabled", Type: Bool, Default: "true", Doc: "Whether clusters may be peered.", Note: "peering comes in a later version"},
-		Key{Name: "peering.test_allow_peer_registrations", Type: Bool, Default: "false", Doc: "For tests of peering only."},
+		Key{Name: "peering.test_allow_peer_registrations", Type: Bool, Default: "false", Doc: "For tests of peering only.", Note: "peering comes in a later version"},
 		Key{Name: "ports.serf_wan", Type: Int, Default: "8302", Flag: "serf-wan-port", Doc: "The port of gossip between datacenters."},
-		Key{Name: "enable_agent_tls_for_checks", Type: Bool, Default: "false", Doc: "Use the agent's certificate in HTTP and gRPC checks."},
+		Key{Name: "enable_agent_tls_for_checks", Type: Bool, Default: "false", Doc: "Use the agent's certificate in HTTP and gRPC checks.", Note: "checks bring no certificate"},
 		Key{Name: "connect.enable_mesh_gateway_wan_federation", Type: Bool, Default: "false", Doc: "Join datacenters through mesh gateways."},
 	)
 }

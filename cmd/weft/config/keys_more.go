@@ -1,31 +1,15 @@
 package config
 
-func telemetryKeys() []Key {
-	return with(Accepted, "metrics are served for Prometheus only",
-		Key{Name: "telemetry.prometheus_retention_time", Type: Duration, Default: "0s", Doc: "How long a series is kept that nobody updates.", Note: "series are kept while the agent runs"},
-		Key{Name: "telemetry.metrics_prefix", Type: String, Default: "consul", Doc: "The first part of metric names."},
-		Key{Name: "telemetry.disable_hostname", Type: Bool, Default: "false", Doc: "Leave the host name out of metric names."},
-		Key{Name: "telemetry.disable_per_tenancy_usage_metrics", Type: Bool, Default: "false", Doc: "Has a meaning with namespaces only."},
-		Key{Name: "telemetry.statsd_address", Type: String, Doc: "Where metrics go as statsd."},
-		Key{Name: "telemetry.dogstatsd_addr", Type: String, Doc: "Where metrics go as dogstatsd."},
-		Key{Name: "telemetry.dogstatsd_tags", Type: StringList, Doc: "Tags of all metrics in dogstatsd."},
-		Key{Name: "telemetry.filter_default", Type: Bool, Default: "true", Doc: "Whether metrics pass that no filter names."},
-		Key{Name: "telemetry.prefix_filter", Type: StringList, Doc: "Prefixes of metrics to keep (+) or drop (-)."},
-		Key{Name: "telemetry.retry_failed_connection", Type: Bool, Default: "true", Doc: "Try a metrics sink again that failed."},
-		Key{Name: "telemetry.enable_host_metrics", Type: Bool, Default: "false", Doc: "Report CPU, memory and disks of the host."},
-	)
-}
-
 func laterKeys() []Key {
+	const ui = "there is no web interface; the endpoints that Consul's asks are there"
 	return with(Accepted, "",
-		Key{Name: "connect.enable_serverless_plugin", Type: Bool, Default: "false", Doc: "Support for functions of a cloud vendor."},
 		Key{Name: "audit", Type: AnyMap, Doc: "The audit log."},
 		Key{Name: "ports.expose_min_port", Type: Int, Default: "21500", Doc: "The first port given to exposed paths."},
 		Key{Name: "ports.expose_max_port", Type: Int, Default: "21755", Doc: "The last port given to exposed paths."},
-		Key{Name: "ui", Type: Bool, Default: "false", Flag: "ui", Doc: "Former name of ui_config.enabled."},
-		Key{Name: "ui_dir", Type: String, Flag: "ui-dir", Doc: "Former name of ui_config.dir."},
-		Key{Name: "ui_content_path", Type: String, Flag: "ui-content-path", Doc: "Former name of ui_config.content_path."},
-		Key{Name: "ui_config", Type: AnyMap, Doc: "The web user interface."},
+		Key{Name: "ui", Type: Bool, Default: "false", Flag: "ui", Doc: "Former name of ui_config.enabled.", Note: ui},
+		Key{Name: "ui_dir", Type: String, Flag: "ui-dir", Doc: "Former name of ui_config.dir.", Note: ui},
+		Key{Name: "ui_content_path", Type: String, Flag: "ui-content-path", Doc: "Former name of ui_config.content_path.", Note: ui},
+		Key{Name: "ui_config", Type: AnyMap, Doc: "The web user interface.", Note: ui},
 	)
 }
 
@@ -73,6 +57,7 @@ func ignoredKeys() []Key {
 		Key{Name: "telemetry.circonus_broker_select_tag", Type: String, Doc: "Circonus.", Note: "use Prometheus"},
 		Key{Name: "disable_update_check", Type: Bool, Doc: "Switches off the check for updates.", Note: "weft never looks for updates"},
 		Key{Name: "disable_anonymous_signature", Type: Bool, Doc: "Switches off the signature in that check.", Note: "weft never looks for updates"},
+		Key{Name: "connect.enable_serverless_plugin", Type: Bool, Default: "false", Anyway: "false", Doc: "Support for functions of a cloud vendor.", Note: "services run on hosts"},
 		Key{Name: "check_reap_interval", Type: Duration, Doc: "How often dead services are looked for.", Note: "they are deregistered when their time is up"},
 		Key{Name: "experiments", Type: StringList, Doc: "Experiments of Consul.", Note: "there are none here"},
 		Key{Name: "snapshot_agent", Type: AnyMap, Doc: "The snapshot agent of Consul Enterprise.", Note: "use a timer that saves snapshots"},

@@ -73,7 +73,7 @@ func (c *Config) validate() error {
 	var found Mistakes
 	for _, check := range []func() error{
 		c.validateNode, c.validateServer, c.validatePorts, c.validateMesh, c.validateDNS, c.validateOperator, c.validateRest,
-		c.validateHost, c.validateChecks, c.validateLogs, c.validateHTTPS, c.validateLimits,
+		c.validateHost, c.validateChecks, c.validateTelemetry, c.validateLogs, c.validateHTTPS, c.validateLimits,
 	} {
 		found.Add(check())
 	}

@@ -1,0 +1,157 @@
+package telemetry
+
+import (
+	"context"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestNames(t *testing.T) {
+	for name, want := range map[string]string{
+		"consul_api_http": "consul.api.http", "consul_runtime_num_goroutines": "consul.runtime.num_goroutines",
+		"weft_http_request_seconds": "weft_http_request_seconds", "go_threads": "go_threads",
+	} {
+		if got := (Names{}).Dotted(name); got != want {
+			t.Errorf("%s is %s, want %s", name, got, want)
+		}
+		if got, want := (Names{Prefix: "mesh.eu"}).Dotted(name), strings.Replace(want, "consul.", "mesh.eu.", 1); got != want {
+			t.Errorf("%s is %s, want %s", name, got, want)
+		}
+	}
+}
+
+func TestRules(t *testing.T) {
+	r := Rules{Default: true, Prefixes: []string{"-consul", "+consul.raft", "-consul.raft.fsm", "+consul.raft.fsm"}}
+	for name, want := range map[string]bool{
+		"weft_x": true, "consul.api": false, "consul.raft": true, "consul.raft.apply": true, "consul.raft.fsm.x": false,
+	} {
+		if got := r.Shows(name); got != want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+	if (Rules{}).Shows("x") || !(Rules{Prefixes: []string{"+x"}}).Shows("xy") {
+		t.Error("the default is wrong")
+	}
+	for _, bad := range []string{"", "+", "consul"} {
+		if (Rules{Prefixes: []string{bad}}).Validate() == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+	if err := r.Validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+// sinkhole takes packets.
+func sinkhole(t *testing.T) (addr string, next func() []string) {
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c.LocalAddr().String(), func() []string {
+		t.Helper()
+		b := make([]byte, 64<<10)
+		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		n, _, err := c.ReadFrom(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n > maxPacket {
+			t.Errorf("a packet of %d bytes", n)
+		}
+		return strings.Split(string(b[:n]), "\n")
+	}
+}
+
+func TestSend(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	queries := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "consul_dns_queries"}, []string{"node"})
+	heap := prometheus.NewGauge(prometheus.GaugeOpts{Name: "consul_runtime_alloc_bytes"})
+	below := prometheus.NewGauge(prometheus.GaugeOpts{Name: "below"})
+	took := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "weft_took_seconds"})
+	quiet := prometheus.NewSummary(prometheus.SummaryOpts{Name: "consul_quiet"})
+	reg.MustRegister(queries, heap, below, took, quiet)
+	plain, nextPlain := sinkhole(t)
+	dog, nextDog := sinkhole(t)
+	s, err := New(Config{Gatherer: reg, Statsd: plain, DogStatsd: dog, Tags: []string{"env:a b"}, Hostname: "h1", Strict: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	queries.WithLabelValues("n:1").Add(3)
+	heap.Set(2e9)
+	below.Set(-1)
+	took.Observe(0.25)
+	took.Observe(0.75)
+	s.send()
+	want := []string{
+		"h1.below:0|g", "h1.below:-1|g", "consul.dns.queries.n_1:3|c",
+		"consul.h1.runtime.alloc_bytes:2000000000|g", "weft_took_seconds:500|ms|@0.5",
+	}
+	if got := nextPlain(); !slices.Equal(got, want) {
+		t.Errorf("statsd was sent %q, want %q", got, want)
+	}
+	want = []string{
+		"below:0|g|#env:a_b", "below:-1|g|#env:a_b", "consul.dns.queries:3|c|#node:n:1,env:a_b",
+		"consul.runtime.alloc_bytes:2000000000|g|#env:a_b", "weft_took_seconds:500|ms|@0.5|#env:a_b",
+	}
+	if got := nextDog(); !slices.Equal(got, want) {
+		t.Errorf("dogstatsd was sent %q, want %q", got, want)
+	}
+	queries.WithLabelValues("n:1").Inc()
+	s.send()
+	if got := nextPlain(); !slices.Contains(got, "consul.dns.queries.n_1:1|c") || slices.ContainsFunc(got, func(l string) bool { return strings.HasPrefix(l, "weft_took") }) {
+		t.Errorf("the second time %q", got)
+	}
+}
+
+// TestRunSendsWhatIsLeft: what was counted since the last time is sent at the end, and
+// much of it in many packets.
+func TestRunSendsWhatIsLeft(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	many := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "many"}, []string{"l"})
+	reg.MustRegister(many)
+	for i := range 100 {
+		many.WithLabelValues(strings.Repeat("y", i+1)).Inc()
+	}
+	addr, next := sinkhole(t)
+	s, err := New(Config{Gatherer: reg, Statsd: addr, Every: time.Hour, Registerer: reg})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- s.Run(ctx) }()
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	lines := len(next())
+	for lines < 100 {
+		lines += len(next())
+	}
+}
+
+func TestAddressThatIsNobodys(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	if _, err := New(Config{Gatherer: reg, Statsd: "no such host:1", Strict: true}); err == nil || !strings.Contains(err.Error(), "statsd at no such host:1") {
+		t.Error(err)
+	}
+	s, err := New(Config{Gatherer: reg, Statsd: "no such host:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.send()
+	if !s.sinks[0].failing {
+		t.Error("nobody noticed")
+	}
+}
