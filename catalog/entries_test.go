@@ -320,3 +320,17 @@ func FuzzConfigEntry(f *testing.F) {
 		MergeCentral(EntrySet{e}, &Service{Kind: KindConnectProxy, Proxy: ConnectProxy{DestinationServiceName: e.EntryName(), Upstreams: []Upstream{{DestinationName: e.EntryName()}}}})
 	})
 }
+
+// TestCipherSuites: suites may have the names of IANA, as Consul documents them, and
+// those of OpenSSL.
+func TestCipherSuites(t *testing.T) {
+	if len(cipherSuites) != len(opensslSuites) {
+		t.Errorf("%d names of IANA, %d of OpenSSL", len(cipherSuites), len(opensslSuites))
+	}
+	if err := validTLS("TLSv1_2", "", []string{"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "ECDHE-RSA-AES128-GCM-SHA256"}); err != nil {
+		t.Error(err)
+	}
+	if err := validTLS("TLSv1_2", "", []string{"TLS_NULL_WITH_NULL_NULL"}); err == nil {
+		t.Error("an unknown suite is accepted")
+	}
+}

@@ -49,6 +49,32 @@ func (i *Instance) Place() *Locality {
 	return nil
 }
 
+// Validate refuses a zone of no region.
+func (l *Locality) Validate() error {
+	if l != nil && l.Zone != "" && l.Region == "" {
+		return Invalidf("zone cannot be set without region")
+	}
+	return nil
+}
+
+// ValidNodeID refuses an ID of a node that is no UUID. Nodes may have none.
+func ValidNodeID(id string) error {
+	if id == "" {
+		return nil
+	}
+	if len(id) != 36 {
+		return Invalidf("Bad node ID: %.64q is no UUID: it has not 36 characters", id)
+	}
+	for i, c := range []byte(id) {
+		dash := i == 8 || i == 13 || i == 18 || i == 23
+		hex := c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
+		if dash != (c == '-') || !dash && !hex {
+			return Invalidf("Bad node ID: %q is no UUID such as 40e4a748-2192-161a-0510-9bf59fe950b5", id)
+		}
+	}
+	return nil
+}
+
 // Well-known names that Consul's clients look for.
 const (
 	// NodeCheckID is the check that tells whether the agent of a node is alive.

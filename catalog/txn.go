@@ -204,6 +204,11 @@ func (o *NodeOp) validate() error {
 	if o.Node.Node == "" && o.Node.ID != "" && o.Verb == TxnGet {
 		return validName("node ID", o.Node.ID)
 	}
+	if o.Verb == TxnSet || o.Verb == TxnCAS {
+		if err := ValidNodeID(o.Node.ID); err != nil {
+			return err
+		}
+	}
 	return validNode(&o.Node)
 }
 

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"errors"
 	"net/http"
 	"time"
 
@@ -110,6 +111,8 @@ func (a catalogWriteAPI) register(c *call) (any, error) {
 	switch {
 	case body.Node == "":
 		return nil, &httpError{http.StatusInternalServerError, "Must provide node"}
+	case catalog.ValidNodeID(body.ID) != nil:
+		return nil, catalog.ValidNodeID(body.ID)
 	case body.Address == "" && !body.SkipNodeUpdate:
 		return nil, &httpError{http.StatusInternalServerError, "Must provide address if SkipNodeUpdate is not set"}
 	}
@@ -123,7 +126,11 @@ func (a catalogWriteAPI) register(c *call) (any, error) {
 	if err := body.addChecks(cmd); err != nil {
 		return nil, err
 	}
-	if _, err := c.apply(a.cfg.Servers, cmd); err != nil {
+	_, err := c.apply(a.cfg.Servers, cmd)
+	if errors.Is(err, catalog.ErrNotFound) { // the service of a check
+		return nil, &httpError{http.StatusInternalServerError, "Missing service registration: " + err.Error()}
+	}
+	if err != nil {
 		return nil, err
 	}
 	return true, nil
@@ -236,6 +243,9 @@ func (a catalogWriteAPI) deregister(c *call) (any, error) {
 		return nil, &httpError{http.StatusInternalServerError, "Must provide node"}
 	}
 	cmd := &catalog.Deregister{Node: body.Node, ServiceID: body.ServiceID, CheckID: body.CheckID}
+	if cmd.ServiceID != "" {
+		cmd.CheckID = "" // the service goes, with its checks, as in Consul
+	}
 	if _, err := c.apply(a.cfg.Servers, cmd); err != nil {
 		return nil, err
 	}

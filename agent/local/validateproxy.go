@@ -16,6 +16,9 @@ const (
 )
 
 func validKind(reg *catalog.ServiceRegistration) error {
+	if err := reg.Locality.Validate(); err != nil {
+		return refuse("Validation failed: service %s: %v", reg.Name, err)
+	}
 	native := reg.Connect != nil && reg.Connect.Native
 	switch reg.Kind {
 	case catalog.KindTypical:
