@@ -66,6 +66,8 @@ var (
 type ResetError struct {
 	Code   Code
 	Remote bool // by the peer
+	// Unseen: the peer says that its application saw nothing of the stream.
+	Unseen bool
 }
 
 // Error implements error.

@@ -29,6 +29,11 @@
 // complete. GOAWAY names the last stream that is served; later ones end with
 // ErrUnprocessed and are safe to open elsewhere.
 //
+// An OPEN may have carried data when it is refused. A RESET says whether the application
+// saw any of the stream (unseenBit); up to 16 KiB are kept until the first answer or
+// credit, and the owner gets the application back with them (End.App), to be carried
+// elsewhere. Nothing is said again that anyone may have heard.
+//
 // # Windows
 //
 // A stream begins with a window of 32 KiB, which is guaranteed to it. Turning half of it

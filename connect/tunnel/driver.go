@@ -24,7 +24,8 @@ type Driver interface {
 	Pair(conn *tls.Conn, app net.Conn, end EndFunc) (*Flow, error)
 	// Splice joins app to an application of this host, without a tunnel: accept judges
 	// it as the far end of one would, and end is told as the near end of one. It owns app,
-	// unless it fails, with errors.ErrUnsupported where a platform has no such thing.
+	// unless it fails, with errors.ErrUnsupported where a platform has no such thing, or
+	// app has said something in a stream before.
 	Splice(app net.Conn, accept Accept, end EndFunc) (*Flow, error)
 	// Listen accepts the connections of ln, which it owns, and gives each to accept,
 	// which may run on an event loop and must not block, and will mostly Carry it.
@@ -148,9 +149,11 @@ type End struct {
 	Cause Cause
 	Code  Code  // of the reset, where there was one
 	Err   error // nil when it was done
-	// App is the application's connection where it is untouched: nothing was read of
-	// it, and nothing given to it. Its owner may carry it elsewhere, and must close it
-	// else. It may be nil also where that holds.
+	// App is the application's connection where nobody has heard it: nothing was read of
+	// it, or so little that it was kept, and the far end says that its application saw
+	// nothing of that; and nothing was given to it. Its owner may carry it elsewhere, where
+	// what it has said is said again, and must close it else. It may be nil also where that
+	// holds.
 	App net.Conn
 }
 

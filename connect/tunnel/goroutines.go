@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -134,9 +135,13 @@ func (l *link) Carry(app net.Conn, meta []byte, end EndFunc) (*Flow, error) {
 	if err != nil {
 		return nil, err
 	}
+	app, said := heard(app)
 	c := &carried{s: s, app: app, flow: &Flow{}}
+	if end != nil {
+		c.kept = &kept{b: said}
+	}
 	c.flow.target = c
-	s.attach(app)
+	s.attach(app, c.kept != nil)
 	go c.run(end)
 	return c.flow, nil
 }
@@ -153,7 +158,7 @@ func serve(t *Tunnel, accept Accept) {
 		v := accept(c.flow, s.Meta())
 		s.meta = nil
 		if v.Refuse != 0 {
-			s.Reset(v.Refuse)
+			s.refuse(v.Refuse)
 			continue
 		}
 		v.complete()
@@ -174,6 +179,7 @@ type carried struct {
 
 	from  *appReader
 	toApp appWriter
+	kept  *kept // of up, and of run when that is over; nil where nothing can be said again
 }
 
 // reset is the owner's. Unlike the peer's, it cuts the application also when it
@@ -200,7 +206,7 @@ func (c *carried) attach(app net.Conn) {
 	if over {
 		abort(app)
 	}
-	c.s.attach(app)
+	c.s.attach(app, false)
 }
 
 func (c *carried) dial(v Verdict) {
@@ -209,7 +215,7 @@ func (c *carried) dial(v Verdict) {
 	app, err := v.Dial(ctx)
 	cancel()
 	if err != nil {
-		c.s.Reset(CodeDialFailed)
+		c.s.refuse(CodeDialFailed)
 		e := End{Cause: CauseDial, Code: CodeDialFailed, Err: err}
 		if serr := c.s.failure(); serr != nil && errors.Is(err, context.Canceled) {
 			e = c.blame(serr)
@@ -257,7 +263,34 @@ func (c *carried) run(end EndFunc) {
 	up := make(chan ends, 1)
 	go func() { up <- c.up() }()
 	down := c.down()
-	c.finish(end, c.conclude(<-up, down))
+	ups := <-up
+	if e, ok := c.giveBack(ups); ok {
+		end(c.flow, e)
+		return
+	}
+	c.finish(end, c.conclude(ups, down))
+}
+
+// giveBack returns an application that nobody has heard to the owner of the flow.
+func (c *carried) giveBack(up ends) (End, bool) {
+	unheard, why := c.s.unheard()
+	c.mu.Lock()
+	owned := c.owner != nil
+	c.mu.Unlock()
+	switch {
+	case owned, !unheard, c.kept == nil:
+		return End{}, false
+	case up.app != nil && !errors.Is(up.app, os.ErrDeadlineExceeded):
+		return End{}, false // it has failed itself
+	}
+	_ = c.s.Close()
+	e := c.blame(why)
+	e.App = again(c.app, c.kept.b)
+	if l, ok := c.app.(interface{ SetLinger(int) error }); ok {
+		_ = l.SetLinger(-1) // fails only when closed
+	}
+	_ = c.app.SetReadDeadline(time.Time{})
+	return e, true
 }
 
 // ends is how one direction ended: in order, or by the stream's or the
@@ -267,10 +300,21 @@ type ends struct{ stream, app error }
 // up carries what the application sends.
 func (c *carried) up() ends {
 	r := c.from
+	if c.kept != nil && len(c.kept.rest()) > 0 {
+		p := c.kept.rest()
+		c.kept.sent += len(p)
+		c.flow.sent.Add(int64(len(p)))
+		if _, err := c.s.Write(p); err != nil {
+			return ends{stream: err}
+		}
+	}
 	for {
 		buf, n, err := r.read()
 		if n > 0 {
 			c.flow.sent.Add(int64(n))
+			if c.kept != nil && !c.kept.keep((*buf)[:n]) {
+				c.kept = nil
+			}
 			_, werr := c.s.Write((*buf)[:n])
 			bulkOrSmall(buf)
 			if werr != nil {
@@ -313,7 +357,9 @@ func (c *carried) down() ends {
 		}
 		return ends{}
 	case !errors.As(err, &w):
-		abort(c.app)
+		if unheard, _ := c.s.unheard(); !unheard {
+			abort(c.app)
+		}
 		return ends{stream: err}
 	case errors.Is(err, syscall.EPIPE), c.toApp.probed:
 		// It left, and has perhaps answered before: up goes on, to the end or to the

@@ -15,7 +15,8 @@ type loopPair struct {
 	secure
 	flow *Flow
 	end  EndFunc
-	in   queue // decrypted, for the application
+	in   queue  // decrypted, for the application
+	said []byte // by the application in a stream that nobody heard
 
 	app        int
 	appSlot    int32
@@ -194,6 +195,13 @@ func (p *loopPair) linger(e End) {
 func (p *loopPair) toPeer() bool {
 	l := p.l
 	err := p.flush()
+	if err == nil && len(p.said) > 0 && p.unsent == nil {
+		p.flow.sent.Add(int64(len(p.said)))
+		if err = p.send(p.said); err == nil {
+			err = p.flush()
+		}
+		p.said = nil
+	}
 	if err == nil && p.appReadable && p.unsent == nil && !p.saidAll {
 		buf := l.out[:MaxData]
 		n, again, rerr := readSome(p.app, buf)

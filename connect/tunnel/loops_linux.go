@@ -133,11 +133,12 @@ func (d *Loops) Pair(conn *tls.Conn, app net.Conn, end EndFunc) (*Flow, error) {
 	if d.closed.Load() {
 		return nil, net.ErrClosed
 	}
+	app, said := heard(app)
 	fd, err := takeFD(app)
 	if err != nil {
 		return nil, err
 	}
-	p := &loopPair{app: fd, flow: &Flow{}, end: end}
+	p := &loopPair{app: fd, flow: &Flow{}, end: end, said: said}
 	p.l, p.tc, p.fd = d.pick(), conn, -1
 	p.flow.target = p
 	if !p.l.post(func() { p.start(w) }) {

@@ -116,6 +116,9 @@ func (d *Loops) Splice(app net.Conn, accept Accept, end EndFunc) (*Flow, error) 
 	if d.closed.Load() {
 		return nil, net.ErrClosed
 	}
+	if _, said := heard(app); said != nil {
+		return nil, errors.ErrUnsupported // rare, and a tunnel can
+	}
 	fd, err := takeFD(app)
 	if err != nil {
 		return nil, err

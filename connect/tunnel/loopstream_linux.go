@@ -21,6 +21,7 @@ type loopStream struct {
 	cancel              context.CancelFunc // of the dial
 
 	meta []byte // of the OPEN that is due
+	kept *kept  // nil where nothing can be said again
 
 	fd         int // -1 while dialling and after the end
 	slot       int32
@@ -114,6 +115,18 @@ func (s *loopStream) fill(out []byte, room int) []byte {
 	if n <= 0 || !s.readable || s.fd < 0 {
 		return out
 	}
+	if s.kept != nil && len(s.kept.rest()) > 0 {
+		p := s.kept.rest()
+		p = p[:min(len(p), n)]
+		s.kept.sent += len(p)
+		s.flow.sent.Add(int64(len(p)))
+		if s.kept.over && len(s.kept.rest()) == 0 {
+			s.kept = nil
+		}
+		out = m.data(out, s.p, p)
+		s.wantRead()
+		return out
+	}
 	frame := out[len(out) : len(out)+headerSize+n]
 	k, again, err := readSome(s.fd, frame[headerSize:])
 	switch {
@@ -129,6 +142,9 @@ func (s *loopStream) fill(out []byte, room int) []byte {
 		s.saidAll()
 	default:
 		s.flow.sent.Add(int64(k))
+		if s.kept != nil && !s.kept.keep(frame[headerSize:headerSize+k]) {
+			s.kept = nil
+		}
 		m.sealData(s.p, frame[:headerSize+k])
 		out = m.along(out[:len(out)+headerSize+k], s.p)
 		// A short read means drained, unless the end is right behind it.
@@ -163,6 +179,11 @@ func (s *loopStream) complete() bool {
 
 // handle acts on what the peer said.
 func (s *loopStream) handle(ev event) {
+	if ev.kind != evReset && s.kept != nil { // it is heard
+		if s.kept.over = true; len(s.kept.rest()) == 0 {
+			s.kept = nil
+		}
+	}
 	switch ev.kind {
 	case evData:
 		s.deliver(ev.data)
@@ -173,8 +194,8 @@ func (s *loopStream) handle(ev event) {
 	case evCredit:
 		s.wantRead()
 	case evReset:
-		e := End{Cause: CausePeer, Code: ev.code, Err: &ResetError{Code: ev.code, Remote: true}}
-		if s.untouched() {
+		e := End{Cause: CausePeer, Code: ev.code, Err: &ResetError{Code: ev.code, Remote: true, Unseen: ev.unseen}}
+		if s.untouched() || ev.unseen && s.unheard() {
 			s.giveBack(e)
 			return
 		}
@@ -322,7 +343,13 @@ func (s *loopStream) untouched() bool {
 		s.p.state&(sentFin|gotFin) == 0 && s.in.n == 0
 }
 
-// giveBack returns an untouched application to the owner of its flow.
+// unheard tells whether all that the application has said is kept, and nothing was
+// said to it.
+func (s *loopStream) unheard() bool {
+	return s.kept != nil && !s.kept.over && s.fd >= 0 && !s.deaf && s.flow.received.Load() == 0 && s.p.state&gotFin == 0 && s.in.n == 0
+}
+
+// giveBack returns an application that nobody has heard to the owner of its flow.
 func (s *loopStream) giveBack(e End) {
 	if s.registered {
 		s.t.l.release(s.slot)
@@ -332,6 +359,9 @@ func (s *loopStream) giveBack(e End) {
 	}
 	if s.end != nil {
 		e.App = &app{fd: s.fd, addr: localAddr(s.fd)}
+		if s.kept != nil {
+			e.App = again(e.App, s.kept.b)
+		}
 		s.fd = -1
 	}
 	s.finish(e, true)

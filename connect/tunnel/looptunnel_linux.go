@@ -188,7 +188,7 @@ func (t *loopTunnel) feed(b []byte) error {
 		case evGoaway:
 			for p := t.m.unprocessed(); p != nil; p = t.m.unprocessed() {
 				s, e := p.owner.(*loopStream), End{Cause: CauseUnprocessed, Err: ErrUnprocessed}
-				if s.untouched() {
+				if s.untouched() || s.unheard() {
 					s.giveBack(e)
 				} else {
 					s.finish(e, true)
@@ -346,12 +346,16 @@ func (t *loopTunnel) Carry(app net.Conn, meta []byte, end EndFunc) (*Flow, error
 		t.pending.Add(-1)
 		return nil, ErrFull
 	}
+	app, said := heard(app)
 	fd, err := takeFD(app)
 	if err != nil {
 		t.pending.Add(-1)
 		return nil, err
 	}
 	s := &loopStream{t: t, fd: fd, flow: &Flow{}, end: end}
+	if end != nil {
+		s.kept = &kept{b: said}
+	}
 	s.flow.target, s.in.account = s, &t.held
 	meta = append([]byte(nil), meta...)
 	if !t.l.post(func() { s.start(meta) }) {

@@ -21,11 +21,13 @@ type pair struct {
 
 	from  *appReader
 	toApp appWriter
+	said  []byte // by the application in a stream that nobody heard
 }
 
 // Pair implements Driver.
 func (d *Goroutines) Pair(conn *tls.Conn, app net.Conn, end EndFunc) (*Flow, error) {
-	p := &pair{tc: conn, app: app, flow: &Flow{}}
+	app, said := heard(app)
+	p := &pair{tc: conn, app: app, flow: &Flow{}, said: said}
 	p.toApp.Conn, p.toApp.flow = app, p.flow
 	p.flow.target = p
 	if !d.add(p) {
@@ -90,6 +92,13 @@ type pairEnds struct{ read, write error }
 
 func (p *pair) up() pairEnds {
 	r := p.from
+	if len(p.said) > 0 {
+		p.flow.sent.Add(int64(len(p.said)))
+		if _, err := p.tc.Write(p.said); err != nil {
+			return pairEnds{write: err}
+		}
+		p.said = nil
+	}
 	for {
 		buf, n, err := r.read()
 		if n > 0 {

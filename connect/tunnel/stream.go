@@ -27,6 +27,8 @@ type Stream struct {
 	writing            bool // WriteTo is
 	readBy, writeBy    deadline
 	ending             func(complete bool) // see onEnd
+	answered           bool                // the far application has taken or said something
+	spoke              bool                // something was written
 }
 
 type deadline struct {
@@ -217,6 +219,7 @@ func (s *Stream) Write(p []byte) (total int, err error) {
 		} else if n > room {
 			n = room
 		}
+		s.spoke = true
 		t.out = t.m.along(t.m.data(t.out, s.p, p[:n]), s.p)
 		p = p[n:]
 		total += n
@@ -242,6 +245,7 @@ func (s *Stream) CloseWrite() error {
 
 func (s *Stream) finish() {
 	if s.t.err == nil && s.p.sending() {
+		s.spoke = true
 		s.t.out = s.t.m.fin(s.t.out, s.p)
 		s.t.writable.Signal()
 	}
@@ -279,6 +283,16 @@ func (s *Stream) shut(code Code, err error) {
 	s.writeBy.stop()
 	s.end(err)
 	s.t.writable.Signal() // it may have been the last of a draining tunnel
+}
+
+// refuse resets a stream of which nobody has seen anything.
+func (s *Stream) refuse(code Code) {
+	s.t.mu.Lock()
+	if s.p.state&gone == 0 {
+		s.p.state |= unseen
+	}
+	s.t.mu.Unlock()
+	s.Reset(code)
 }
 
 // LocalAddr is that of the tunnel.
@@ -350,11 +364,14 @@ func (s *Stream) onEnd(f func(complete bool)) {
 }
 
 // attach ties the application's connection to the stream: a reset of the stream
-// reaches it at once, even if it neither reads nor sends.
-func (s *Stream) attach(app net.Conn) {
+// reaches it at once, even if it neither reads nor sends. With again it may be carried
+// elsewhere when nobody has heard it.
+func (s *Stream) attach(app net.Conn, again bool) {
 	s.onEnd(func(complete bool) {
 		var r *ResetError
 		switch {
+		case again && s.unheardLocked():
+			_ = app.SetReadDeadline(time.Unix(1, 0)) // fails only when closed; who reads it sees to the rest
 		case complete:
 			_ = app.SetReadDeadline(time.Now().Add(lingerTimeout)) // fails only when closed
 		case errors.As(s.err, &r) && r.Remote && r.Code == CodeCancelled && (s.writing || s.in.n > 0):
@@ -364,6 +381,21 @@ func (s *Stream) attach(app net.Conn) {
 			abort(app)
 		}
 	})
+}
+
+// unheardLocked tells whether the stream ended so that what it said may be said again.
+// The tunnel's lock is held.
+func (s *Stream) unheardLocked() bool {
+	var r *ResetError
+	return !s.answered && s.p.state&gotFin == 0 &&
+		(errors.Is(s.err, ErrUnprocessed) || errors.As(s.err, &r) && r.Remote && (r.Unseen || !s.spoke))
+}
+
+// unheard is the same, and why.
+func (s *Stream) unheard() (bool, error) {
+	s.t.mu.Lock()
+	defer s.t.mu.Unlock()
+	return s.unheardLocked(), s.err
 }
 
 // failure is how the stream ended before its time, or nil.

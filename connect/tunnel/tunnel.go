@@ -347,6 +347,7 @@ func (t *Tunnel) handle(ev event) {
 		return
 	}
 	s := ev.stream.owner.(*Stream)
+	s.answered = s.answered || ev.kind != evReset
 	switch ev.kind {
 	case evData:
 		s.receive(ev.data)
@@ -354,7 +355,7 @@ func (t *Tunnel) handle(ev event) {
 		s.readable.Broadcast()
 		s.release()
 	case evReset:
-		s.end(&ResetError{Code: ev.code, Remote: true})
+		s.end(&ResetError{Code: ev.code, Remote: true, Unseen: ev.unseen})
 	case evCredit:
 		s.writable.Broadcast()
 	}
