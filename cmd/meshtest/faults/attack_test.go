@@ -112,6 +112,12 @@ func (w *ackedWrites) note(key string, err error) {
 	}
 }
 
+func (w *ackedWrites) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return fmt.Sprintf("%d writes; failed: %v", len(w.acked), w.errs)
+}
+
 // end tells how many writes were acknowledged, and how many of these are not there.
 func (w *ackedWrites) end(t *testing.T, c *api.Client) (acked int, lost []string) {
 	t.Helper()
@@ -152,6 +158,7 @@ func TestP31Signals(t *testing.T) {
 	if n := s.Starts(); n != 1 {
 		t.Errorf("the supervisor started %d processes", n)
 	}
+	t.Logf("over the hand-over: %s", w)
 	for _, ms := range proc.Count([]int{0, 30, 120}, []int{0, 5, 10, 20, 30, 50, 70, 90, 120, 150, 200, 300, 500}) {
 		s.Tell(syscall.SIGUSR2)
 		time.Sleep(time.Duration(ms) * time.Millisecond) // it is the moment that is tried
@@ -168,7 +175,7 @@ func TestP31Signals(t *testing.T) {
 		_ = through(t, up).Close()
 	}
 	acked, lost := w.end(t, s.Client)
-	t.Logf("%d writes; failed: %v", acked, w.errs)
+	t.Logf("in all: %s", w)
 	if len(lost) > 0 || acked == 0 {
 		t.Errorf("%d of %d acknowledged writes are lost: %v", len(lost), acked, lost[:min(10, len(lost))])
 	}
