@@ -216,14 +216,14 @@ func (a *Agent) Run(ctx context.Context) error {
 	if leaving {
 		sayGoodbye(base, a)
 	}
-	end(names)
-	end(places)
 	if givingUp {
 		a.sidecars.GiveUp() // Drain ends them
 		a.requests.proxies = proxies
 	} else {
 		end(proxies) // no more connections; those that run may finish
 	}
+	end(names) // what is served may have names to ask for
+	end(places)
 	end(host)
 	end(settings)
 	end(userEvents)

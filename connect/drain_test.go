@@ -7,6 +7,40 @@ import (
 	"time"
 )
 
+// A proxy that lingers serves who comes while it waits for those that were there, and
+// does not wait for the others when it then drains.
+func TestLinger(t *testing.T) {
+	p := newPair(t, echo)
+	for _, s := range []*sidecar{p.web, p.db} {
+		s.update(func(s *Snapshot) { s.Limits.DrainTimeout = time.Minute })
+	}
+	old := dialTCP(t, p.addr)
+	must(t, roundTrip(old, "x"))
+	lingered := make(chan struct{})
+	go func() {
+		defer close(lingered)
+		p.web.Linger(t.Context(), time.Millisecond)
+	}()
+	eventually(t, "it lingers", func() bool { return p.web.last.Load() > 0 })
+	late := dialTCP(t, p.addr)
+	must(t, roundTrip(late, "served meanwhile"))
+	select {
+	case <-lingered:
+		t.Error("it did not wait for a connection that was there")
+	default:
+	}
+	must(t, old.CloseWrite())
+	if _, err := io.ReadAll(old); err != nil {
+		t.Error(err)
+	}
+	<-lingered
+	must(t, roundTrip(late, "still served"))
+	p.web.close()
+	if _, err := late.Read(make([]byte, 1)); err == nil {
+		t.Error("a connection outlived the last moment")
+	}
+}
+
 // A proxy that was told to stop while an application waits for its tunnel carries it
 // still, and then ends.
 func TestDrainCarriesWhoWaitsForATunnel(t *testing.T) {

@@ -35,6 +35,8 @@ type Sockets interface {
 	// Keep holds what listens at addr until Release; a Unix socket is removed by it.
 	Keep(network, addr string, l syscall.Conn)
 	Release(network, addr string)
+	// Outlasts tells whether what is kept stays open when this process ends.
+	Outlasts() bool
 }
 
 // spec is what a listener is asked to be. An equal spec keeps its listener.

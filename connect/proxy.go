@@ -67,6 +67,7 @@ type Proxy struct {
 	serverTLS *tls.Config
 	sockets   Sockets // may be nil
 
+	last      atomic.Int64 // bounds the drain, as a time.Duration; 0: it is not
 	mu        sync.Mutex
 	inbound   *listener
 	port      *Port              // shared; nil: none
@@ -357,6 +358,31 @@ func (p *Proxy) cancelDrain(key drainKey) {
 	}
 }
 
+// Linger is for the time before a stop after which another process takes what still
+// comes: the connections that are open now may finish, for the drain timeout, while new
+// ones are taken. It returns when they have, or ctx ends; the drain that follows lasts
+// no longer than last.
+func (p *Proxy) Linger(ctx context.Context, last time.Duration) {
+	p.last.Store(int64(last))
+	begin := p.svc.now()
+	ctx, cancel := context.WithTimeout(ctx, p.svc.world.Load().limits().DrainTimeout)
+	defer cancel()
+	for len(p.svc.table.all(func(r *row) bool { return r.started.Before(begin) })) > 0 && pause(ctx, lingerPoll) {
+	}
+}
+
+// lingerPoll is how often a proxy that lingers looks for connections that are left.
+const lingerPoll = 50 * time.Millisecond
+
+// grace is how long connections may finish.
+func (p *Proxy) grace() time.Duration {
+	grace := p.svc.world.Load().limits().DrainTimeout
+	if last := time.Duration(p.last.Load()); last > 0 {
+		grace = min(grace, last)
+	}
+	return grace
+}
+
 // drain ends Run: no new connections, a grace period for those that run.
 func (p *Proxy) drain(kill context.CancelFunc) {
 	p.mu.Lock()
@@ -376,7 +402,7 @@ func (p *Proxy) drain(kill context.CancelFunc) {
 	p.noInbound.Store(true)
 	p.shortCut.close(p)
 	p.tunnels.drainInbound()
-	t := time.NewTimer(p.svc.world.Load().limits().DrainTimeout)
+	t := time.NewTimer(p.grace())
 	defer t.Stop()
 	for over := false; !over; {
 		select {

@@ -76,6 +76,11 @@ func Serve(ctx context.Context, dir string, src Source, log *slog.Logger) error 
 			}
 			continue
 		}
+		if !isOwn(c) {
+			log.Warn("another user asked for the policy of this host's proxies; nothing was told", "file", filepath.Join(dir, feedName))
+			_ = c.Close() // it has nothing to say
+			continue
+		}
 		select {
 		case places <- struct{}{}:
 		default:
@@ -226,6 +231,9 @@ func (f Feed) follow(ctx context.Context, proxyID string, carried func() []conne
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer func() { cancel(); stop(); _ = c.Close() }()
+	if !isOwn(c) {
+		return false, errors.New("the process that serves is another user's: start it as the user of this one")
+	}
 	out := json.NewEncoder(c)
 	if err := out.Encode(question{Proxy: proxyID, PID: os.Getpid()}); err != nil {
 		return false, err

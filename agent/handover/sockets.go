@@ -77,6 +77,10 @@ func Inherit(log *slog.Logger) *Sockets {
 	return s
 }
 
+// Outlasts tells whether a service manager keeps what listens when this process ends. It
+// closes it, too, where the service does not start again.
+func (s *Sockets) Outlasts() bool { return s != nil && s.store != nil }
+
 // nameOf is how a listener is called between processes, and in systemd's store, which
 // allows no colon. It is empty for what is not kept.
 func nameOf(network, addr string) string {

@@ -268,8 +268,8 @@ func (s *Server) Close() {
 	})
 }
 
-// Run serves until ctx ends: then no connection is accepted, blocked queries are
-// answered, and after the grace what is left is cut off.
+// Run serves until ctx ends: then no connection is accepted, requests finish, those that
+// wait are answered, and after the grace what is left is cut off.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.Close()
 	requests, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -305,7 +305,9 @@ func (s *Server) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
-	cancel(errShuttingDown)
+	// What is under way and short is to end well; what waits is then told to come again.
+	courtesy := time.AfterFunc(shortRequest, func() { cancel(errShuttingDown) })
+	defer courtesy.Stop()
 	grace, stop := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.ShutdownGrace)
 	defer stop()
 	if lot != nil {
@@ -333,5 +335,9 @@ func (s *Server) serverFor(requests context.Context, headers time.Duration) *htt
 		ConnContext:       connContext,
 	}
 }
+
+// shortRequest is how long requests may go on when the server ends, before those that
+// have not ended are cancelled.
+const shortRequest = 100 * time.Millisecond
 
 var errShuttingDown = errors.New("the agent is shutting down")

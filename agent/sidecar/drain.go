@@ -82,6 +82,34 @@ func (m *Manager) Drain(ctx context.Context, feed Feed, grace time.Duration) {
 	}
 }
 
+// lastMoment is how long connections may take that came while proxies lingered. What
+// comes then waits for the next process, and should not wait long.
+const lastMoment = time.Second
+
+// linger is for the end of a process whose listeners outlast it: connections that are
+// open may finish, as ever, but those that come meanwhile are served, and not left to
+// the next process.
+func (m *Manager) linger() {
+	if m.cfg.Sockets == nil || !m.cfg.Sockets.Outlasts() {
+		return
+	}
+	m.mu.Lock()
+	list := slices.Collect(maps.Values(m.running))
+	m.mu.Unlock()
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
+	for _, s := range list {
+		s.mu.Lock()
+		p, ok := s.current.(interface {
+			Linger(ctx context.Context, last time.Duration)
+		})
+		s.mu.Unlock()
+		if ok {
+			waiting.Go(func() { p.Linger(context.Background(), lastMoment) })
+		}
+	}
+}
+
 // cutAgain is how often connections are looked for that are left at the end.
 const cutAgain = 20 * time.Millisecond
 

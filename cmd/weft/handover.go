@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -21,6 +20,7 @@ const (
 	configuredTime = 15 * time.Second // until a new process has read its configuration
 	servingTime    = 30 * time.Second // until it serves
 	unwantedTime   = time.Minute      // until what it did not ask for is closed
+	successorPause = 15 * time.Second // at most, between processes that fail
 )
 
 // relay is what this process has from the one before and leaves to the next.
@@ -78,6 +78,11 @@ func (r *relay) passedOn() bool {
 func (r *relay) begin() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	select {
+	case <-r.main:
+	default:
+		return false // this process has not quite taken over itself
+	}
 	if r.busy || r.stopping {
 		return false
 	}
@@ -160,16 +165,10 @@ func (h *host) handOver(ctx context.Context) error {
 	}
 	r.mu.Unlock()
 	begin := time.Now()
-	err := h.started(ctx, next)
-	if err != nil && ctx.Err() == nil {
-		h.log.Error("the new process did not come to serve; the program of this one is started again", "err", err)
-		next, err = h.launch(ctx, "/proc/self/exe")
-		if err == nil {
-			err = h.started(ctx, next)
-		}
-	}
+	next, err := h.succeed(ctx, next)
 	if err != nil {
-		return withCode(exitFailure, fmt.Errorf("nobody took over, and this process cannot take back what it gave up: %w", err))
+		h.log.Warn("this process was told to end before another one had taken over", "err", err)
+		return nil //nolint:nilerr // as it was told
 	}
 	r.mu.Lock()
 	r.passed = true
@@ -179,6 +178,36 @@ func (h *host) handOver(ctx context.Context) error {
 		"dur", time.Since(begin).Round(time.Millisecond), "grace", h.cfg.HandoverDrainTime)
 	agent.Drain(ctx, h.agent, h.cfg.HandoverDrainTime)
 	return nil
+}
+
+// succeed has next serve in place of this process. When it fails another process is
+// started, by turns with the program of this one and with the one that lies where it was
+// started from, until one serves: what was given up cannot be taken back, and the proxies
+// go on meanwhile. The error is that of ctx.
+func (h *host) succeed(ctx context.Context, next *handover.Successor) (*handover.Successor, error) {
+	pause := time.Duration(0)
+	for tries := 0; ; tries++ {
+		var err error
+		if next == nil {
+			next, err = h.launch(ctx, [...]string{h.relay.program, "/proc/self/exe"}[tries%2])
+		}
+		if err == nil {
+			if err = h.started(ctx, next); err == nil {
+				return next, nil
+			}
+		}
+		next = nil
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		h.log.Error("the new process did not come to serve; another is started, and the proxies go on under the policy known now", "err", err, "dur", pause)
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(pause):
+		}
+		pause = min(max(2*pause, time.Second), successorPause)
+	}
 }
 
 // started has the successor bind what was given up, and makes it the main process once

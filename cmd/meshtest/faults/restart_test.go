@@ -18,10 +18,11 @@ import (
 )
 
 // steady connects to addr and asks for an echo, again and again, until end, which
-// tells how many exchanges there were and the first that failed.
-func steady(addr string) (end func() (int, error)) {
+// tells how many exchanges there were, how long one took at most, and what failed first.
+func steady(addr string) (end func() (n int, slowest time.Duration, err error)) {
 	stop, done := make(chan struct{}), make(chan struct{})
 	var n int
+	var slowest time.Duration
 	var first error
 	go func() {
 		defer close(done)
@@ -31,18 +32,19 @@ func steady(addr string) (end func() (int, error)) {
 				return
 			case <-time.After(5 * time.Millisecond):
 			}
+			begin := time.Now()
 			c, err := net.DialTimeout("tcp", addr, 5*time.Second)
 			if err == nil {
 				err = ping(c)
 				_ = c.Close() // all has been said
 			}
-			first = err
+			first, slowest = err, max(slowest, time.Since(begin))
 		}
 	}()
-	return func() (int, error) {
+	return func() (int, time.Duration, error) {
 		close(stop)
 		<-done
-		return n, first
+		return n, slowest, first
 	}
 }
 
@@ -63,7 +65,7 @@ func TestP31MeshPort(t *testing.T) {
 	}
 	_ = held.Close() // nothing keeps the old process any more
 	proc.Gone(t, old, 30*time.Second)
-	if n, err := end(); err != nil {
+	if n, _, err := end(); err != nil {
 		t.Errorf("exchange %d over the hand-over failed: %v", n, err)
 	}
 	s.Tell(syscall.SIGKILL)
@@ -74,6 +76,34 @@ func TestP31MeshPort(t *testing.T) {
 	}
 	_ = c.Close() // that it was taken is enough
 	_ = through(t, up).Close()
+	if n := s.Starts(); n != 2 {
+		t.Errorf("the supervisor started %d processes", n)
+	}
+}
+
+// TestP31Restart restarts the service as systemctl does, with a connection open that does
+// not end: whoever connects meanwhile is served, soon.
+func TestP31Restart(t *testing.T) {
+	t.Parallel()
+	s, up := supervised(t)
+	held := through(t, up)
+	end := steady(up)
+	was := s.Main()
+	s.Tell(syscall.SIGTERM)
+	proc.Eventually(t, 60*time.Second, "another process is started", func() error {
+		if now := s.Main(); now == 0 || now == was {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	s.WaitServing(30 * time.Second)
+	_ = through(t, up).Close()
+	n, slowest, err := end()
+	t.Logf("%d exchanges over the restart; the slowest took %s", n, slowest.Round(time.Millisecond))
+	if err != nil {
+		t.Errorf("exchange %d over the restart failed: %v", n, err)
+	}
+	cutWithin(t, held, time.Second, "a connection that did not end by itself")
 	if n := s.Starts(); n != 2 {
 		t.Errorf("the supervisor started %d processes", n)
 	}
@@ -128,7 +158,7 @@ func TestP31ConnectProxy(t *testing.T) {
 	fresh := through(t, up)
 	s.Resume()
 	s.WaitServing(30 * time.Second)
-	if n, err := away(); err != nil {
+	if n, _, err := away(); err != nil {
 		t.Errorf("exchange %d while the agent was away failed: %v", n, err)
 	}
 	if err := errors.Join(ping(held), ping(fresh)); err != nil {
@@ -143,7 +173,7 @@ func TestP31ConnectProxy(t *testing.T) {
 	end := steady(up)
 	s.Relieve(60 * time.Second)
 	s.WaitServing(30 * time.Second)
-	if n, err := end(); err != nil {
+	if n, _, err := end(); err != nil {
 		t.Errorf("exchange %d over the hand-over failed: %v", n, err)
 	}
 	intend(t, a, "web", "db", api.IntentionActionDeny)
