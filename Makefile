@@ -53,7 +53,7 @@ promise: build ## One promise at its full count, into results/: make promise P=7
 	WEFT_BINARY=$(CURDIR)/bin/weft ./cmd/meshtest/promise.sh '$(P)'
 
 .PHONY: soak
-soak: build ## The same with random seeds, and every fuzz target (an hour; SOAK=10m for less)
+soak: build ## The same with random seeds, every fuzz target, and a long run that must not grow (an hour; SOAK=10m for less)
 	WEFT_BINARY=$(CURDIR)/bin/weft SOAK=$(or $(SOAK),60m) ./cmd/meshtest/soak.sh
 
 .PHONY: audit

@@ -46,6 +46,7 @@ type testCA struct {
 
 	mu   sync.Mutex
 	ttl  time.Duration
+	now  func() time.Time // time.Now when nil
 	fail error
 	n    int64
 }
@@ -85,6 +86,9 @@ func (ca *testCA) Sign(_ context.Context, der []byte) (identity.Chain, error) {
 		return identity.Chain{}, err
 	}
 	now := time.Now()
+	if ca.now != nil {
+		now = ca.now()
+	}
 	return ca.issue(csr.PublicKey, csr.URIs[0], now.Add(-time.Minute), now.Add(ca.ttl))
 }
 

@@ -22,7 +22,8 @@ const (
 	retryMaxBare  = 30 * time.Second // while there is none: nothing can pass
 	retryOnUpdate = 5 * time.Second  // a new snapshot means that servers are there
 	rotationSmear = 2 * time.Second  // spreads the rush to a new root
-	clockCheck    = time.Minute      // a longer sleep would miss a jump of the clock
+	clockCheck    = 2 * time.Second  // a longer sleep would miss that the clock was set
+	retryOdd      = 10 * time.Minute // when new leaves come due at once, as clocks differ
 	signTimeout   = 30 * time.Second
 )
 
@@ -144,7 +145,7 @@ func (k *keyring) run(ctx context.Context) error {
 				k.load(w)
 			}
 			now := k.now()
-			if urgent || due.IsZero() {
+			if urgent || due.IsZero() || k.untimely(now) {
 				due = k.dueAt(w, now)
 			}
 			switch {
@@ -165,10 +166,13 @@ func (k *keyring) run(ctx context.Context) error {
 				} else {
 					backoff, notBefore = 0, time.Time{}
 					due = k.dueAt(w, k.now())
-					if due.Before(k.held.Load().renewAt) {
+					switch renewAt := k.held.Load().renewAt; {
+					case due.Before(renewAt):
 						// The signer still issues what the snapshot calls old. Asking ever
 						// again would be a storm; the next snapshot is a reason to.
 						notBefore = k.now().Add(retryMaxBare)
+					case !renewAt.After(k.now()): // the signer's clock is far behind: likewise
+						notBefore = k.now().Add(retryOdd)
 					}
 				}
 			}
@@ -178,6 +182,13 @@ func (k *keyring) run(ctx context.Context) error {
 			return nil //nolint:nilerr // told to end
 		}
 	}
+}
+
+// untimely tells whether the leaf is not valid by the clock here. One that begins later
+// was issued before somebody set the clocks back.
+func (k *keyring) untimely(now time.Time) bool {
+	c := k.held.Load()
+	return c != nil && (now.Before(c.leaf().NotBefore) || now.After(c.leaf().NotAfter))
 }
 
 // sleep waits for the moment, an update, or the next look at the clock. It tells

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -137,6 +138,43 @@ func TestWrongCertificateIsNotUsed(t *testing.T) {
 
 // TestOldSignerIsNotStormed: while the servers still sign with the root that the
 // snapshot calls old, a leaf is asked for now and then and not all the time.
+// A leaf that was issued while the clock was ahead is replaced once it is right, and a
+// signer whose clock is days behind is not stormed.
+func TestP21ClockIsSetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := newTestCA(t, testDomain)
+		ca.ttl = 20 * time.Hour
+		var off atomic.Int64
+		now := func() time.Time { return time.Now().Round(0).Add(time.Duration(off.Load())) }
+		ca.now = now
+		s, err := NewService(ServiceConfig{ID: "web", Signer: ca, Now: now, Logger: logNothing})
+		must(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = s.Run(ctx) })
+		s.Update(&Snapshot{Service: "web", Datacenter: testDC, TrustDomain: testDomain, Roots: []string{ca.pem}})
+		<-s.Ready()
+		for _, by := range []time.Duration{-time.Hour, time.Hour} {
+			off.Add(int64(by))
+			time.Sleep(3 * time.Second)
+			synctest.Wait()
+			if leaf := s.keys.held.Load().leaf(); now().Before(leaf.NotBefore) {
+				t.Errorf("set by %s: the leaf begins at %s, it is %s", by, leaf.NotBefore, now())
+			}
+		}
+		ca.set(func() { ca.now = func() time.Time { return now().Add(-12 * time.Hour) } })
+		off.Add(int64(12 * time.Hour)) // due
+		before := ca.signed()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if n := ca.signed() - before; n < 1 || n > 10 {
+			t.Errorf("%d certificates in an hour", n)
+		}
+		cancel()
+		wg.Wait()
+	})
+}
+
 func TestOldSignerIsNotStormed(t *testing.T) {
 	virtual(t, 10*time.Hour, func(t *testing.T, ca *testCA, s *Service, _ *logBook, snap *Snapshot) {
 		<-s.Ready()

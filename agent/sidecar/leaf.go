@@ -16,6 +16,11 @@ import (
 	"github.com/weftmesh/weft/connect/identity"
 )
 
+const (
+	lookAtClock = 5 * time.Second  // a clock that jumps must not hold a renewal back for long
+	oddPause    = 10 * time.Minute // when new certificates come due at once, as clocks differ
+)
+
 // LeavesConfig configures Leaves.
 type LeavesConfig struct {
 	Authority Authority // required
@@ -110,8 +115,7 @@ func (l *Leaves) Leaf(ctx context.Context, service catalog.Name, token string, a
 
 // wait ends after d, when the roots change, or with ctx, whose cause it returns.
 func (l *Leaves) wait(ctx context.Context, d time.Duration, rootsIndex uint64) error {
-	// A clock that jumps must not hold a renewal back for long.
-	waiting, cancel := context.WithTimeout(ctx, min(max(d, 0), time.Minute))
+	waiting, cancel := context.WithTimeout(ctx, min(max(d, 0), lookAtClock))
 	defer cancel()
 	_, _, err := l.roots.Next(waiting, rootsIndex)
 	if ctx.Err() != nil {
@@ -134,7 +138,7 @@ func (l *Leaves) current(ctx context.Context, e *leafEntry, key leafKey, v *cata
 	}
 	domain, _, signing, ok := rootsOf(v)
 	now := l.cfg.Now()
-	if e.leaf != nil && now.Before(e.leaf.renewAt) && (!ok || e.leaf.signer == signing) && !revoked(v, &e.leaf.leaf) {
+	if e.leaf != nil && now.Before(e.leaf.renewAt) && !now.Before(e.leaf.leaf.ValidAfter) && (!ok || e.leaf.signer == signing) && !revoked(v, &e.leaf.leaf) {
 		return e.leaf, nil
 	}
 	var next *issued
@@ -186,6 +190,9 @@ func (l *Leaves) issue(ctx context.Context, key leafKey, id identity.ServiceID, 
 		return nil, fmt.Errorf("certificate of %s: %w", key.service, err)
 	}
 	out := &issued{leaf: rep.Leaf, key: string(text), signer: signing, renewAt: chain.RenewAt(rand.Float64())}
+	if soonest := l.cfg.Now().Add(oddPause); out.renewAt.Before(soonest) && chain.Leaf().NotAfter.Sub(chain.Leaf().NotBefore) > 2*oddPause {
+		out.renewAt = soonest // the signer's clock is far behind: not for ever again at once
+	}
 	out.leaf.ModifyIndex = max(out.leaf.ModifyIndex, 1)
 	l.cfg.Logger.Info("a certificate with its key was made for an application", "service", key.service)
 	return out, nil

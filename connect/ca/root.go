@@ -31,6 +31,10 @@ const rootName = "Consul CA Primary Cert"
 // as half of a certificate's life has to lie ahead.
 const backdate = 5 * time.Minute
 
+// rootBackdate is the same for authorities. A mesh that began on hosts whose clocks were
+// hours or days ahead must not stand still until the time comes once they are right.
+const rootBackdate = 72 * time.Hour
+
 // NewRoot makes the root that cfg asks for: generated, or the operator's own. It is
 // active, and its key is sealed.
 func NewRoot(cfg Config, seal Sealer, now time.Time) (*catalog.Root, error) {
@@ -133,7 +137,7 @@ func selfSign(key crypto.Signer, cfg Config, now time.Time) (*x509.Certificate, 
 		SerialNumber:          serial.Add(serial, big.NewInt(1)),
 		Subject:               pkix.Name{CommonName: commonName(cfg.ClusterID)},
 		URIs:                  []*url.URL{identity.SigningID{TrustDomain: domain}.URI()},
-		NotBefore:             now.Add(-backdate),
+		NotBefore:             now.Add(-rootBackdate),
 		NotAfter:              now.Add(cfg.RootTTL),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
 		BasicConstraintsValid: true,

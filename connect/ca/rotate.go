@@ -157,7 +157,7 @@ func CrossSign(old *Authority, next *catalog.Root, now time.Time) (string, error
 		SerialNumber:                serial,
 		RawSubject:                  cert.RawSubject,
 		URIs:                        cert.URIs,
-		NotBefore:                   now.Add(-backdate),
+		NotBefore:                   now.Add(-rootBackdate),
 		NotAfter:                    notAfter,
 		KeyUsage:                    x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
 		BasicConstraintsValid:       true,

@@ -127,9 +127,9 @@ func (c *Credentials) Enroll(ctx context.Context) (Joined, error) {
 // next asks at once after a start, so that what changed while this node was off is
 // learnt, and then at half the certificate's life.
 func (j *joining) next(ctx context.Context, c *Credentials) error {
-	due, calm := j.due(c)
+	pause, due := j.due(c)
 	// A doubt is looked into at once, but for a while after the last answer.
-	if err := c.sleepUntil(ctx, calm, nil); err != nil {
+	if err := c.rest(ctx, pause); err != nil {
 		return err
 	}
 	if err := c.sleepUntil(ctx, due, c.doubts); err != nil {
@@ -149,23 +149,20 @@ func (j *joining) next(ctx context.Context, c *Credentials) error {
 	return nil
 }
 
-// due is when to ask next, and from when on a doubt makes it sooner.
-func (j *joining) due(c *Credentials) (due, calm time.Time) {
+// due is how long to be calm, whatever the clock on the wall is set to meanwhile, and
+// when to ask next by that clock; in between a doubt makes it sooner. A certificate that
+// is due as soon as it came, as the clocks of the two ends differ by days, is not asked
+// for ever again at once.
+func (j *joining) due(c *Credentials) (calm time.Duration, due time.Time) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	now := c.now()
 	switch {
 	case j.fails > 0:
-		due = now.Add(backoff(j.fails))
+		return backoff(j.fails), time.Time{}
 	case j.asked:
-		due = c.renewalDue()
-		if calm = now.Add(doubtEvery); calm.Before(due) {
-			return due, calm
-		}
-	default:
-		due = now.Add(time.Duration(rand.Float64() * float64(time.Second)))
+		return doubtEvery, c.renewalDue()
 	}
-	return due, due
+	return time.Duration(rand.Float64() * float64(time.Second)), time.Time{}
 }
 
 func backoff(fails int) time.Duration {

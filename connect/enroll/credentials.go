@@ -23,6 +23,7 @@ type Credentials struct {
 	now    func() time.Time
 	logger *slog.Logger
 	source source
+	look   time.Duration // lookEvery
 	doubts chan struct{} // has a value when servers turn this node away
 }
 
@@ -70,7 +71,7 @@ func newCredentials(self Peer, now func() time.Time, logger *slog.Logger) *Crede
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	return &Credentials{self: self, now: now, logger: logger, doubts: make(chan struct{}, 1)}
+	return &Credentials{self: self, now: now, logger: logger, look: lookEvery, doubts: make(chan struct{}, 1)}
 }
 
 // selfIssued is the source of a server.
@@ -168,19 +169,45 @@ func (c *Credentials) renewalDue() time.Time {
 	return identity.RenewAt(h.cert.Leaf.NotBefore, h.cert.Leaf.NotAfter, rand.Float64())
 }
 
-// lookEvery is how often a node that waits looks at the clock on the wall, which
-// passes over a suspend as timers do not.
-const lookEvery = 10 * time.Minute
+// lookEvery is how often a node that waits looks at the clock on the wall, which may
+// be set, and passes over a suspend as timers do not. gRPC ends connections within four
+// seconds when it is set back (its keep-alives go by it), and new ones need a
+// certificate of the time.
+const lookEvery = time.Second
 
-// sleepUntil waits until the wall clock says so, or until there is a doubt: nil doubts
-// wait for the clock alone.
+// premature tells whether the certificate begins only later by the clock here, which
+// others, who go by the same time, refuse: the clock was ahead when it was made.
+func (c *Credentials) premature() bool {
+	h := c.held.Load()
+	return h != nil && c.now().Add(skew).Before(h.cert.Leaf.NotBefore)
+}
+
+// rest waits without looking at the wall, but ends when the clock there is set back to
+// before the certificate begins.
+func (c *Credentials) rest(ctx context.Context, d time.Duration) error {
+	odd := c.premature() // already: the clock here is not that of who signs
+	for ; d > 0; d -= c.look {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(min(d, c.look)):
+		}
+		if !odd && c.premature() {
+			break
+		}
+	}
+	return ctx.Err()
+}
+
+// sleepUntil waits until the wall clock says so, the certificate is premature, or there
+// is a doubt: nil doubts wait for the clock alone.
 func (c *Credentials) sleepUntil(ctx context.Context, due time.Time, doubts <-chan struct{}) error {
 	for {
 		d := due.Round(0).Sub(c.now().Round(0)) // the wall's time, not the monotonic one
-		if d <= 0 {
+		if d <= 0 || c.premature() {
 			return ctx.Err()
 		}
-		t := time.NewTimer(min(d, lookEvery))
+		t := time.NewTimer(min(d, c.look))
 		select {
 		case <-ctx.Done():
 			t.Stop()

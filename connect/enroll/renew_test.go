@@ -300,6 +300,7 @@ func TestRunRenews(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, c := range []*Credentials{f.creds, agent} {
+			c.look = 10 * time.Minute // there are four months to go
 			f.wg.Go(func() {
 				if err := c.Run(ctx); err != nil {
 					t.Error(err)
@@ -327,6 +328,62 @@ func TestRunRenews(t *testing.T) {
 		time.Sleep(8 * time.Minute)
 		if left := time.Until(agent.NotAfter()); left < certLife-10*time.Minute {
 			t.Errorf("%s left", left)
+		}
+		cancel()
+		f.wg.Wait()
+	})
+}
+
+// wall is a clock that is set.
+type wall struct{ off atomic.Int64 }
+
+func (w *wall) now() time.Time { return time.Now().Round(0).Add(time.Duration(w.off.Load())) }
+
+func (w *wall) set(off time.Duration) { w.off.Store(int64(off)) }
+
+// When the clocks of all hosts are set back by days, or forward, all soon have
+// certificates of the time; also while an agent waits, for whichever reason.
+func TestP21ClocksAreSet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		secret, clock, own := fixed(), &wall{}, &wall{}
+		f := &fabric{
+			t: t, creds: must(NewServer(ServerConfig{Secret: secret, Node: "s1", NodeID: serverID, Datacenter: dc, Now: clock.now})),
+			gate: must(NewGate(GateConfig{Secret: secret, Datacenter: dc, Registrar: &registrar{}, Now: clock.now})),
+		}
+		var joins atomic.Int64
+		agent := must(NewAgent(AgentConfig{
+			Token: text(must(secret.Mint(MintOptions{})).Text()), Servers: func() []string { return []string{"x"} }, Dial: f.dial,
+			Node: "web1", NodeID: agentID, Datacenter: dc, Now: func() time.Time { return own.now().Add(time.Duration(clock.off.Load())) }, OnJoined: func(Joined) { joins.Add(1) },
+		}))
+		if _, err := agent.Enroll(ctx); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []*Credentials{f.creds, agent} {
+			f.wg.Go(func() { _ = c.Run(ctx) })
+		}
+		time.Sleep(2 * time.Second)
+		for _, off := range []time.Duration{-48 * time.Hour, -49 * time.Hour, time.Hour, 240 * time.Hour, 0} {
+			clock.set(off)
+			time.Sleep(10 * time.Second)
+			for _, c := range []*Credentials{f.creds, agent} {
+				h := c.held.Load()
+				if _, err := h.trust.verify(h.joinedCerts(), clock.now(), 2, false); err != nil {
+					t.Errorf("%s after the clocks were set by %s: %v", c.Self(), off, err)
+				}
+			}
+			time.Sleep(time.Minute)
+		}
+		before := joins.Load()
+		time.Sleep(10 * time.Minute)
+		if n := joins.Load() - before; n > 0 {
+			t.Errorf("%d renewals more", n)
+		}
+		// The agent's clock alone is days ahead: it asks again and again, not in a loop.
+		own.set(48 * time.Hour)
+		time.Sleep(10 * time.Minute)
+		if n := joins.Load() - before; n < 2 || n > 30 {
+			t.Errorf("%d renewals in ten minutes", n)
 		}
 		cancel()
 		f.wg.Wait()

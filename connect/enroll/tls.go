@@ -40,9 +40,9 @@ func newTrust(clusterID string, root *x509.Certificate) (*trust, error) {
 	return &trust{clusterID: clusterID, root: root, bundle: b}, nil
 }
 
-// verify checks the certificates of a node. With expired, one that is past its end
-// will do.
-func (t *trust) verify(certs []*x509.Certificate, now time.Time, usage x509.ExtKeyUsage, expired bool) (Peer, error) {
+// verify checks the certificates of a node. With anytime, one that is past its end, or
+// that begins later, will do.
+func (t *trust) verify(certs []*x509.Certificate, now time.Time, usage x509.ExtKeyUsage, anytime bool) (Peer, error) {
 	size := 0
 	for _, c := range certs {
 		size += len(c.Raw)
@@ -51,7 +51,7 @@ func (t *trust) verify(certs []*x509.Certificate, now time.Time, usage x509.ExtK
 		return Peer{}, fmt.Errorf("the peer shows %d bytes of certificates, at most %d are allowed", size, maxPeerChain)
 	}
 	if len(certs) > 0 {
-		now = lenient(certs[0], now, expired)
+		now = lenient(certs[0], now, anytime)
 	}
 	if _, err := t.bundle.Verify(certs, now, usage); err != nil {
 		return Peer{}, err
@@ -61,11 +61,11 @@ func (t *trust) verify(certs []*x509.Certificate, now time.Time, usage x509.ExtK
 
 // lenient moves the time of verification into the life of the certificate when the
 // clocks of two nodes may explain the difference.
-func lenient(c *x509.Certificate, now time.Time, expired bool) time.Time {
+func lenient(c *x509.Certificate, now time.Time, anytime bool) time.Time {
 	switch {
-	case now.Before(c.NotBefore) && !now.Add(skew).Before(c.NotBefore):
+	case now.Before(c.NotBefore) && (anytime || !now.Add(skew).Before(c.NotBefore)):
 		return c.NotBefore
-	case now.After(c.NotAfter) && (expired || !now.Add(-skew).After(c.NotAfter)):
+	case now.After(c.NotAfter) && (anytime || !now.Add(-skew).After(c.NotAfter)):
 		return c.NotAfter
 	}
 	return now
@@ -73,8 +73,8 @@ func lenient(c *x509.Certificate, now time.Time, expired bool) time.Time {
 
 // Server is the config of an accepting end that serves the protocols, best first. All
 // but ProtoJoin demand a valid certificate of a node of this cluster, ProtoRaft that
-// of a server. For ProtoJoin a certificate may be missing or expired; one that is
-// shown must be of this cluster.
+// of a server. For ProtoJoin a certificate may be missing, expired, or made while
+// clocks were ahead; one that is shown must be of this cluster.
 func (c *Credentials) Server(protos ...string) *tls.Config {
 	by := make(map[string]*tls.Config, len(protos))
 	for _, p := range protos {

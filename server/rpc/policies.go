@@ -204,11 +204,19 @@ func (p *Policies) ask(ctx context.Context, req *wire.EnforcedRequest) (got []wi
 // target is a proxy that a policy concerns.
 type target struct{ node, proxy string }
 
+// newer tells which of two reports of a host, to two servers, is the last.
+func newer(a, b wire.NodeReport) bool {
+	if max(a.Seq, b.Seq)-min(a.Seq, b.Seq) > uint64(reportTTL) {
+		return a.Age < b.Age
+	}
+	return a.Seq > b.Seq
+}
+
 // judge holds the reports against the index that each proxy must have reached.
 func (p *Policies) judge(req *wire.EnforcedRequest, index uint64, list []wire.NodeReport, silent []string) (*wire.EnforcedReply, error) {
 	latest := map[string]wire.NodeReport{}
 	for _, r := range list {
-		if old, there := latest[r.Node]; !there || r.Seq > old.Seq {
+		if old, there := latest[r.Node]; !there || newer(r, old) {
 			latest[r.Node] = r
 		}
 	}

@@ -138,6 +138,15 @@ func TestReportsAge(t *testing.T) {
 		want("not yet")
 		mustReport(t, p, r.reportOf("n1", "db", at))
 		want("")
+		overtaken := r.reportOf("n1", "db", at-1)
+		overtaken.Seq = 5e9
+		mustReport(t, p, &wire.ReportRequest{Node: "n1", Seq: 6e9, Proxies: r.reportOf("n1", "db", at).Proxies})
+		mustReport(t, p, overtaken)
+		want("")
+		// The agent was restarted, and its clock set back by an hour: this is no old report.
+		mustReport(t, p, &wire.ReportRequest{Node: "n1", Seq: 3600e9, Proxies: r.reportOf("n1", "db", at).Proxies})
+		mustReport(t, p, overtaken)
+		want("not yet")
 		time.Sleep(reportTTL + time.Second)
 		want("has not reported")
 	})

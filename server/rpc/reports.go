@@ -9,7 +9,9 @@ import (
 )
 
 const (
-	// reportTTL is for how long a report counts: agents repeat theirs well within it.
+	// reportTTL is for how long a report counts: agents repeat theirs well within it. A
+	// sequence begins with the agent's clock in nanoseconds, and two that are farther apart
+	// say that the clock was set in between, not which report is the newer.
 	reportTTL = 30 * time.Second
 	// maxReporters and maxReported bound the hosts that report here and the proxies of each.
 	maxReporters = 1 << 16
@@ -53,7 +55,7 @@ func (r *reports) put(req *wire.ReportRequest) error {
 			return catalog.Invalidf("report of node %s: %d hosts report to this server already, the most allowed", req.Node, len(r.nodes))
 		}
 	}
-	if old != nil && old.seq > req.Seq && now.Sub(old.heard) <= reportTTL {
+	if old != nil && now.Sub(old.heard) <= reportTTL && old.seq > req.Seq && old.seq-req.Seq <= uint64(reportTTL) {
 		return nil // it was overtaken
 	}
 	r.nodes[req.Node] = &nodeReport{heard: now, seq: req.Seq, proxies: req.Proxies}

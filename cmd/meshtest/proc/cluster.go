@@ -29,6 +29,8 @@ type ClusterOptions struct {
 	// ServerDirs are where the data directories of the servers are, by number; for
 	// those that have none, and for agents, it is a directory of the test's own.
 	ServerDirs []string
+	// Clocks gives each host a wall clock of its own, for SetClock. It needs root.
+	Clocks bool
 	// Unstarted leaves the starting of the hosts to the test.
 	Unstarted bool
 }
@@ -45,6 +47,8 @@ type Cluster struct {
 
 	block [2]byte // of 127.0.0.0/8
 	hosts int     // that were ever made
+
+	clocks bool // of the hosts' own
 }
 
 // Node is a host of a cluster.
@@ -61,7 +65,10 @@ var loopbacks atomic.Int64
 // all of them serve. Everything ends with the test.
 func StartCluster(t testing.TB, o ClusterOptions) *Cluster {
 	t.Helper()
-	c := &Cluster{t: t, Dir: t.TempDir()}
+	c := &Cluster{t: t, Dir: t.TempDir(), clocks: o.Clocks}
+	if o.Clocks {
+		needClocks(t)
+	}
 	if o.Namespaces {
 		c.Network = NewNetwork(t)
 	}
@@ -123,6 +130,9 @@ func (c *Cluster) node(name, dir string, args []string) *Node {
 	n.Agent = &Agent{
 		t: c.t, bin: Binary(c.t), host: h,
 		args: append([]string{"agent", "-node", name, "-bind", addr, "-client", addr, "-data-dir", n.Dir, "-hcl", hcl}, args...),
+	}
+	if c.clocks {
+		n.wall = &wall{}
 	}
 	n.connect()
 	c.t.Cleanup(func() {

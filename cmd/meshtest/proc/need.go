@@ -39,3 +39,12 @@ func missing(t testing.TB, what string) {
 	}
 	t.Skipf("CANNOT RUN HERE: %s", what)
 }
+
+// needClocks skips, or in CI fails, a test that moves the clocks of processes.
+func needClocks(t testing.TB) {
+	t.Helper()
+	NeedRoot(t, "to move the clock of a process")
+	if !clocksMove {
+		missing(t, "clocks of processes are moved on linux/amd64 only")
+	}
+}

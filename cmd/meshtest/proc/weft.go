@@ -76,6 +76,7 @@ type Agent struct {
 	args []string
 	env  []string // beside that of the test
 	host *Host    // nil: where the test runs
+	wall *wall    // nil: its clock is that of the machine
 
 	HTTP   string // host:port
 	Client *api.Client
@@ -159,7 +160,11 @@ func (a *Agent) Launch() {
 	cmd := exec.Command(program, args...)
 	cmd.Env = append(os.Environ(), a.env...)
 	cmd.Stdout, cmd.Stderr = &a.log, &a.log
-	if err := cmd.Start(); err != nil {
+	start := cmd.Start
+	if a.wall != nil {
+		start = func() error { return a.wall.start(cmd, a.bin) }
+	}
+	if err := start(); err != nil {
 		a.t.Fatal(err)
 	}
 	end := make(chan struct{})

@@ -1,0 +1,311 @@
+//go:build faults
+
+package faults_test
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+	"go.etcd.io/bbolt"
+
+	"github.com/weftmesh/weft/cmd/meshtest/proc"
+)
+
+// measure is one thing of a process that must not grow.
+type measure struct {
+	name  string
+	slack float64 // that is no growth, whatever the mean
+	of    func(n *proc.Node) (float64, error)
+}
+
+const mib = 1 << 20
+
+var measures = []measure{
+	{"resident MiB", 12, func(n *proc.Node) (float64, error) { return fromStatus(n, "RssAnon:") }},
+	{"descriptors", 12, func(n *proc.Node) (float64, error) {
+		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", n.PID()))
+		return float64(len(entries)), err
+	}},
+	{"goroutines", 25, func(n *proc.Node) (float64, error) { return gauge(n, "consul_runtime_num_goroutines") }},
+	{"metric series", 20, func(n *proc.Node) (float64, error) {
+		_, text, err := n.Get("/v1/agent/metrics?format=prometheus")
+		return float64(strings.Count(text, "\n") - strings.Count(text, "\n#")), err
+	}},
+	{"disk MiB", 6, func(n *proc.Node) (float64, error) { return onDisk(n.Dir) }},
+}
+
+func fromStatus(n *proc.Node, field string) (float64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.PID()))
+	_, rest, _ := strings.Cut(string(b), field)
+	var kib float64
+	if err == nil {
+		_, err = fmt.Sscan(rest, &kib)
+	}
+	return kib / 1024, err
+}
+
+func gauge(n *proc.Node, name string) (float64, error) {
+	_, text, err := n.Get("/v1/agent/metrics?format=prometheus")
+	_, rest, ok := strings.Cut(text, "\n"+name+" ")
+	if err == nil && !ok {
+		err = errors.New("no metric " + name)
+	}
+	var v float64
+	if err == nil {
+		_, err = fmt.Sscan(rest, &v)
+	}
+	return v, err
+}
+
+// onDisk is what the files of a directory take, in MiB. What goes away meanwhile counts
+// for nothing.
+func onDisk(dir string) (sum float64, err error) {
+	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			if info, err := d.Info(); err == nil {
+				sum += float64(info.Size()) / mib
+			}
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	})
+	return sum, err
+}
+
+// series is one measure of one process over the hours.
+type series struct{ at, is []float64 }
+
+// fit is the straight line through the series: what grows in the whole of it, and the mean.
+func (s *series) fit() (growth, mean float64) {
+	n := float64(len(s.at))
+	var x, y, xx, xy float64
+	for i, at := range s.at {
+		x, y, xx, xy = x+at, y+s.is[i], xx+at*at, xy+at*s.is[i]
+	}
+	if d := n*xx - x*x; d > 0 {
+		growth = (n*xy - x*y) / d * (s.at[len(s.at)-1] - s.at[0])
+	}
+	return growth, y / n
+}
+
+// mixture is load of all kinds on a cluster whose live state stays the same.
+type mixture struct {
+	c    *proc.Cluster
+	up   string
+	done chan struct{}
+	wg   sync.WaitGroup
+	ops  atomic.Int64
+	errs atomic.Int64
+}
+
+func (m *mixture) start(pace time.Duration) {
+	m.done = make(chan struct{})
+	for i, work := range []func(rng *rand.Rand, n int) error{m.keys, m.keys, m.sessions, m.services, m.policy, m.connections, m.reads} {
+		m.wg.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(i), 1))
+			for n := 0; ; n++ {
+				if err := work(rng, n); err != nil {
+					m.errs.Add(1)
+				}
+				m.ops.Add(1)
+				select {
+				case <-m.done:
+					return
+				case <-time.After(pace):
+				}
+			}
+		})
+	}
+}
+
+func (m *mixture) stop() {
+	close(m.done)
+	m.wg.Wait()
+}
+
+func (m *mixture) any(rng *rand.Rand) *proc.Node { return m.c.Nodes()[rng.IntN(len(m.c.Servers)+2)] }
+
+func (m *mixture) keys(rng *rand.Rand, n int) error {
+	p := &api.KVPair{Key: fmt.Sprintf("soak/%d", rng.IntN(300)), Value: make([]byte, rng.IntN(1024))}
+	kv := m.any(rng).Client.KV()
+	if n%10 == 0 {
+		_, err := kv.Delete(p.Key, nil)
+		return err
+	}
+	_, err := kv.Put(p, nil)
+	return err
+}
+
+func (m *mixture) sessions(rng *rand.Rand, _ int) error {
+	cl := m.any(rng).Client
+	id, _, err := cl.Session().Create(&api.SessionEntry{TTL: "10s", Behavior: "delete"}, nil)
+	if err != nil {
+		return err
+	}
+	_, _, err = cl.KV().Acquire(&api.KVPair{Key: fmt.Sprintf("lock/%d", rng.IntN(10)), Session: id}, nil)
+	if rng.IntN(10) > 0 { // the others end by themselves
+		_, e := cl.Session().Destroy(id, nil)
+		err = errors.Join(err, e)
+	}
+	return err
+}
+
+func (m *mixture) services(rng *rand.Rand, n int) error {
+	a := m.c.Agents[rng.IntN(2)].Client.Agent()
+	id := fmt.Sprintf("churn-%d", rng.IntN(8))
+	if n%3 == 0 {
+		_ = a.ServiceDeregister(id) // perhaps there is none
+		return nil
+	}
+	return a.ServiceRegister(&api.AgentServiceRegistration{ID: id, Name: "churn", Port: 1 + n%60000, Check: &api.AgentServiceCheck{TTL: "1m"}})
+}
+
+func (m *mixture) policy(rng *rand.Rand, n int) error {
+	in := &api.Intention{SourceName: fmt.Sprintf("src-%d", rng.IntN(20)), DestinationName: "echo", Action: api.IntentionActionAllow}
+	if n%2 == 0 {
+		in.Action = api.IntentionActionDeny
+	}
+	_, err := m.any(rng).Client.Connect().IntentionUpsert(in, nil)
+	return err
+}
+
+func (m *mixture) connections(*rand.Rand, int) error { return roundTripTo(m.up) }
+
+func (m *mixture) reads(rng *rand.Rand, n int) error {
+	cl := m.any(rng).Client
+	_, meta, err := cl.Health().Service("churn", "", false, nil)
+	if err == nil && n%4 == 0 {
+		_, _, err = cl.Health().Service("churn", "", false, &api.QueryOptions{WaitIndex: meta.LastIndex, WaitTime: 50 * time.Millisecond})
+	}
+	return err
+}
+
+// TestP33SoakWithoutGrowth puts load of all kinds on a cluster whose live state stays the
+// same, while a host comes and goes. At full count, an hour or WEFT_SOAK, nothing grows
+// after the first sixth of it; in the short form, goroutines and descriptors return to what they were.
+func TestP33SoakWithoutGrowth(t *testing.T) {
+	t.Parallel()
+	c := proc.StartCluster(t, proc.ClusterOptions{Servers: 3, Agents: 3})
+	a, b, coming := c.Agents[0], c.Agents[1], c.Agents[2]
+	register(t, b.Agent, sidecar("echo", startEcho(t).port()))
+	port := proc.FreePorts(t, 1)[0]
+	register(t, a.Agent, sidecar("client", 1, api.Upstream{DestinationName: "echo", LocalBindPort: port}))
+	intend(t, a.Agent, "client", "echo", api.IntentionActionAllow)
+	m := &mixture{c: c, up: fmt.Sprintf("127.0.0.1:%d", port)}
+	proc.Eventually(t, 30*time.Second, "client reaches echo", func() error { return roundTripTo(m.up) })
+	steady := append(append([]*proc.Node{}, c.Servers...), a, b)
+
+	pace := proc.Count(4*time.Millisecond, 20*time.Millisecond)
+	m.start(pace)
+	whole, err := time.ParseDuration(os.Getenv("WEFT_SOAK"))
+	if err != nil {
+		whole = time.Hour
+	}
+	time.Sleep(proc.Count(3*time.Second, whole/6))
+	m.stop()
+	base := settled(t, steady, nil)
+	m.start(pace)
+	all := map[*proc.Node][]series{}
+	began, every := time.Now(), proc.Count(500*time.Millisecond, 10*time.Second)
+	for n, length := 0, proc.Count(10*time.Second, whole*5/6); time.Since(began) < length; n++ {
+		for _, p := range steady {
+			sample(t, p, all, time.Since(began))
+		}
+		if n%6 == 3 {
+			coming.Restart()
+		}
+		time.Sleep(every)
+	}
+	m.stop()
+	judgeGrowth(t, steady, all)
+	settled(t, steady, base)
+	t.Logf("P33: %d operations, %d failed, %s", m.ops.Load(), m.errs.Load(), time.Since(began).Round(time.Second))
+	logSizes(t, c)
+}
+
+func sample(t *testing.T, p *proc.Node, all map[*proc.Node][]series, at time.Duration) {
+	t.Helper()
+	if all[p] == nil {
+		all[p] = make([]series, len(measures))
+	}
+	for i, m := range measures {
+		v, err := m.of(p)
+		if err != nil {
+			t.Logf("%s of %s: %v", m.name, p.Name, err)
+			continue
+		}
+		all[p][i].at, all[p][i].is = append(all[p][i].at, at.Hours()), append(all[p][i].is, v)
+	}
+}
+
+// judgeGrowth fits a line through each series. At full count it must be flat: what it
+// gains in all is at most a tenth of the mean, or the slack.
+func judgeGrowth(t *testing.T, steady []*proc.Node, all map[*proc.Node][]series) {
+	t.Helper()
+	for i, m := range measures {
+		var text []string
+		for _, p := range steady {
+			s := all[p][i]
+			growth, mean := s.fit()
+			text = append(text, fmt.Sprintf("%s %.1f %+.1f (%.1f to %.1f)", p.Name, mean, growth, slices.Min(s.is), slices.Max(s.is)))
+			if proc.Full() && growth > max(mean/10, m.slack) {
+				t.Errorf("%s of %s grew by %.1f to %.1f", m.name, p.Name, growth, s.is[len(s.is)-1])
+			}
+		}
+		t.Logf("P33: %s, mean and growth by a straight line: %s", m.name, strings.Join(text, "; "))
+	}
+}
+
+// settled waits until processes that have nothing to do hold as many goroutines and
+// descriptors as they did before, or says how many that is.
+func settled(t *testing.T, steady []*proc.Node, before map[string]float64) map[string]float64 {
+	t.Helper()
+	is := map[string]float64{}
+	look := func() (err error) {
+		for _, p := range steady {
+			for _, m := range measures[1:3] {
+				key := m.name + " of " + p.Name
+				v, e := m.of(p)
+				err, is[key] = errors.Join(err, e), v
+				if was, known := before[key]; known && v > was+m.slack {
+					err = errors.Join(err, fmt.Errorf("%s: %.0f, were %.0f", key, v, was))
+				}
+			}
+		}
+		return err
+	}
+	if before == nil {
+		time.Sleep(proc.Count(2*time.Second, time.Minute))
+	}
+	proc.Eventually(t, 90*time.Second, "goroutines and descriptors are what they were", look)
+	t.Logf("P33: at rest: %v", is)
+	return is
+}
+
+// logSizes holds the file of the log against what is in it.
+func logSizes(t *testing.T, c *proc.Cluster) {
+	t.Helper()
+	for _, s := range c.Servers {
+		s.Stop()
+		db, err := bbolt.Open(filepath.Join(s.Dir, "raft", "raft.db"), 0o600, &bbolt.Options{ReadOnly: true, Timeout: 5 * time.Second})
+		must(t, err)
+		var size, free float64
+		must(t, db.View(func(tx *bbolt.Tx) error { size = float64(tx.Size()) / mib; return nil }))
+		free = float64(db.Stats().FreePageN) * float64(db.Info().PageSize) / mib
+		must(t, db.Close())
+		t.Logf("P33: the log of %s has %.1f MiB, of which %.1f are in use", s.Name, size, size-free)
+	}
+}
