@@ -15,8 +15,15 @@ func TestPrecedence(t *testing.T) {
 		source, destination Name
 		want                int
 	}{
-		{"web", "db", 9}, {"*", "db", 8}, {"web", "*", 6}, {"*", "*", 5},
-		{"we*", "db", 8}, {"web", "d*", 7}, {"we*", "d*", 7}, {"*", "d*", 7}, {"we*", "*", 5},
+		{"web", "db", 9},
+		{"*", "db", 8},
+		{"web", "*", 6},
+		{"*", "*", 5},
+		{"we*", "db", 8},
+		{"web", "d*", 7},
+		{"we*", "d*", 7},
+		{"*", "d*", 7},
+		{"we*", "*", 5},
 	} {
 		if got := Precedence(c.source, c.destination); got != c.want {
 			t.Errorf("%s → %s has precedence %d, want %d", c.source, c.destination, got, c.want)

@@ -12,8 +12,16 @@ func TestPatterns(t *testing.T) {
 		pattern, name Name
 		want          bool
 	}{
-		{"job-*", "job-1", true}, {"job-*", "job-", true}, {"job-*", "job", false}, {"job-*", "jobs-1", false},
-		{"*", "x", true}, {"x", "x", true}, {"x", "xy", false}, {"job-*", "job-*", true}, {"job-*", "job-a*", true}, {"job-a*", "job-*", false},
+		{"job-*", "job-1", true},
+		{"job-*", "job-", true},
+		{"job-*", "job", false},
+		{"job-*", "jobs-1", false},
+		{"*", "x", true},
+		{"x", "x", true},
+		{"x", "xy", false},
+		{"job-*", "job-*", true},
+		{"job-*", "job-a*", true},
+		{"job-a*", "job-*", false},
 	} {
 		if got := Covers(c.pattern, c.name); got != c.want {
 			t.Errorf("%s covers %s: %t, want %t", c.pattern, c.name, got, c.want)

@@ -58,7 +58,7 @@ func Sweep(dir string, now time.Time) error {
 		if err == nil && !e.IsDir() && strings.HasPrefix(e.Name(), tempPrefix) {
 			var info fs.FileInfo
 			if info, err = e.Info(); err == nil && now.Sub(info.ModTime()) > abandoned {
-				err = os.Remove(path)
+				err = os.Remove(path) //nolint:gosec // a folder of our own data directory, where nobody else writes
 			}
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && len(failed) < maxFailed { // what is gone is what was wanted

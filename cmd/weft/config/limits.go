@@ -52,7 +52,8 @@ func (c *Config) validateLimits() error {
 		key   string
 		value int
 	}{
-		{"limits.http_max_conns_per_client", l.HTTPConnsPerClient}, {"limits.rpc_max_conns_per_client", l.RPCConnsPerClient},
+		{"limits.http_max_conns_per_client", l.HTTPConnsPerClient},
+		{"limits.rpc_max_conns_per_client", l.RPCConnsPerClient},
 		{"limits.rpc_max_burst", l.RPCBurst},
 	} {
 		if n.value < 0 {
