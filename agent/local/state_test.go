@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net"
@@ -201,7 +202,7 @@ func TestSidecar(t *testing.T) {
 		t.Fatalf("no sidecar: %s", ids(h.Services))
 	}
 	p := side.Proxy
-	if side.Service != "web-sidecar-proxy" || side.Kind != catalog.KindConnectProxy || side.Port != 21000 || side.Tags[0] != "t" ||
+	if side.Service != "web-sidecar-proxy" || side.Kind != catalog.KindConnectProxy || side.Port < 21000 || side.Port > 21255 || side.Tags[0] != "t" ||
 		side.Meta["m"] != "1" || side.Weights.Passing != 7 ||
 		p.DestinationServiceName != "web" || p.DestinationServiceID != "web-7" || p.LocalServiceAddress != "127.0.0.1" || p.LocalServicePort != 8080 {
 		t.Errorf("sidecar: %+v", side)
@@ -244,13 +245,32 @@ func TestSidecarListeningBeforeRegistration(t *testing.T) {
 	}
 }
 
+// threePorts finds three ports in a row that are free.
+func threePorts(t *testing.T) int {
+	t.Helper()
+	for range 100 {
+		ln, err := net.Listen("tcp", ":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := ln.Addr().(*net.TCPAddr).Port
+		_ = ln.Close() // it was opened for its number
+		if p < 65000 && listenable(p) && listenable(p+1) && listenable(p+2) {
+			return p
+		}
+	}
+	t.Fatal("no three free ports in a row")
+	return 0
+}
+
 func TestSidecarPorts(t *testing.T) {
-	s, _ := open(t, "", func(c *Config) { c.SidecarMinPort, c.SidecarMaxPort = 21000, 21002 })
+	first := threePorts(t)
+	s, _ := open(t, "", func(c *Config) { c.SidecarMinPort, c.SidecarMaxPort = first, first+2 })
 	ctx := context.Background()
 	port := func(id string) int { return s.Host().Services[id+"-sidecar-proxy"].Port }
 	for i, n := range []string{"s0", "s1", "s2"} {
 		register(t, s, `{"Name":"`+n+`","Port":80,"Connect":{"SidecarService":{}}}`)
-		if port(n) != 21000+i {
+		if port(n) != first+i {
 			t.Fatalf("%s got %d", n, port(n))
 		}
 	}
@@ -266,14 +286,14 @@ func TestSidecarPorts(t *testing.T) {
 	}
 	register(t, s, `{"Name":"s2","Port":81,"Connect":{"SidecarService":{}}}`)
 	register(t, s, `{"Name":"s9","Port":80,"Connect":{"SidecarService":{}}}`)
-	if port("s2") != 21002 || port("s9") != 21000 {
+	if port("s2") != first+2 || port("s9") != first {
 		t.Fatalf("s2 kept %d, s9 got %d", port("s2"), port("s9"))
 	}
-	_, err = tryRegister(s, `{"Name":"dup","Port":80,"Connect":{"SidecarService":{"Port":21002}}}`, RegisterOptions{})
+	_, err = tryRegister(s, fmt.Sprintf(`{"Name":"dup","Port":80,"Connect":{"SidecarService":{"Port":%d}}}`, first+2), RegisterOptions{})
 	if !errors.Is(err, catalog.ErrInvalid) || !strings.Contains(err.Error(), "s2-sidecar-proxy") {
 		t.Fatalf("duplicate port: %v", err)
 	}
-	register(t, s, `{"Name":"ext","Port":80,"Connect":{"SidecarService":{"Port":21002,"Proxy":{"Config":{"external":true}}}}}`)
+	register(t, s, fmt.Sprintf(`{"Name":"ext","Port":80,"Connect":{"SidecarService":{"Port":%d,"Proxy":{"Config":{"external":true}}}}}`, first+2))
 	if c := s.checks["service:ext-sidecar-proxy:1"]; c.fact {
 		t.Error("the listener of a proxy that runs elsewhere is no fact of this agent")
 	}
@@ -482,7 +502,7 @@ func TestFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := s.Host()
-	if h.Services["web"].Port != 99 || h.Services["web-sidecar-proxy"].Port != 21000 || h.Services["auto-sidecar-proxy"].Port != 21001 || h.Checks["disk"] == nil {
+	if h.Services["web"].Port != 99 || h.Services["web-sidecar-proxy"].Port != 21000 || h.Services["auto-sidecar-proxy"].Port < 21001 || h.Checks["disk"] == nil {
 		t.Fatalf("after files: %s %s", ids(h.Services), ids(h.Checks))
 	}
 	if err := tryCheck(s, `{"Name":"extra","ServiceID":"web","TTL":"1h"}`); err != nil {

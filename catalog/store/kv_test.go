@@ -147,7 +147,7 @@ func TestTransactionsReadAndUndo(t *testing.T) {
 
 func TestTransactionsOnRows(t *testing.T) {
 	s := newStore(t, Config{})
-	node, svc := catalog.Node{Node: "n", ID: "ID-1", Address: "10.0.0.1"}, catalog.Service{ID: "s", Service: "svc"}
+	node, svc := catalog.Node{Node: "n", ID: "5f5b1b1e-0c0a-4b3e-9e57-2d6c0a6d1f01", Address: "10.0.0.1"}, catalog.Service{ID: "s", Service: "svc"}
 	check := catalog.Check{Node: "n", CheckID: "c", ServiceID: "s", Status: catalog.StatusPassing}
 	all := func(verb catalog.TxnVerb, index uint64) *catalog.Txn {
 		n, sv, c := node, svc, check
@@ -170,7 +170,7 @@ func TestTransactionsOnRows(t *testing.T) {
 		t.Fatalf("%+v", r)
 	}
 	at := s.Index()
-	if r := do(&catalog.Txn{Ops: []catalog.TxnOp{{Node: &catalog.NodeOp{Verb: catalog.TxnGet, Node: catalog.Node{ID: "id-1"}}}}}); len(r.Results) != 1 || r.Results[0].Node.Node != "n" {
+	if r := do(&catalog.Txn{Ops: []catalog.TxnOp{{Node: &catalog.NodeOp{Verb: catalog.TxnGet, Node: catalog.Node{ID: "5F5B1B1E-0C0A-4B3E-9E57-2D6C0A6D1F01"}}}}}); len(r.Results) != 1 || r.Results[0].Node.Node != "n" {
 		t.Fatalf("by ID: %+v", r)
 	}
 	if r := do(all(catalog.TxnDeleteCAS, at+9)); len(r.Errors) == 0 {

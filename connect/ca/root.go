@@ -133,12 +133,13 @@ func selfSign(key crypto.Signer, cfg Config, now time.Time) (*x509.Certificate, 
 	if err != nil {
 		return nil, err
 	}
+	begin := now.Add(-min(rootBackdate, cfg.RootTTL/12))
 	tmpl := &x509.Certificate{
 		SerialNumber:          serial.Add(serial, big.NewInt(1)),
 		Subject:               pkix.Name{CommonName: commonName(cfg.ClusterID)},
 		URIs:                  []*url.URL{identity.SigningID{TrustDomain: domain}.URI()},
-		NotBefore:             now.Add(-rootBackdate),
-		NotAfter:              now.Add(cfg.RootTTL),
+		NotBefore:             begin,
+		NotAfter:              begin.Add(cfg.RootTTL),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
 		BasicConstraintsValid: true,
 		IsCA:                  true,
