@@ -77,6 +77,8 @@ type Agent struct {
 	env  []string // beside that of the test
 	host *Host    // nil: where the test runs
 
+	files int // descriptors that it may have; 0: what the test may
+
 	HTTP   string // host:port
 	Client *api.Client
 
@@ -149,10 +151,20 @@ func (a *Agent) Exec() {
 	a.WaitServing(20 * time.Second)
 }
 
+// LimitFiles lets the process have n descriptors from its next start on.
+func (a *Agent) LimitFiles(n int) {
+	a.t.Helper()
+	Need(a.t, "prlimit")
+	a.files = n
+}
+
 // Launch starts the process (again), without waiting for anything.
 func (a *Agent) Launch() {
 	a.t.Helper()
 	program, args := a.bin, a.args
+	if a.files > 0 {
+		program, args = "prlimit", append([]string{fmt.Sprintf("--nofile=%d:%[1]d", a.files), program}, args...)
+	}
 	if a.host != nil {
 		program, args = a.host.command(program, args...)
 	}
