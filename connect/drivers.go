@@ -38,7 +38,7 @@ func shareDriver(log *slog.Logger) (d tunnel.Driver, release func(), err error) 
 }
 
 func newDriver(log *slog.Logger) (tunnel.Driver, error) {
-	d, err := tunnel.New(tunnel.Config{})
+	d, err := tunnel.New(tunnel.Config{Descriptors: NewGuard(GuardConfig{}).ceiling})
 	if err == nil {
 		return d, nil
 	}

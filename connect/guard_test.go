@@ -140,7 +140,7 @@ func reach2(c net.Conn) (string, error) {
 func TestP34Descriptors(t *testing.T) {
 	ca := newTestCA(t, testDomain)
 	guard := NewGuard(GuardConfig{})
-	guard.limit = 4 * descriptorsOf
+	guard.limit = 5 // a stream has one, and another connection must find two
 	app := serve(t, echo)
 	db := startSidecarWith(t, ca, "db", ProxyConfig{Guard: guard}, func(s *Snapshot) {
 		s.Inbound, s.Local, s.Intentions = "127.0.0.1:0", app, allow("web")

@@ -171,7 +171,7 @@ func (t *inboundTunnel) accept(f *tunnel.Flow, _ []byte) (v tunnel.Verdict) {
 	}()
 	r := &row{
 		svc: s, source: t.peer.Service, destination: t.proof.id.Service, peer: t.text, addr: t.addr,
-		chain: t.chain, started: s.now(), pair: t.pair,
+		chain: t.chain, started: s.now(), pair: t.pair, stream: true,
 	}
 	r.flow.Store(f)
 	w := s.world.Load()

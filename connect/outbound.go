@@ -179,6 +179,7 @@ func (a *attempt) carry(t *outboundTunnel, e *candidate) error {
 func (a *attempt) hand(e *candidate, id identity.ServiceID, chain []*x509.Certificate, give func(tunnel.EndFunc) (*tunnel.Flow, error)) error {
 	s := a.p.svc
 	r := s.outboundRow(a.w, a.up, e, id, chain)
+	r.stream = true
 	if err := s.enter(r, a.w); err != nil {
 		return err
 	}

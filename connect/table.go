@@ -37,6 +37,7 @@ type row struct {
 	upstream    catalog.Name
 	instance    string
 	endpoint    *endpoint // outbound: counted as active there
+	stream      bool      // one descriptor is its own, that of the application
 	chain       []*x509.Certificate
 	started     time.Time
 	pair        *pairMetrics
@@ -52,6 +53,14 @@ type row struct {
 	legs     []aborter
 	admitted bool
 	ended    bool
+}
+
+// descriptors is how many the connection has.
+func (r *row) descriptors() int64 {
+	if r.stream {
+		return 1
+	}
+	return descriptorsOf
 }
 
 // carried puts the flow that carries the connection under the row's control, which
@@ -217,7 +226,7 @@ func (t *table) add(r *row) (inbound int) {
 	t.lastID++
 	r.id = t.lastID
 	t.rows[r] = struct{}{}
-	t.guard.taken.Add(descriptorsOf)
+	t.guard.taken.Add(r.descriptors())
 	if !r.outbound {
 		t.inbound++
 	}
@@ -231,7 +240,7 @@ func (t *table) remove(r *row) {
 		return
 	}
 	delete(t.rows, r)
-	t.guard.taken.Add(-descriptorsOf)
+	t.guard.taken.Add(-r.descriptors())
 	if r.outbound {
 		t.releaseLocked(r.upstream)
 	} else {

@@ -25,6 +25,10 @@ type Config struct {
 	// tunnel that stays silent for two more such periods, or whose output does not
 	// move for as long, is lost.
 	Keepalive time.Duration
+	// Descriptors: event loops take no application with a descriptor of this number or
+	// above. The system gives the lowest that is free, so that those above stay for
+	// others. 0: all may be had.
+	Descriptors int
 
 	grows  bool    // windows do
 	budget *budget // of the driver

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -31,6 +32,21 @@ func dialSocket(to netip.AddrPort) (fd int, pending bool, err error) {
 	}
 }
 
+// dialSocket is that within the bounds of the loop.
+func (l *loop) dialSocket(to netip.AddrPort) (fd int, pending bool, err error) {
+	fd, pending, err = dialSocket(to)
+	if err == nil && l.tooHigh(fd) {
+		_ = unix.Close(fd)
+		return -1, false, errTooHigh
+	}
+	return fd, pending, err
+}
+
+var errTooHigh = errors.New("this process has no descriptors left for applications: raise LimitNOFILE")
+
+// tooHigh tells whether a descriptor is kept for others.
+func (l *loop) tooHigh(fd int) bool { return l.cfg.Descriptors > 0 && fd >= l.cfg.Descriptors }
+
 // dontPace keeps a socket of the loopback network, before it connects or accepts, from
 // BBR, where that is the host's default: it paces by a timer for each few packets what
 // nothing limits, which is half of what bulk costs here. Reno is always there.
@@ -51,7 +67,7 @@ func connectResult(fd int) error {
 
 // connect starts connecting to the application on the loop.
 func (s *loopStream) connect(to netip.AddrPort, limit time.Duration) {
-	fd, pending, err := dialSocket(to)
+	fd, pending, err := s.t.l.dialSocket(to)
 	if err != nil || !pending {
 		s.dialled(fd, err)
 		return

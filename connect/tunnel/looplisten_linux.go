@@ -102,6 +102,11 @@ func (a *loopListener) serve() {
 		fd, _, err := unix.Accept4(a.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		switch err { //nolint:errorlint // a bare errno
 		case nil:
+			if a.l.tooHigh(fd) {
+				closeFD(fd, true)
+				a.failed(errTooHigh)
+				continue
+			}
 			a.accept(&app{fd: fd, addr: a.addr})
 		case unix.EAGAIN:
 			return

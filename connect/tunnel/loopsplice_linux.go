@@ -156,7 +156,7 @@ func (s *loopSplice) start(accept Accept) {
 }
 
 func (s *loopSplice) connect(v Verdict) {
-	fd, pending, err := dialSocket(v.Addr)
+	fd, pending, err := s.l.dialSocket(v.Addr)
 	if err != nil {
 		s.dialFailed(err)
 		return

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -284,4 +285,49 @@ func TestLoopbackIsNotPaced(t *testing.T) {
 	if accepted := wait(t, names, "connection"); accepted != "reno" || dialled != "reno" {
 		t.Errorf("congestion control %q of what was accepted, %q of what was dialled", accepted, dialled)
 	}
+}
+
+// TestDescriptorsAreKept: applications are neither accepted nor dialled with a
+// descriptor that is kept for others.
+func TestDescriptorsAreKept(t *testing.T) {
+	d, err := NewLoops(Config{Descriptors: 1}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := ln.Addr().String()
+	failed := make(chan error, 1)
+	stop, err := d.Listen(ln, func(c net.Conn) { t.Error("accepted") }, func(err error) { failed <- err })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := wait(t, failed, "refusal"); !errors.Is(err, errTooHigh) {
+		t.Error(err)
+	}
+	far := make(chan ended, 1)
+	mine, theirs := tcpPair(t)
+	near := make(chan ended, 1)
+	_, err = d.Splice(theirs, func(*Flow, []byte) Verdict {
+		return Verdict{Addr: netip.MustParseAddrPort(addr), End: func(f *Flow, e End) { far <- ended{f, e} }}
+	}, func(f *Flow, e End) { near <- ended{f, e} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := wait(t, far, "far end").end; e.Cause != CauseDial || !errors.Is(e.Err, errTooHigh) {
+		t.Errorf("far end %+v", e)
+	}
+	if e := wait(t, near, "end").end; e.App != nil {
+		e.App.Close()
+	}
+	_ = mine
 }

@@ -78,6 +78,8 @@ type Agent struct {
 	host *Host    // nil: where the test runs
 	wall *wall    // nil: its clock is that of the machine
 
+	files int // descriptors that it may have; 0: what the test may
+
 	HTTP   string // host:port
 	Client *api.Client
 
@@ -150,10 +152,20 @@ func (a *Agent) Exec() {
 	a.WaitServing(20 * time.Second)
 }
 
+// LimitFiles lets the process have n descriptors from its next start on.
+func (a *Agent) LimitFiles(n int) {
+	a.t.Helper()
+	Need(a.t, "prlimit")
+	a.files = n
+}
+
 // Launch starts the process (again), without waiting for anything.
 func (a *Agent) Launch() {
 	a.t.Helper()
 	program, args := a.bin, a.args
+	if a.files > 0 {
+		program, args = "prlimit", append([]string{fmt.Sprintf("--nofile=%d:%[1]d", a.files), program}, args...)
+	}
 	if a.host != nil {
 		program, args = a.host.command(program, args...)
 	}
