@@ -49,8 +49,8 @@ test-clients: build ## Consul's clients, unchanged, against the binary: Promethe
 	WEFT_BINARY=$(CURDIR)/bin/weft $(GO) test -tags clients -timeout 10m -count 1 ./cmd/meshtest/clients/real
 
 .PHONY: promise
-promise: build ## One promise at its full count, into results/: make promise P=7 (minutes to hours)
-	WEFT_BINARY=$(CURDIR)/bin/weft ./cmd/meshtest/promise.sh '$(P)'
+promise: build ## One promise at its full count, into results/: make promise P=7 (minutes to hours), or one test: P=20 T=ChurnOfAgents
+	WEFT_BINARY=$(CURDIR)/bin/weft ./cmd/meshtest/promise.sh '$(P)' '$(T)'
 
 .PHONY: soak
 soak: build ## The same with random seeds, every fuzz target, and a long run that must not grow (an hour; SOAK=10m for less)

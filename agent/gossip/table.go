@@ -18,7 +18,8 @@ import (
 // A row is of one claim: a node's name at one address. A host that is built anew
 // under its old name, at another address, is another claim, so that nobody waits for
 // the old one to be forgotten. Of the claims to one name the newest that is alive
-// counts.
+// counts. An address is one process's: a claim to one where another member started
+// later has failed, which memberlist finds out in seconds only, as somebody is there.
 type table struct {
 	self    string // our own claim
 	name    string // our own name
@@ -28,6 +29,7 @@ type table struct {
 	mu      sync.Mutex
 	coming  uint64
 	rows    map[string]map[string]*row // by name, then by claim
+	at      map[string][]*row          // the same by address
 	intents map[string]intent          // of members that are not known to have failed yet
 }
 
@@ -38,6 +40,8 @@ type row struct {
 	claim  string
 	order  uint64 // of its last coming to life
 	told   bool   // that another is alive under its name
+
+	evicted bool // it was said that another has its address
 }
 
 // intentLife is how long word that a member shall leave waits for it to fail.
@@ -53,6 +57,7 @@ func newTable(self string, log *slog.Logger) *table {
 		log:     log,
 		changed: make(chan struct{}, 1),
 		rows:    map[string]map[string]*row{},
+		at:      map[string][]*row{},
 		intents: map[string]intent{},
 	}
 }
@@ -125,6 +130,7 @@ func (t *table) put(n *memberlist.Node, status catalog.MemberStatus) catalog.Mem
 			r.order = t.coming
 		}
 		t.keep(n.Name, r)
+		t.evict(r)
 		return status
 	}
 	if t.aliveBeside(n.Name, m.Name) {
@@ -153,10 +159,55 @@ func (t *table) keep(claim string, r *row) {
 		claims = map[string]*row{}
 		t.rows[r.member.Name] = claims
 	}
+	t.unplace(claims[claim])
 	claims[claim] = r
+	addr := addrOf(r.member)
+	t.at[addr] = append(t.at[addr], r)
+}
+
+func (t *table) unplace(r *row) {
+	if r == nil {
+		return
+	}
+	addr := addrOf(r.member)
+	if t.at[addr] = slices.DeleteFunc(t.at[addr], func(o *row) bool { return o == r }); len(t.at[addr]) == 0 {
+		delete(t.at, addr)
+	}
+}
+
+// evict says which members lived where one does that just came.
+func (t *table) evict(r *row) {
+	for _, o := range t.at[addrOf(r.member)] {
+		if o.claim != t.self && r.evicts(o) && !o.evicted {
+			o.evicted = true
+			t.log.Info("another member has the address of this one, which so has failed or moved", "node", o.member.Name, "addr", addrOf(o.member), "peer", r.member.Name)
+		}
+	}
+}
+
+// evicts tells whether o cannot live, as r started later at the same address.
+func (r *row) evicts(o *row) bool {
+	return r.member.Name != o.member.Name && r.member.Status == catalog.MemberAlive && o.member.Status == catalog.MemberAlive &&
+		o.start != 0 && r.start > o.start
+}
+
+// lives tells whether memberlist says so of a row, and nobody else is there.
+func (t *table) lives(r *row) bool {
+	return r.member.Status == catalog.MemberAlive &&
+		(r.claim == t.self || !slices.ContainsFunc(t.at[addrOf(r.member)], func(o *row) bool { return o.evicts(r) }))
+}
+
+// shown is the member of a row as it counts.
+func (t *table) shown(r *row) catalog.Member {
+	m := r.member
+	if m.Status == catalog.MemberAlive && !t.lives(r) {
+		m.Status = catalog.MemberFailed
+	}
+	return m
 }
 
 func (t *table) drop(name, claim string) {
+	t.unplace(t.rows[name][claim])
 	delete(t.rows[name], claim)
 	if len(t.rows[name]) == 0 {
 		delete(t.rows, name)
@@ -165,7 +216,7 @@ func (t *table) drop(name, claim string) {
 
 func (t *table) aliveBeside(claim, name string) bool {
 	for c, r := range t.rows[name] {
-		if c != claim && r.member.Status == catalog.MemberAlive {
+		if c != claim && t.lives(r) {
 			return true
 		}
 	}
@@ -180,18 +231,18 @@ func (t *table) best(name string) (claim string, found *row) {
 		}
 	}
 	for c, r := range t.rows[name] {
-		if better(r, found) {
+		if t.better(r, found) {
 			claim, found = c, r
 		}
 	}
 	return claim, found
 }
 
-func better(a, b *row) bool {
+func (t *table) better(a, b *row) bool {
 	if b == nil {
 		return true
 	}
-	if alive := a.member.Status == catalog.MemberAlive; alive != (b.member.Status == catalog.MemberAlive) {
+	if alive := t.lives(a); alive != t.lives(b) {
 		return alive
 	}
 	if a.start != 0 && b.start != 0 && a.start != b.start {
@@ -213,7 +264,7 @@ func (t *table) elders() []row {
 	}
 	var out []row
 	for _, r := range t.rows[t.name] {
-		if r != self && r.member.Status == catalog.MemberAlive && r.member.ID == self.member.ID && better(r, self) {
+		if r != self && t.lives(r) && r.member.ID == self.member.ID && t.better(r, self) {
 			out = append(out, *r)
 		}
 	}
@@ -231,7 +282,7 @@ func (t *table) clashes(now time.Time) {
 	for name, claims := range t.rows {
 		var alive []*row
 		for _, r := range claims {
-			if r.member.Status == catalog.MemberAlive && now.Sub(r.since) >= clashAfter {
+			if t.lives(r) && now.Sub(r.since) >= clashAfter {
 				alive = append(alive, r)
 			}
 		}
@@ -274,7 +325,9 @@ func (t *table) apply(in intent) bool {
 		t.intents[in.Name] = in
 		return true
 	case in.Prune:
-		delete(t.rows, in.Name)
+		for claim := range t.rows[in.Name] {
+			t.drop(in.Name, claim)
+		}
 	case r.member.Status == catalog.MemberLeft:
 		return false
 	default:
@@ -310,7 +363,7 @@ func (t *table) get(name string) (catalog.Member, bool) {
 	if r == nil {
 		return catalog.Member{}, false
 	}
-	return r.member, true
+	return t.shown(r), true
 }
 
 // claim is the one that counts for a name, "" for none.
@@ -327,7 +380,7 @@ func (t *table) members() []catalog.Member {
 	out := make([]catalog.Member, 0, len(t.rows))
 	for name := range t.rows {
 		_, r := t.best(name)
-		out = append(out, r.member) // tags are never changed in place
+		out = append(out, t.shown(r)) // tags are never changed in place
 	}
 	slices.SortFunc(out, func(a, b catalog.Member) int {
 		switch {

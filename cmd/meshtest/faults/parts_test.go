@@ -265,9 +265,9 @@ func TestP32LostMajority(t *testing.T) {
 		took.Round(10*time.Millisecond), time.Since(began).Round(10*time.Millisecond))
 }
 
-// TestLeaderChangesUnderChurn hands leadership over again and again while services
+// TestP04LeaderChangesUnderChurn hands leadership over again and again while services
 // come and go and intentions change: every proxy enforces each change soon after.
-func TestLeaderChangesUnderChurn(t *testing.T) {
+func TestP04LeaderChangesUnderChurn(t *testing.T) {
 	c := proc.StartCluster(t, proc.ClusterOptions{Servers: 3, Agents: 2})
 	a, b := c.Agents[0], c.Agents[1]
 	e := startEcho(t)

@@ -1,0 +1,69 @@
+package gossip
+
+import (
+	"log/slog"
+	"net"
+	"strconv"
+	"testing"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/weftmesh/weft/catalog"
+)
+
+// nodeAt is a member as memberlist has it.
+func nodeAt(t *testing.T, name, id, addr string, start int64) *memberlist.Node {
+	t.Helper()
+	meta, err := encodeTags(map[string]string{"id": id, startTag: strconv.FormatInt(start, 36)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &memberlist.Node{Name: claimOf(name, addr+":8301"), Addr: net.ParseIP(addr), Port: 8301, Meta: meta}
+}
+
+// Two hosts got each other's address, and one another name: who lived at an address
+// where somebody started later is not waited for, whatever memberlist believes yet.
+func TestAddressIsOneMembers(t *testing.T) {
+	tb := newTable(claimOf("self", "10.0.0.1:8301"), slog.New(slog.DiscardHandler))
+	alive := func(n *memberlist.Node) { tb.put(n, catalog.MemberAlive) }
+	want := func(name, addr string, status catalog.MemberStatus) {
+		t.Helper()
+		if m, ok := tb.get(name); !ok || m.Addr != addr || m.Status != status {
+			t.Errorf("%s is %s at %s, want %s at %s", name, m.Status, m.Addr, status, addr)
+		}
+		for _, m := range tb.members() {
+			if m.Name == name && m.Status != status {
+				t.Errorf("%s is listed as %s", name, m.Status)
+			}
+		}
+	}
+	a, b := nodeAt(t, "a", "1", "10.0.0.4", 100), nodeAt(t, "b", "2", "10.0.0.5", 100)
+	alive(a)
+	alive(b)
+	moved := nodeAt(t, "a", "1", "10.0.0.5", 200)
+	alive(moved)
+	want("a", "10.0.0.4", catalog.MemberAlive) // the original, as far as anybody knows
+	want("b", "10.0.0.5", catalog.MemberFailed)
+	alive(nodeAt(t, "b", "2", "10.0.0.4", 201))
+	want("a", "10.0.0.5", catalog.MemberAlive)
+	want("b", "10.0.0.4", catalog.MemberAlive)
+	if status := tb.put(b, catalog.MemberFailed); status != catalog.MemberNone {
+		t.Errorf("the end of a claim that does not count is told as %s", status)
+	}
+	tb.put(a, catalog.MemberFailed)
+	want("a", "10.0.0.5", catalog.MemberAlive)
+	alive(nodeAt(t, "renamed", "2", "10.0.0.4", 300))
+	want("b", "10.0.0.4", catalog.MemberFailed)
+	want("renamed", "10.0.0.4", catalog.MemberAlive)
+	// What is heard late, of before, changes nothing.
+	alive(nodeAt(t, "c", "3", "10.0.0.5", 50))
+	want("a", "10.0.0.5", catalog.MemberAlive)
+	want("c", "10.0.0.5", catalog.MemberFailed)
+	// Nobody takes the place of this host.
+	alive(nodeAt(t, "self", "9", "10.0.0.1", 100))
+	alive(nodeAt(t, "d", "4", "10.0.0.1", 200))
+	want("self", "10.0.0.1", catalog.MemberAlive)
+	for _, n := range []string{"a", "b", "c", "d", "renamed"} {
+		tb.apply(intent{Name: n, Prune: true})
+	}
+}
