@@ -109,6 +109,7 @@ type joining struct {
 	mu    sync.Mutex // one asks at a time
 	asked bool       // since the start, with success
 	fails int
+	doubt time.Time // when a doubt was looked into last
 }
 
 // Enroll gives an agent a certificate that is good now: the one it has, or else one
@@ -128,7 +129,8 @@ func (c *Credentials) Enroll(ctx context.Context) (Joined, error) {
 // learnt, and then at half the certificate's life.
 func (j *joining) next(ctx context.Context, c *Credentials) error {
 	due, calm := j.due(c)
-	// A doubt is looked into at once, but for a while after the last answer.
+	// A doubt is looked into at once, so that a node that was revoked says so at once,
+	// but for a while after the last one.
 	if err := c.sleepUntil(ctx, calm, nil); err != nil {
 		return err
 	}
@@ -137,6 +139,9 @@ func (j *joining) next(ctx context.Context, c *Credentials) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if now := c.now(); now.Before(due) {
+		j.doubt = now
+	}
 	_, err := j.join(ctx, c)
 	if err == nil {
 		c.logger.Info("the node's certificate was renewed", "node", c.self.Node, "not_after", c.NotAfter())
@@ -159,7 +164,7 @@ func (j *joining) due(c *Credentials) (due, calm time.Time) {
 		due = now.Add(backoff(j.fails))
 	case j.asked:
 		due = c.renewalDue()
-		if calm = now.Add(doubtEvery); calm.Before(due) {
+		if calm = j.doubt.Add(doubtEvery); calm.Before(due) {
 			return due, calm
 		}
 	default:
