@@ -298,12 +298,7 @@ func (p *Proxy) tunnel(ctx context.Context, a *attempt, e *candidate) (*outbound
 		case plain:
 			return p.handshakeWith(ctx, a, key, cred)
 		case mine != nil:
-			t, c, err := p.handshakeWith(ctx, a, key, cred)
-			p.tunnels.mu.Lock()
-			in.dialing, mine.t, mine.err = nil, t, err
-			p.tunnels.mu.Unlock()
-			close(mine.done)
-			return t, c, err
+			return p.handshakeFor(ctx, a, key, cred, in, mine)
 		}
 		select {
 		case <-under.done:
@@ -332,15 +327,31 @@ func (p *Proxy) another(a *attempt, key instanceKey, cred *credential) {
 	p.live.add()
 	go func() {
 		defer p.live.done()
-		t, c, err := p.handshakeWith(own.ctx, own, key, cred)
+		defer func() {
+			if v := recover(); v != nil { // costs this tunnel and no other
+				p.svc.journal.panicked(own.up.key, v, debug.Stack())
+			}
+		}()
+		_, c, _ := p.handshakeFor(own.ctx, own, key, cred, in, mine) // the next who needs one is told
 		if c != nil {
 			c.abort() // it speaks tunnels no more: the next connection finds that out
 		}
+	}()
+}
+
+// errUnfinished is what those are told who waited for a handshake that panicked.
+var errUnfinished = errors.New("the handshake ended without a result")
+
+// handshakeFor is handshakeWith for those who wait at mine, whatever becomes of it.
+func (p *Proxy) handshakeFor(ctx context.Context, a *attempt, key instanceKey, cred *credential, in *instance, mine *dialing) (t *outboundTunnel, c *Conn, err error) {
+	err = errUnfinished
+	defer func() {
 		p.tunnels.mu.Lock()
 		in.dialing, mine.t, mine.err = nil, t, err
 		p.tunnels.mu.Unlock()
 		close(mine.done)
 	}()
+	return p.handshakeWith(ctx, a, key, cred)
 }
 
 // handshakeWith reaches an instance and finds out whether it speaks tunnels.
@@ -374,8 +385,9 @@ func (p *Proxy) handshakeWith(ctx context.Context, a *attempt, key instanceKey, 
 // offer does the handshake with the tunnels' protocol offered, and without it towards
 // those that take no offer which they do not know.
 func (p *Proxy) offer(ctx context.Context, a *attempt, key instanceKey) (*Conn, error) {
+	now := p.svc.now() // nothing may panic under the lock
 	p.tunnels.mu.Lock()
-	silent := p.svc.now().Before(p.tunnels.instance(key).noALPN)
+	silent := now.Before(p.tunnels.instance(key).noALPN)
 	p.tunnels.mu.Unlock()
 	base := a.w.peers[key.id]
 	if !silent && !p.oneToOne {
@@ -385,8 +397,9 @@ func (p *Proxy) offer(ctx context.Context, a *attempt, key instanceKey) (*Conn, 
 		if err == nil || !noProtocol(err) {
 			return c, err
 		}
+		now = p.svc.now()
 		p.tunnels.mu.Lock()
-		p.tunnels.instance(key).noALPN = p.svc.now().Add(askAgain)
+		p.tunnels.instance(key).noALPN = now.Add(askAgain)
 		p.tunnels.mu.Unlock()
 	}
 	return p.svc.reach(ctx, a.up, key.addr, key.id, base)

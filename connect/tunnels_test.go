@@ -383,3 +383,29 @@ func TestBulkHasATunnelOfItsOwn(t *testing.T) {
 	}
 	bulk.Close()
 }
+
+// TestPanicInHandshake: a handshake that panics frees those who wait for it, and the next
+// one may try.
+func TestPanicInHandshake(t *testing.T) {
+	p := &Proxy{}
+	p.tunnels.init()
+	key := instanceKey{addr: "10.0.0.1:1"}
+	in, mine := p.tunnels.instance(key), &dialing{done: make(chan struct{})}
+	in.dialing = mine
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("there was to be a panic")
+			}
+		}()
+		_, _, _ = p.handshakeFor(t.Context(), nil, key, nil, in, mine) // there is no attempt
+	}()
+	select {
+	case <-mine.done:
+	default:
+		t.Fatal("those who wait for it wait for ever")
+	}
+	if !errors.Is(mine.err, errUnfinished) || mine.t != nil || in.dialing != nil {
+		t.Errorf("%v, %v, %v", mine.err, mine.t, in.dialing)
+	}
+}

@@ -19,6 +19,11 @@ import (
 // enter gives the cluster its part of Raft.
 func (c *cluster) enter(raft *consensus.Node, st *store.Store) {
 	c.raft, c.store = raft, st
+	if v, err := st.Read(catalog.Query{Kind: catalog.QueryRevocations}); err == nil {
+		c.registrar.know(v)
+	} else {
+		c.log.Error("what is revoked cannot be read; nobody is let in until it can", "err", err)
+	}
 	c.current.Store(!raft.Fresh())
 	c.reads.Ask = c.leaderIndex
 	c.founding = &founding{
@@ -59,6 +64,7 @@ func (c *cluster) start(rpcs *grpc.Server, ended chan<- error) (stop func() erro
 	wg.Go(func() { c.dismissed.run(ctx) })
 	wg.Go(func() { c.keepWarm(ctx) })
 	wg.Go(func() { c.follow(ctx) })
+	wg.Go(func() { c.registrar.settle(ctx, c.raft.CaughtUp, c.store) })
 	wg.Go(func() { c.registrar.follow(ctx, c.store, c.mux.CloseIf) })
 	wg.Go(func() {
 		if err := c.serve(ctx); err != nil {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/weftmesh/weft/catalog"
@@ -27,7 +28,11 @@ type registrar struct {
 	// was restarted.
 	current func(ctx context.Context) (*catalog.View, error)
 
-	revoked atomic.Pointer[catalog.View] // of QueryRevocations
+	mu      sync.Mutex                   // one publishes at a time
+	revoked atomic.Pointer[catalog.View] // of QueryRevocations; nil before the store is there
+	// ahead are the nodes that the log revokes in entries of which this server, since it
+	// was started, has not heard yet whether they are committed. nil: there are none.
+	ahead atomic.Pointer[map[string]bool]
 }
 
 var _ enroll.Registrar = (*registrar)(nil)
@@ -93,10 +98,56 @@ func (r *registrar) admit(p enroll.Peer) error {
 	if p.Datacenter != r.datacenter {
 		return fmt.Errorf("%s: this is datacenter %q; set datacenter in its configuration", p, r.datacenter)
 	}
-	if r.revoked.Load().Revoked(catalog.RevokedNode, p.NodeID) {
+	v := r.revoked.Load()
+	switch ahead := r.ahead.Load(); {
+	case v == nil:
+		return fmt.Errorf("%s: this server does not know yet which nodes were revoked", p)
+	case v.Revoked(catalog.RevokedNode, p.NodeID):
 		return fmt.Errorf("%s was revoked", p)
+	case ahead != nil && (*ahead)[p.NodeID]:
+		return fmt.Errorf("%s was revoked by a command in this server's log; it waits for a leader to say whether that holds", p)
 	}
 	return nil
+}
+
+// foretell takes note of a revocation that is in the log and not in the store yet. All
+// are told before anybody is judged.
+func (r *registrar) foretell(cmd catalog.Command) {
+	c, ok := cmd.(*catalog.Revoke)
+	if !ok || c.Revocation.Kind != catalog.RevokedNode {
+		return
+	}
+	ahead := r.ahead.Load()
+	if ahead == nil {
+		ahead = &map[string]bool{}
+		r.ahead.Store(ahead)
+	}
+	(*ahead)[strings.ToLower(c.Revocation.ID)] = true
+}
+
+// know takes over what is revoked, unless something newer is known.
+func (r *registrar) know(v *catalog.View) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if old := r.revoked.Load(); old == nil || v.Index >= old.Index {
+		r.revoked.Store(v)
+	}
+}
+
+// settle forgets what the log foretold, once the store has it, or has it not for good.
+func (r *registrar) settle(ctx context.Context, caughtUp func(context.Context) error, st *store.Store) {
+	if r.ahead.Load() == nil {
+		return
+	}
+	if err := caughtUp(ctx); err != nil {
+		return // ctx ended, or this server stops
+	}
+	v, err := st.Read(catalog.Query{Kind: catalog.QueryRevocations})
+	if err != nil {
+		return // the store ended
+	}
+	r.know(v)
+	r.ahead.Store(nil)
 }
 
 // follow keeps what is revoked at hand until ctx ends, and has the connections of
@@ -113,7 +164,7 @@ func (r *registrar) follow(ctx context.Context, st *store.Store, closeIf func(fu
 			return // ctx or the store ended
 		}
 		at = index
-		r.revoked.Store(v)
+		r.know(v)
 		n := closeIf(func(cs tls.ConnectionState) bool {
 			p, err := enroll.PeerOf(cs)
 			return err == nil && v.Revoked(catalog.RevokedNode, p.NodeID)

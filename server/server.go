@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"google.golang.org/grpc"
 
+	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/store"
 	"github.com/weftmesh/weft/server/consensus"
 )
@@ -121,11 +122,13 @@ func (s *Server) openState() (err error) {
 	}
 	bootstrap := s.cfg.Bootstrap || (s.cfg.Dev && s.cfg.Cluster == nil)
 	var network *consensus.Network
+	var ahead map[catalog.CommandType]func(catalog.Command)
 	if s.cluster != nil {
+		ahead = map[catalog.CommandType]func(catalog.Command){catalog.CmdRevoke: s.cluster.registrar.foretell}
 		network, bootstrap = s.cluster.network(), bootstrap || s.cfg.Cluster.Expect == 1
 	}
 	s.raft, err = consensus.New(consensus.Config{
-		NodeID: s.cfg.NodeID, Addr: s.cfg.Addr, DataDir: dir, MarkFile: mark, Bootstrap: bootstrap, Network: network,
+		NodeID: s.cfg.NodeID, Addr: s.cfg.Addr, DataDir: dir, MarkFile: mark, Bootstrap: bootstrap, Network: network, Ahead: ahead,
 		Store: s.store, Timers: s.cfg.Raft, Log: s.cfg.RaftLog, Logger: s.log, Registerer: s.cfg.Registerer,
 	})
 	if err == nil && s.cluster != nil {

@@ -30,6 +30,8 @@ const (
 	maxShelvedView  = 8 << 20
 	// shelfPause is between two rounds of writing: many versions of a view are one write.
 	shelfPause = time.Second
+	// shelfAgain is how soon what could not be written is tried again.
+	shelfAgain = 30 * time.Second
 	shelfMagic = "weft view 1\n"
 	shelfExt   = ".view"
 )
@@ -132,18 +134,22 @@ func (s *shelf) put(key viewKey, v *catalog.View) {
 
 // run writes until ctx ends, and then what is left.
 func (s *shelf) run(ctx context.Context) {
+	again := time.NewTicker(shelfAgain)
+	defer again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			s.flush()
 			return
 		case <-s.wake:
-			s.flush()
+		case <-again.C: // for what could not be written
 		}
+		s.flush()
 		sleep(ctx, shelfPause)
 	}
 }
 
+// flush writes what is due; what fails is due again.
 func (s *shelf) flush() {
 	s.mu.Lock()
 	due := s.due
@@ -152,15 +158,17 @@ func (s *shelf) flush() {
 	if len(due) == 0 {
 		return
 	}
-	err := os.MkdirAll(s.dir, 0o700)
+	var err error
 	for name, a := range due {
-		if err != nil {
-			break
+		if werr := s.write(name, a); werr != nil {
+			err = werr
+			continue
 		}
-		err = s.write(name, a)
+		delete(due, name)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.again(due)
 	switch {
 	case err != nil && !s.failed:
 		s.log.Warn("what this host learned cannot be kept for a start without servers", "file", s.dir, "err", err)
@@ -169,6 +177,16 @@ func (s *shelf) flush() {
 	}
 	s.failed = err != nil
 	s.shrink()
+}
+
+// again keeps what could not be written for the next round, but for what was heard anew
+// since; s.mu is held.
+func (s *shelf) again(unwritten map[string]shelved) {
+	for name, a := range unwritten {
+		if _, newer := s.due[name]; !newer && len(s.due) < maxShelved {
+			s.due[name] = a
+		}
+	}
 }
 
 // write replaces the file of an answer in one step. It is not synced: a file that a

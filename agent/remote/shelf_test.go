@@ -149,3 +149,37 @@ func TestSecretsAreNotShelved(t *testing.T) {
 		t.Errorf("%d answers are to be written, not 2", len(s.due))
 	}
 }
+
+// TestShelfTriesAgain: a file that cannot be written costs no other, and is written once
+// it can be.
+func TestShelfTriesAgain(t *testing.T) {
+	dir := t.TempDir()
+	var log strings.Builder
+	s := openShelf(dir, slog.New(slog.NewTextHandler(&log, nil)))
+	var keys []viewKey
+	for i := range 20 {
+		q := catalog.Query{Kind: catalog.QueryConnect, Name: fmt.Sprint(i)}
+		keys = append(keys, viewKey{query: q})
+		s.put(keys[i], &catalog.View{Query: q, Index: 1})
+	}
+	blocked := filepath.Join(dir, shelfName(keys[7]))
+	if err := os.MkdirAll(filepath.Join(blocked, "in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.flush()
+	for i, k := range keys {
+		if _, ok := s.get(k); ok != (i != 7) {
+			t.Errorf("answer %d is kept: %v", i, ok)
+		}
+	}
+	if err := os.RemoveAll(blocked); err != nil {
+		t.Fatal(err)
+	}
+	s.flush()
+	if _, ok := s.get(keys[7]); !ok {
+		t.Error("what failed was not written again")
+	}
+	if out := log.String(); strings.Count(out, "cannot be kept") != 1 || !strings.Contains(out, "is kept again") {
+		t.Error(out)
+	}
+}

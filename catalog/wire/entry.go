@@ -83,13 +83,18 @@ func VerifyEntry(b []byte) error {
 	return nil
 }
 
+// EntryType is the type of the command in an entry that VerifyEntry found whole.
+func EntryType(b []byte) catalog.CommandType {
+	return catalog.CommandType(b[1])<<8 | catalog.CommandType(b[2])
+}
+
 // DecodeEntry opens the envelope. It returns ErrIgnored for what may be skipped;
 // any other error means that this server cannot follow the log.
 func DecodeEntry(b []byte) (catalog.Command, error) {
 	if err := VerifyEntry(b); err != nil {
 		return nil, err
 	}
-	t, flags := catalog.CommandType(b[1])<<8|catalog.CommandType(b[2]), b[3]
+	t, flags := EntryType(b), b[3]
 	if flags&^flagsWithSense != 0 {
 		return nil, fmt.Errorf("log entry: %w: flags %#x are not known; run a newer version", catalog.ErrInvalid, flags)
 	}

@@ -109,6 +109,7 @@ type joining struct {
 	mu    sync.Mutex // one asks at a time
 	asked bool       // since the start, with success
 	fails int
+	doubt time.Time // when a doubt was looked into last
 }
 
 // Enroll gives an agent a certificate that is good now: the one it has, or else one
@@ -128,7 +129,8 @@ func (c *Credentials) Enroll(ctx context.Context) (Joined, error) {
 // learnt, and then at half the certificate's life.
 func (j *joining) next(ctx context.Context, c *Credentials) error {
 	pause, due := j.due(c)
-	// A doubt is looked into at once, but for a while after the last answer.
+	// A doubt is looked into at once, so that a node that was revoked says so at once,
+	// but for a while after the last one.
 	if err := c.rest(ctx, pause); err != nil {
 		return err
 	}
@@ -137,6 +139,9 @@ func (j *joining) next(ctx context.Context, c *Credentials) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if now := c.now(); now.Before(due) {
+		j.doubt = now
+	}
 	_, err := j.join(ctx, c)
 	if err == nil {
 		c.logger.Info("the node's certificate was renewed", "node", c.self.Node, "not_after", c.NotAfter())
@@ -160,7 +165,11 @@ func (j *joining) due(c *Credentials) (calm time.Duration, due time.Time) {
 	case j.fails > 0:
 		return backoff(j.fails), time.Time{}
 	case j.asked:
-		return doubtEvery, c.renewalDue()
+		due, now := c.renewalDue(), c.now()
+		if !now.Before(due) {
+			return doubtEvery, due
+		}
+		return doubtEvery - now.Sub(j.doubt), due
 	}
 	return time.Duration(rand.Float64() * float64(time.Second)), time.Time{}
 }

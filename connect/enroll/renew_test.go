@@ -447,7 +447,7 @@ func TestDoubts(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.wg.Go(func() { _ = agent.Run(ctx) })
-		time.Sleep(time.Minute)
+		time.Sleep(2 * time.Second) // it has asked after its start, and may doubt at once all the same
 		asked := func() int {
 			reg.mu.Lock()
 			defer reg.mu.Unlock()

@@ -72,6 +72,10 @@ type Config struct {
 	Transport Transport
 	Timers    Timers
 	Log       LogSettings
+	// Ahead is called by New for each command of these types that is in the log and in
+	// no backup: it may be committed, and is not in the store before this node has heard
+	// so from the others.
+	Ahead map[catalog.CommandType]func(catalog.Command)
 	// OnFatal is called, once, when the log cannot be written any more. The
 	// process should end. Run returns the same error.
 	OnFatal func(error)

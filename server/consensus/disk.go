@@ -18,6 +18,7 @@ import (
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
+	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/store"
 	"github.com/weftmesh/weft/catalog/wire"
 )
@@ -38,6 +39,7 @@ type disk struct {
 	stable    raft.StableStore
 	snapshots raft.SnapshotStore
 	bolt      *raftboltdb.BoltStore
+	ahead     map[catalog.CommandType]func(catalog.Command) // Config.Ahead
 
 	log     *slog.Logger
 	onFatal func(error)
@@ -52,7 +54,7 @@ type disk struct {
 
 func openDisk(cfg Config) (*disk, error) {
 	d := &disk{
-		dir: cfg.DataDir, log: cfg.Logger, onFatal: cfg.OnFatal, failed: make(chan struct{}), closing: make(chan struct{}),
+		dir: cfg.DataDir, ahead: cfg.Ahead, log: cfg.Logger, onFatal: cfg.OnFatal, failed: make(chan struct{}), closing: make(chan struct{}),
 		dog: newWatchdog(cfg.DataDir, cfg.Logger),
 	}
 	d.dog.fail = func(err error) { _ = d.fail("sync", err) }

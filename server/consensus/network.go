@@ -63,7 +63,8 @@ func newNetwork(cfg Config, leads func(term uint64) bool) *network {
 	l := &streams{
 		cfg: *cfg.Network, self: cfg.NodeID, addr: networkAddr(cfg.Addr), log: cfg.Logger,
 		refusals: &repeats{seen: map[string]repeat{}},
-		ready:    make(chan net.Conn), unjudged: make(chan struct{}, maxUnjudged), lost: make(chan string, 1), conns: map[string]map[net.Conn]struct{}{},
+		ready:    make(chan net.Conn), unjudged: make(chan struct{}, maxUnjudged), lost: make(chan struct{}, 1), conns: map[string]map[net.Conn]struct{}{},
+		gone: map[string]bool{},
 	}
 	l.leading, l.prompter = leads, newPrompter(leads)
 	l.ctx, l.cancel = context.WithCancel(context.Background())

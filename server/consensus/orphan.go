@@ -38,8 +38,10 @@ func (n *network) outlive(ctx context.Context, node *Node) {
 		select {
 		case <-ctx.Done():
 			return
-		case id := <-n.layer.lost:
-			if !n.orphaned(ctx, node, id) {
+		case <-n.layer.lost:
+		}
+		for id := range n.layer.takeLost() {
+			if !n.orphaned(ctx, node, id) { // at once, unless it is the leader
 				continue
 			}
 			select {

@@ -121,12 +121,27 @@ func (d *disk) verify() error {
 		if err == nil {
 			err = verifyLog(&l, i, term)
 		}
+		if err == nil && i > backed {
+			err = d.tell(&l)
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w: entry %d: %w", file, errCorrupt, i, err)
 		}
 		term = l.Term
 	}
 	return nil
+}
+
+// tell hands on a command that is in the log and in no backup, where it is wanted.
+func (d *disk) tell(l *raft.Log) error {
+	if l.Type != raft.LogCommand || d.ahead[wire.EntryType(l.Data)] == nil {
+		return nil
+	}
+	cmd, err := wire.DecodeEntry(l.Data)
+	if err == nil {
+		d.ahead[cmd.CommandType()](cmd)
+	}
+	return err
 }
 
 // backedUp is the index at which the newest backup ends.

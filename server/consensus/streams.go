@@ -35,7 +35,7 @@ type streams struct {
 	refusals *repeats
 	ready    chan net.Conn
 	unjudged chan struct{}
-	lost     chan string     // the node ID of a server that closed a connection
+	lost     chan struct{}   // has a value when gone is to be looked at
 	ctx      context.Context // ends when it is closed
 	cancel   context.CancelFunc
 	once     sync.Once
@@ -44,6 +44,7 @@ type streams struct {
 	mu      sync.Mutex
 	conns   map[string]map[net.Conn]struct{} // accepted, by node ID
 	strange map[string]bool                  // those of conns that were no members when last looked at
+	gone    map[string]bool                  // servers that closed a connection since this was looked at
 }
 
 // Addr implements net.Listener: the address that others know.
@@ -229,12 +230,22 @@ func (k *kept) Close() error {
 	if len(k.of.conns[k.id]) == 0 {
 		delete(k.of.conns, k.id)
 	}
+	k.of.gone[k.id] = true
 	k.of.mu.Unlock()
 	select {
-	case k.of.lost <- k.id:
-	default: // one is looked after already
+	case k.of.lost <- struct{}{}:
+	default: // it is to be looked at already
 	}
 	return k.Conn.Close()
+}
+
+// takeLost gives the servers that closed a connection since it was called last.
+func (s *streams) takeLost() map[string]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	gone := s.gone
+	s.gone = map[string]bool{}
+	return gone
 }
 
 // dropStrangers ends the connections of those who are no members.
