@@ -136,9 +136,7 @@ func TestWrongCertificateIsNotUsed(t *testing.T) {
 	wg.Wait()
 }
 
-// TestOldSignerIsNotStormed: while the servers still sign with the root that the
-// snapshot calls old, a leaf is asked for now and then and not all the time.
-// A leaf that was issued while the clock was ahead is replaced once it is right, and a
+// TestP21ClockIsSetBack: a leaf that was issued while the clock was ahead is replaced once it is right, and a
 // signer whose clock is days behind is not stormed.
 func TestP21ClockIsSetBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -154,6 +152,7 @@ func TestP21ClockIsSetBack(t *testing.T) {
 		wg.Go(func() { _ = s.Run(ctx) })
 		s.Update(&Snapshot{Service: "web", Datacenter: testDC, TrustDomain: testDomain, Roots: []string{ca.pem}})
 		<-s.Ready()
+		synctest.Wait()
 		for _, by := range []time.Duration{-time.Hour, time.Hour} {
 			off.Add(int64(by))
 			time.Sleep(3 * time.Second)

@@ -48,10 +48,11 @@ type joint struct {
 	connecting bool
 	readable   bool
 	hup        bool
-	blocked    bool // it takes no more now
-	said       bool // it has said all
-	told       bool // it was told that the other has
-	deaf       bool // it reads no more
+	blocked    bool  // it takes no more now
+	said       bool  // it has said all
+	told       bool  // it was told that the other has
+	deaf       bool  // it reads no more
+	lost       error // it was reset, and what it had said before is read to its end
 }
 
 // half is one direction.
@@ -271,6 +272,10 @@ func (s *loopSplice) move(h *half, from, to *joint) bool {
 		if !s.empty(h, to) || s.ended {
 			return false
 		}
+		if from.said && from.lost != nil {
+			s.failed(from, from.lost)
+			return false
+		}
 		if from.said {
 			if !to.told && !to.deaf {
 				to.told = true
@@ -402,9 +407,13 @@ func (s *loopSplice) drop(h *half) {
 // unheard: an application reads no more. It may have answered in full before, so it is
 // read to its end, and the other side gets some time to read that.
 func (s *loopSplice) unheard(j *joint, err error) {
-	if !errors.Is(err, unix.EPIPE) || j.said {
+	reset := errors.Is(err, unix.ECONNRESET)
+	if !reset && !errors.Is(err, unix.EPIPE) || j.said {
 		s.failed(j, os.NewSyscallError("write", err))
 		return
+	}
+	if reset {
+		j.lost = os.NewSyscallError("write", err)
 	}
 	j.deaf, j.readable, j.hup = true, true, true
 	if s.leaving {
