@@ -24,6 +24,13 @@ import (
 //
 // Keys of maps (Meta, Config …) are data and are left as they are.
 func Decode(raw map[string]any, out any) error {
+	if decodePlain(raw, out) {
+		return nil
+	}
+	return decodeAny(raw, out)
+}
+
+func decodeAny(raw map[string]any, out any) error {
 	var md mapstructure.Metadata
 	dec, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{
 		Metadata:  &md,

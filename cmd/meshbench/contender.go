@@ -157,9 +157,11 @@ func (a *arm) idle(ctx context.Context, s *sample, _ time.Duration) error {
 const clockTick = 100
 
 // cpu is the processor time that the contender's processes have used.
-func (a *arm) cpu() time.Duration {
-	var sum time.Duration
-	for _, pid := range slices.Concat(a.sides()...) {
+func (a *arm) cpu() time.Duration { return processorTime(slices.Concat(a.sides()...)) }
+
+// processorTime is what processes have used of the processors.
+func processorTime(pids []int) (sum time.Duration) {
+	for _, pid := range pids {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		if err != nil {
 			continue

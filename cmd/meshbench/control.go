@@ -40,6 +40,7 @@ type controlResult struct {
 	perSecond  [2]float64 // one client, many clients
 	p99        [2]time.Duration
 	spreadMany float64
+	done       int64 // in all rounds
 }
 
 func runControl(ctx context.Context, rounds int, window time.Duration) error {
@@ -126,6 +127,7 @@ func measureJob(ctx context.Context, j job, rounds int, window time.Duration) (c
 		r.perSecond[i], r.p99[i] = rates[len(rates)/2], tails[len(tails)/2]
 		r.spreadMany = (rates[len(rates)-1] - rates[0]) / r.perSecond[i]
 	}
+	r.done = n.Load()
 	return r, nil
 }
 
