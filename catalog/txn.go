@@ -150,11 +150,17 @@ func (o *TxnOp) ReadOnly() bool {
 	}
 }
 
-// Refused lists the operations that no state could accept.
+// Refused lists the operations that no state could accept, and those that clients may
+// not write.
 func (c *Txn) Refused() []TxnError {
 	var out []TxnError
 	for i := range c.Ops {
-		if err := c.Ops[i].Validate(); err != nil {
+		op := &c.Ops[i]
+		err := op.Validate()
+		if n := op.Node; err == nil && n != nil && (n.Verb == TxnSet || n.Verb == TxnCAS) {
+			err = ValidNodeID(n.Node.ID)
+		}
+		if err != nil {
 			out = append(out, TxnError{i, err.Error()})
 		}
 	}
@@ -203,11 +209,6 @@ func (o *NodeOp) validate() error {
 	}
 	if o.Node.Node == "" && o.Node.ID != "" && o.Verb == TxnGet {
 		return validName("node ID", o.Node.ID)
-	}
-	if o.Verb == TxnSet || o.Verb == TxnCAS {
-		if err := ValidNodeID(o.Node.ID); err != nil {
-			return err
-		}
 	}
 	return validNode(&o.Node)
 }

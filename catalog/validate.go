@@ -167,6 +167,9 @@ func (c *SetConfigEntry) Validate() error {
 	if err := c.Entry.Validate(); err != nil {
 		return err
 	}
+	if err := validWritten(c.Entry.ConfigEntry); err != nil {
+		return err
+	}
 	return validName(c.Entry.EntryKind(), c.Entry.EntryName())
 }
 
@@ -184,7 +187,10 @@ func (c *SetIntention) Validate() error {
 	if err := validName("intention destination", c.Destination); err != nil {
 		return err
 	}
-	return e.Validate()
+	if err := e.Validate(); err != nil {
+		return err
+	}
+	return validWritten(e)
 }
 
 // Validate implements Command.

@@ -135,6 +135,11 @@ func TestIntentionCommands(t *testing.T) {
 			out:     "web => db (allow)\n", asked: "by=destination",
 		},
 		{
+			name: "intention match of a peer", args: []string{"intention", "match", "db"},
+			answers: map[string]string{"GET /v1/connect/intentions/match": `{"db":[` + strings.Replace(webDB, `"Dest`, `"SourcePeer":"east","Dest`, 1) + `]}`},
+			out:     "peer:east/web => db (allow)\n",
+		},
+		{
 			name: "intention match source", args: []string{"intention", "match", "-source", "web"},
 			answers: map[string]string{"GET /v1/connect/intentions/match": `{"web":[` + webDB + `]}`},
 			out:     "web => db (allow)\n", asked: "by=source",

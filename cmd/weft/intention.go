@@ -59,7 +59,15 @@ func intentionCreate(s streams) *cli.Command {
 	}.build()
 }
 
-func arrow(in *api.Intention) string { return in.SourceName + " => " + in.DestinationName }
+func arrow(in *api.Intention) string { return sourceOf(in) + " => " + in.DestinationName }
+
+// sourceOf is a source as it is printed: of two that share a name the peer tells.
+func sourceOf(in *api.Intention) string {
+	if in.SourcePeer == "" {
+		return in.SourceName
+	}
+	return "peer:" + in.SourcePeer + "/" + in.SourceName
+}
 
 func intentionsFromArgs(c *cli.Context) ([]*api.Intention, error) {
 	meta, err := pairs(c, "meta")
@@ -321,7 +329,7 @@ func intentionList(s streams) *cli.Command {
 					if len(in.Permissions) > 0 {
 						action = "<permissions>"
 					}
-					rows = append(rows, []string{in.ID, in.SourceName, action, in.DestinationName, strconv.Itoa(in.Precedence)})
+					rows = append(rows, []string{in.ID, sourceOf(in), action, in.DestinationName, strconv.Itoa(in.Precedence)})
 				}
 				return table(c.App.Writer, rows...)
 			})

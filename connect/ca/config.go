@@ -91,10 +91,12 @@ func DefaultConfig() catalog.CAConfig {
 type settings struct {
 	LeafCertTTL, IntermediateCertTTL, RootCertTTL time.Duration
 
-	PrivateKeyType   string
-	PrivateKeyBits   int
-	PrivateKey       string
-	RootCert         string
+	PrivateKeyType string
+	PrivateKeyBits int
+	PrivateKey     string
+	RootCert       string
+	// RotationPeriod stands in configurations of old; Consul reads it and does nothing.
+	RotationPeriod   any
 	CSRMaxPerSecond  float64
 	CSRMaxConcurrent int
 }

@@ -41,6 +41,7 @@ func ignoredKeys() []Key {
 		Key{Name: "ports.grpc_tls", Type: Int, Default: "-1", Flag: "grpc-tls-port", Doc: "The same with TLS.", Note: "there is no Envoy to configure"},
 		Key{Name: "addresses.grpc", Type: String, Doc: "The addresses of Envoy's control protocol.", Note: "there is no Envoy to configure"},
 		Key{Name: "addresses.grpc_tls", Type: String, Doc: "The same with TLS.", Note: "there is no Envoy to configure"},
+		Key{Name: "telemetry.disable_compat_1.9", Type: Bool, Doc: "Leaves out metrics under their names of Consul 1.9.", Note: "metrics have their present names only"},
 		Key{Name: "telemetry.statsite_address", Type: String, Doc: "Where metrics go as statsite.", Note: "use Prometheus"},
 		Key{Name: "telemetry.circonus_api_token", Type: String, Doc: "Circonus.", Note: "use Prometheus"},
 		Key{Name: "telemetry.circonus_api_app", Type: String, Doc: "Circonus.", Note: "use Prometheus"},
