@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"net"
 	"strings"
@@ -20,6 +21,41 @@ import (
 
 // forwardedKey marks, in the metadata of a request, that a server passes it on.
 const forwardedKey = "weft-forwarded"
+
+// forKey says, beside it, for which agent, so that the leader judges it too: what the
+// server that passes on knows of who lives may be old.
+const forKey = "weft-for-bin"
+
+// forAgent is the value of forKey.
+type forAgent struct{ Node, NodeID string }
+
+// passOn marks what a server sends to another one as passed on, and for whom.
+func passOn(ctx context.Context) (context.Context, error) {
+	md := []string{forwardedKey, "1"}
+	if c := rpc.CallerOf(ctx); c.Agent {
+		b, err := json.Marshal(forAgent{c.Node, c.NodeID})
+		if err != nil {
+			return nil, fmt.Errorf("server: %w", err)
+		}
+		md = append(md, forKey, string(b))
+	}
+	return metadata.AppendToOutgoingContext(ctx, md...), nil
+}
+
+// passedOn gives who asks by a server's connection: the server itself, or the agent for
+// which it passes on. Calls among servers are never an agent's.
+func passedOn(ctx context.Context, server rpc.Caller, method string) (rpc.Caller, error) {
+	server.Forwarded = len(metadata.ValueFromIncomingContext(ctx, forwardedKey)) > 0
+	said := metadata.ValueFromIncomingContext(ctx, forKey)
+	if !server.Forwarded || len(said) == 0 || strings.HasPrefix(method, wire.PeersPrefix) {
+		return server, nil
+	}
+	var a forAgent
+	if err := json.Unmarshal([]byte(said[0]), &a); err != nil || len(said) > 1 || a.Node == "" || a.NodeID == "" {
+		return server, fmt.Errorf("%w: %s does not say for whom it passes on %s", catalog.ErrDenied, server, method)
+	}
+	return rpc.Caller{Agent: true, Node: a.Node, NodeID: a.NodeID, Forwarded: true}, nil
+}
 
 // proved are gRPC's credentials for connections whose handshake is done before gRPC
 // sees them, and for those from inside the process.
@@ -89,7 +125,12 @@ func identified(ctx context.Context, method string) (context.Context, error) {
 	if strings.HasPrefix(method, wire.PeersPrefix) && !caller.Server {
 		return nil, wire.ToStatus(fmt.Errorf("%w: %s is for servers, this is %s", catalog.ErrDenied, method, caller))
 	}
-	caller.Forwarded = caller.Server && len(metadata.ValueFromIncomingContext(ctx, forwardedKey)) > 0
+	if caller.Server {
+		var err error
+		if caller, err = passedOn(ctx, caller, method); err != nil {
+			return nil, wire.ToStatus(err)
+		}
+	}
 	return rpc.WithCaller(ctx, caller), nil
 }
 

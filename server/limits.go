@@ -55,7 +55,7 @@ func (l *limits) begin(c rpc.Caller, waits bool) (end func(), err error) {
 
 // take takes one of the places that an agent has of a kind.
 func (l *limits) take(c rpc.Caller, kind func(*usage) *int, most int, what string) (end func(), err error) {
-	if !c.Agent {
+	if !counts(c) {
 		return func() {}, nil
 	}
 	l.mu.Lock()
@@ -72,6 +72,10 @@ func (l *limits) take(c rpc.Caller, kind func(*usage) *int, most int, what strin
 		l.sweep()
 	}, nil
 }
+
+// counts tells whether a caller has an allowance here. Who was passed on has used that
+// of another server.
+func counts(c rpc.Caller) bool { return c.Agent && !c.Forwarded }
 
 // of gives the usage of an agent, made where there is none.
 func (l *limits) of(id string) *usage {
@@ -101,7 +105,7 @@ func (l *limits) sweep() {
 
 // sync takes a statement from an agent's allowance.
 func (l *limits) sync(c rpc.Caller) error {
-	if !c.Agent {
+	if !counts(c) {
 		return nil
 	}
 	l.mu.Lock()

@@ -13,7 +13,6 @@ import (
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/metadata"
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/wire"
@@ -130,7 +129,7 @@ func (c *peerConn) ready(ctx context.Context) (context.Context, error) {
 		state := c.cc.GetState()
 		switch state {
 		case connectivity.Ready:
-			return metadata.AppendToOutgoingContext(ctx, forwardedKey, "1"), nil
+			return passOn(ctx)
 		case connectivity.Idle:
 			c.cc.Connect()
 		case connectivity.TransientFailure, connectivity.Shutdown:

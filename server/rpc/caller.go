@@ -14,7 +14,8 @@ type Caller struct {
 	Server, Agent bool
 	Node, NodeID  string
 	// Forwarded: another server passes on what it was asked, having judged who may. It
-	// is not passed on again.
+	// is judged again here, as that server's state may be old, and not passed on again.
+	// Where an agent asked, this is that agent.
 	Forwarded bool
 }
 
