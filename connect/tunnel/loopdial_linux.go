@@ -13,11 +13,15 @@ import (
 
 // dialSocket starts connecting a fresh socket; pending: its first event tells how that
 // went. It is to be registered after that: a fresh one would report a hang-up.
-func dialSocket(to netip.AddrPort) (fd int, pending bool, err error) {
+func (l *loop) dialSocket(to netip.AddrPort) (fd int, pending bool, err error) {
 	family, sa := sockaddr(to)
 	fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 	if err != nil {
 		return -1, false, os.NewSyscallError("socket", err)
+	}
+	if l.tooHigh(fd) {
+		_ = unix.Close(fd)
+		return -1, false, errTooHigh
 	}
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // always there
 	dontPace(fd, to.Addr())
@@ -32,17 +36,15 @@ func dialSocket(to netip.AddrPort) (fd int, pending bool, err error) {
 	}
 }
 
-// dialSocket is that within the bounds of the loop.
-func (l *loop) dialSocket(to netip.AddrPort) (fd int, pending bool, err error) {
-	fd, pending, err = dialSocket(to)
-	if err == nil && l.tooHigh(fd) {
-		_ = unix.Close(fd)
-		return -1, false, errTooHigh
-	}
-	return fd, pending, err
-}
-
 var errTooHigh = errors.New("this process has no descriptors left for applications: raise LimitNOFILE")
+
+// dialCode is what the source's side hears of it.
+func dialCode(err error) Code {
+	if errors.Is(err, errTooHigh) {
+		return CodeLimit
+	}
+	return CodeDialFailed
+}
 
 // tooHigh tells whether a descriptor is kept for others.
 func (l *loop) tooHigh(fd int) bool { return l.cfg.Descriptors > 0 && fd >= l.cfg.Descriptors }
@@ -145,9 +147,9 @@ func (s *loopStream) dialled(fd int, err error) {
 
 func (s *loopStream) dialFailed(err error) {
 	if !s.t.dead {
-		s.t.m.refuse(s.p, CodeDialFailed)
+		s.t.m.refuse(s.p, dialCode(err))
 	}
-	s.finish(End{Cause: CauseDial, Code: CodeDialFailed, Err: err}, true)
+	s.finish(End{Cause: CauseDial, Code: dialCode(err), Err: err}, true)
 }
 
 // begin hands over what has come while the application was dialled.

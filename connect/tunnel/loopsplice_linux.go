@@ -445,8 +445,8 @@ func (s *loopSplice) dialFailed(err error) {
 		return
 	}
 	s.giveBack(
-		End{Cause: CausePeer, Code: CodeDialFailed, Err: &ResetError{Code: CodeDialFailed, Remote: true}},
-		End{Cause: CauseDial, Code: CodeDialFailed, Err: err})
+		End{Cause: CausePeer, Code: dialCode(err), Err: &ResetError{Code: dialCode(err), Remote: true}},
+		End{Cause: CauseDial, Code: dialCode(err), Err: err})
 }
 
 func (s *loopSplice) giveBack(mine, theirs End) {

@@ -276,7 +276,7 @@ func TestLoopbackIsNotPaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stop()
-	fd, _, err := dialSocket(netip.MustParseAddrPort(addr))
+	fd, _, err := d.pick().dialSocket(netip.MustParseAddrPort(addr))
 	if err != nil {
 		t.Fatal(err)
 	}

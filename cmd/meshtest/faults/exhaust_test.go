@@ -135,7 +135,7 @@ func TestP34MoreConnectionsThanDescriptors(t *testing.T) {
 				}
 			}
 			said := o.end(t)
-			if refused > 0 && !strings.Contains(h.to.Log()+h.from.Log(), "reason=limit") {
+			if refused > 0 && !strings.Contains(h.to.Log()+h.from.Log(), "no descriptors left") {
 				t.Error("connections were refused, and no line says that a limit was reached")
 			}
 			if c.files > 0 && refused == 0 {

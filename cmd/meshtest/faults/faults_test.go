@@ -292,9 +292,13 @@ func TestP25SilentClients(t *testing.T) {
 	inbound := net.JoinHostPort("127.0.0.1", strconv.Itoa(svc.Port))
 
 	var silent []net.Conn
+	stranger := net.Dial
+	if proc.Full() { // more than one address may have, so that the operator is at another
+		stranger = (&net.Dialer{Timeout: 10 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 9)}}).Dial
+	}
 	for _, addr := range []string{inbound, a.HTTP} {
 		for i := range proc.Count(150, 2000) {
-			c, err := net.Dial("tcp", addr)
+			c, err := stranger("tcp", addr)
 			if err != nil {
 				break // refused at the door is an answer too
 			}

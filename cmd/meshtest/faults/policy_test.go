@@ -36,7 +36,8 @@ func init() {
 	for {
 		c, err := ln.Accept()
 		if err != nil {
-			os.Exit(1)
+			pause(10) // out of descriptors
+			continue
 		}
 		go func() { _, _ = io.Copy(c, c); c.Close() }()
 	}
