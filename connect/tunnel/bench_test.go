@@ -190,6 +190,7 @@ var benchVariants = []benchVariant{
 	directVariant, relayVariant,
 	tunnelVariant("goroutines", goroutines, 1),
 	tunnelVariant("loop", oneLoop, 1),
+	tunnelVariant("loops-2-tunnels", loops, 2),
 	tunnelVariant("loop-8-tunnels", oneLoop, 8),
 	tunnelVariant("loop-64-tunnels", oneLoop, 64),
 	pairVariant("goroutine-pairs", goroutines),

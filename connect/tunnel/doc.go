@@ -47,8 +47,8 @@
 // keeps it), so bulk of the past takes nothing from bulk of now. What really waits is
 // counted, in buffers and not in bytes: a tunnel that exceeds its bound loses the stream
 // that has just queued something, and where all exceed 128 MiB, a tunnel with more than
-// its share of that does. An honest tunnel never pays for a hostile one, and no stream
-// is held up by the queue of another.
+// its share of that (the budget by the tunnels that hold anything) does: who holds most
+// pays. No stream is held up by the queue of another.
 //
 // # What is bounded
 //

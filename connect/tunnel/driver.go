@@ -61,6 +61,9 @@ type Status struct {
 	// Bulk: long records have passed. crypto/tls keeps buffers of their size, so such a
 	// tunnel is worth replacing when it goes quiet.
 	Bulk bool
+	// Grown counts windows of streams that have grown, either way: they carry bulk, or
+	// did a moment ago.
+	Grown int
 	// Err is why the tunnel ended; nil while it lives and when it ended in order.
 	Err error
 }

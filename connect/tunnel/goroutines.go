@@ -123,8 +123,11 @@ type link struct{ *Tunnel }
 
 // Status implements Link.
 func (l *link) Status() Status {
+	l.mu.Lock()
+	grown := l.m.grown
+	l.mu.Unlock()
 	return Status{
-		Streams: l.Streams(), Limit: l.m.limit(), Draining: l.Draining(),
+		Grown: grown, Streams: l.Streams(), Limit: l.m.limit(), Draining: l.Draining(),
 		Bytes: l.bytes.Load(), Bulk: l.bulk.Load(), Err: l.Err(),
 	}
 }

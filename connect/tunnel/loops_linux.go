@@ -107,7 +107,6 @@ func (d *Loops) link(ctx context.Context, conn *tls.Conn, accept Accept) (Link, 
 		err := t.attach(w, t)
 		if err == nil {
 			t.l.tunnels[t] = struct{}{}
-			t.held.budget.tunnels.Add(1)
 			t.l.keepTicking()
 			t.enqueue()
 		}

@@ -30,6 +30,7 @@ type loopTunnel struct {
 	draining atomic.Bool
 	bytes    atomic.Uint64
 	bulk     atomic.Bool
+	grown    atomic.Int32
 	done     chan struct{}
 	mu       sync.Mutex
 	err      error
@@ -156,6 +157,7 @@ func (t *loopTunnel) moved(n int) {
 
 func (t *loopTunnel) publish() {
 	t.open.Store(int32(t.m.open()))
+	t.grown.Store(int32(t.m.grown))
 	if t.m.draining() {
 		t.draining.Store(true)
 	}
@@ -263,7 +265,6 @@ func (t *loopTunnel) fail(err error) {
 	t.dead = true
 	t.shut(true, false)
 	delete(t.l.tunnels, t)
-	t.held.budget.tunnels.Add(-1)
 	t.draining.Store(true)
 	t.mu.Lock()
 	t.err = err
@@ -397,6 +398,6 @@ func (t *loopTunnel) Status() Status {
 	}
 	return Status{
 		Streams: int(t.open.Load() + t.pending.Load()), Limit: t.m.limit(), Draining: t.draining.Load(),
-		Bytes: t.bytes.Load(), Bulk: t.bulk.Load(), Err: err,
+		Bytes: t.bytes.Load(), Bulk: t.bulk.Load(), Grown: int(t.grown.Load()), Err: err,
 	}
 }

@@ -38,6 +38,7 @@ const (
 	unseen                      // that says that the application saw nothing of the stream
 	recallDue                   // a RECALL is to be written
 	returnDue                   // a RETURN is
+	bigSend                     // the peer has granted more than its first window
 )
 
 // receiving tells whether the peer's direction is still open.
@@ -58,6 +59,7 @@ func (s *stream) sending() bool { return s.state&(sentFin|gone) == 0 }
 // above the limit is a violation.
 type machine struct {
 	streams map[uint32]*stream
+	grown   int       // windows that have grown, either way
 	debts   []*stream // that owe a control frame, each once
 	mine    hello
 	peer    hello
@@ -313,6 +315,10 @@ func (m *machine) finish(p []byte) (ev event, err error) {
 			return ev, m.violation(s.id, "credit of %d beside %d", n, s.send)
 		}
 		s.send += int32(n)
+		if s.state&bigSend == 0 && s.send > int32(m.peer.window) {
+			s.state |= bigSend
+			m.grown++
+		}
 		ev = event{kind: evCredit, stream: s}
 	case typeRecall:
 		m.recalledBy(s, p)
@@ -368,6 +374,7 @@ func (m *machine) add(id uint32) *stream {
 func (m *machine) remove(s *stream) {
 	s.state = s.state&^resetDue | gone
 	m.shrink(s)
+	m.noBigSend(s)
 	delete(m.streams, s.id)
 }
 

@@ -257,6 +257,9 @@ func (md *model) verify() {
 		if s.m.open() != 0 || s.m.controlPending() || len(s.out)+len(s.pipe) != 0 {
 			md.t.Fatalf("side %d: %d streams left, control %v, %d bytes not sent", i, s.m.open(), s.m.controlPending(), len(s.out)+len(s.pipe))
 		}
+		if s.m.grown != 0 {
+			md.t.Fatalf("side %d: %d windows have grown, of no stream", i, s.m.grown)
+		}
 		if g := &s.m.grow; g.extra != 0 || g.oldest != nil || g.newest != nil || md.budget != nil && md.budget.extra.Load() != 0 {
 			md.t.Fatalf("side %d: windows of streams that are gone: %+v", i, g)
 		}

@@ -86,7 +86,6 @@ func newTunnel(ctx context.Context, conn net.Conn, server bool, cfg Config) (*Tu
 	}
 	t := &Tunnel{conn: conn, cfg: cfg, m: m, arrived: make(chan struct{}, 1), done: make(chan struct{}), queued: cfg.account()}
 	t.m.grow = cfg.growth(roundTripOf(conn))
-	t.queued.budget.tunnels.Add(1)
 	t.writable.L = &t.mu
 	t.alive = time.AfterFunc(cfg.Keepalive, t.tick)
 	go func() { t.fail(t.read()) }()
@@ -256,7 +255,6 @@ func (t *Tunnel) fail(err error) {
 		}
 	}
 	t.m.abandon()
-	t.queued.budget.tunnels.Add(-1)
 	t.accepted, t.waiting, t.out, t.spare = nil, nil, nil, nil
 	t.writable.Broadcast()
 	t.mu.Unlock()
@@ -449,8 +447,9 @@ func (t *Tunnel) tick() {
 		p.empty = 0
 	}
 	if t.err == nil {
-		t.m.rest()
-		t.writable.Signal()
+		if t.m.rest(); t.m.controlPending() {
+			t.writable.Signal()
+		}
 	}
 	if p.silent > 0 && t.err == nil {
 		t.m.ping(reads)

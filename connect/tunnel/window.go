@@ -35,7 +35,7 @@ type budget struct {
 	limit   int64
 	held    atomic.Int64 // in queues
 	extra   atomic.Int64 // granted beyond first windows
-	tunnels atomic.Int64
+	holders atomic.Int64 // tunnels that hold anything
 }
 
 // account is what one tunnel holds in queues. Its owner serialises.
@@ -46,18 +46,27 @@ type account struct {
 }
 
 func (a *account) add(n int) {
+	before := a.held
 	a.held += int64(n)
-	if a.budget != nil {
-		a.budget.held.Add(int64(n))
+	b := a.budget
+	if b == nil {
+		return
+	}
+	b.held.Add(int64(n))
+	switch {
+	case before == 0 && a.held > 0:
+		b.holders.Add(1)
+	case before > 0 && a.held == 0:
+		b.holders.Add(-1)
 	}
 }
 
 // over tells whether the stream that has just queued something must go: its tunnel
 // holds more than a tunnel may, or all hold more than the budget, and it more than its
-// share. So it is never a tunnel of few streams that pays for one of many.
+// share: the budget by the tunnels that hold anything.
 func (a *account) over() bool {
 	b := a.budget
-	return b != nil && (a.held > a.limit || b.full() && a.held > b.limit/max(1, b.tunnels.Load()))
+	return b != nil && (a.held > a.limit || b.full() && a.held > b.limit/max(1, b.holders.Load()))
 }
 
 // full tells whether the budget is used up.
@@ -182,6 +191,9 @@ func (m *machine) credit(s *stream) uint32 {
 	s.owed = 0
 	if m.grow.on() {
 		more := m.more(s, n)
+		if more > 0 && s.window == int32(m.mine.window) {
+			m.grown++
+		}
 		s.window += more
 		n += more
 		if s.window > int32(m.mine.window) {
@@ -266,6 +278,7 @@ func (m *machine) recalledBy(s *stream, p []byte) {
 	n := min(int64(binary.BigEndian.Uint32(p)), int64(s.send))
 	s.send -= int32(n)
 	s.giving += int32(n)
+	m.noBigSend(s)
 	s.state |= returnDue
 	m.owe(s)
 }
@@ -282,8 +295,9 @@ func (m *machine) returned(s *stream, p []byte) error {
 	s.owed -= owed
 	s.window -= int32(n) + owed
 	m.grow.give(n + int64(owed))
-	if s.window <= int32(m.mine.window) {
+	if n+int64(owed) > 0 && s.window <= int32(m.mine.window) {
 		m.grow.unlink(s)
+		m.grown--
 	}
 	if s.owed > 0 && s.owed >= m.worthTelling(s) {
 		m.owe(s) // much of a smaller window: the peer may have nothing else
@@ -291,11 +305,19 @@ func (m *machine) returned(s *stream, p []byte) error {
 	return nil
 }
 
+func (m *machine) noBigSend(s *stream) {
+	if s.state&bigSend != 0 {
+		s.state &^= bigSend
+		m.grown--
+	}
+}
+
 // shrink gives back what a stream had that is over.
 func (m *machine) shrink(s *stream) {
 	if extra := int64(s.window) - int64(m.mine.window); extra > 0 {
 		m.grow.give(extra)
 		m.grow.unlink(s)
+		m.grown--
 		s.window = int32(m.mine.window)
 	}
 }
@@ -305,6 +327,7 @@ func (m *machine) abandon() {
 	for _, s := range m.streams {
 		m.shrink(s)
 	}
+	m.grown = 0
 	clear(m.streams)
 }
 
