@@ -121,6 +121,9 @@ func (s *servers) Txn(_ context.Context, req *wire.TxnRequest) (*wire.TxnReply, 
 	if s.err != nil {
 		return nil, s.err
 	}
+	if refused := req.Txn.Refused(); len(refused) > 0 {
+		return &wire.TxnReply{Result: catalog.TxnResult{Errors: refused}}, nil
+	}
 	if req.Txn.ReadOnly() {
 		res, index, err := s.store.ReadTxn(&req.Txn)
 		if err != nil {

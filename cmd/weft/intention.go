@@ -233,7 +233,9 @@ func intentionMatch(s streams) *cli.Command {
 			}
 			return formatted(c, got[name], func() error {
 				for _, in := range got[name] {
-					fmt.Fprintln(c.App.Writer, in)
+					shown := *in
+					shown.SourceName = sourceOf(in)
+					fmt.Fprintln(c.App.Writer, &shown)
 				}
 				return nil
 			})
