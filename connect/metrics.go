@@ -29,6 +29,7 @@ type Metrics struct {
 	durations   *prometheus.HistogramVec
 	applied     *prometheus.GaugeVec
 	expires     *prometheus.GaugeVec
+	exposed     *prometheus.CounterVec
 
 	mu       sync.Mutex
 	pairs    map[pairKey]*pairMetrics
@@ -123,9 +124,13 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "weft_proxy_certificate_expiry_timestamp_seconds",
 			Help: "When the leaf certificate of the proxy expires, as a Unix time.",
 		}, []string{"proxy"}),
+		exposed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weft_proxy_exposed_requests_total",
+			Help: "Requests in plaintext at addresses where paths are exposed, by class of the answer; 4xx are those for other paths, too.",
+		}, []string{"service", "code"}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.connections, m.open, settledBytes{m.bytes, m}, m.failures, m.handshakes, m.durations, m.applied, m.expires)
+		reg.MustRegister(m.exposed, m.connections, m.open, settledBytes{m.bytes, m}, m.failures, m.handshakes, m.durations, m.applied, m.expires)
 	}
 	return m
 }

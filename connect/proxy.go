@@ -70,9 +70,10 @@ type Proxy struct {
 	last      atomic.Int64 // bounds the drain, as a time.Duration; 0: it is not
 	mu        sync.Mutex
 	inbound   *listener
-	port      *Port              // shared; nil: none
-	sharing   string             // the server name for which the port is shared; "": it is not
-	upstreams map[string]*outlet // by listenKey
+	port      *Port                // shared; nil: none
+	sharing   string               // the server name for which the port is shared; "": it is not
+	upstreams map[string]*outlet   // by listenKey
+	exposed   map[string]*exposure // by address
 	clashes   map[catalog.Name]string
 	drains    map[drainKey]context.CancelFunc
 	resting   *resting
@@ -110,6 +111,7 @@ func NewProxy(cfg ProxyConfig) (*Proxy, error) {
 		log:       svc.log,
 		gate:      newGate(maxHandshakes, maxHandshakesPerSource),
 		upstreams: map[string]*outlet{},
+		exposed:   map[string]*exposure{},
 		drains:    map[drainKey]context.CancelFunc{},
 		serverTLS: tunnelConfig(svc.serverTLS),
 		sockets:   cfg.Sockets,
@@ -147,7 +149,7 @@ func (p *Proxy) Run(ctx context.Context, src catalog.Watch[*Snapshot]) error {
 	var after uint64
 	p.follow(ctx, src, &after, func(snap *Snapshot) { p.apply(live, snap) })
 	background.Go(func() { p.follow(live, src, &after, p.enforce) }) // listeners are gone, policy is not
-	p.drain(kill)
+	p.drain(live, kill)
 	background.Wait()
 	p.svc.metrics.forget(p.id)
 	return nil
@@ -195,6 +197,7 @@ func (p *Proxy) apply(live context.Context, snap *Snapshot) {
 	defer p.mu.Unlock()
 	p.reconcileInbound(live, snap)
 	p.reconcileUpstreams(live, snap)
+	p.reconcileExposed(live, snap)
 	p.reconcileRest(live, snap)
 	p.isApplied(snap)
 }
@@ -384,7 +387,7 @@ func (p *Proxy) grace() time.Duration {
 }
 
 // drain ends Run: no new connections, a grace period for those that run.
-func (p *Proxy) drain(kill context.CancelFunc) {
+func (p *Proxy) drain(live context.Context, kill context.CancelFunc) {
 	p.mu.Lock()
 	if p.inbound != nil {
 		p.inbound.stop()
@@ -393,7 +396,10 @@ func (p *Proxy) drain(kill context.CancelFunc) {
 	for _, o := range p.upstreams {
 		o.stop()
 	}
-	p.inbound, p.upstreams = nil, map[string]*outlet{}
+	for _, x := range p.exposed {
+		p.unexpose(live, x)
+	}
+	p.inbound, p.upstreams, p.exposed = nil, map[string]*outlet{}, map[string]*exposure{}
 	for key := range p.drains {
 		p.cancelDrain(key)
 	}

@@ -39,7 +39,9 @@ type Snapshot struct {
 	Inbound string
 
 	Upstreams []Upstream
-	Limits    Limits
+	// Expose are paths of the application past the mesh.
+	Expose []Exposed `json:",omitempty"`
+	Limits Limits
 	// Rest is nil while the instance serves as it should.
 	Rest *Rest `json:",omitempty"`
 }

@@ -2,6 +2,7 @@ package connect
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"time"
 
@@ -26,6 +27,8 @@ type Status struct {
 	// Inbound is nil when the snapshot asks for no inbound listener.
 	Inbound   *ListenerStatus
 	Upstreams []UpstreamStatus
+	// Exposed are the listeners of paths that are exposed past the mesh.
+	Exposed []ListenerStatus `json:",omitempty"`
 	// Peers sums the open connections by source and destination.
 	Peers []PeerStatus
 	// Tunnels carry the connections to and from peers that speak them.
@@ -159,6 +162,9 @@ func (p *Proxy) Status() Status {
 		if w.snap != nil {
 			st.Inbound.Local = w.snap.Local
 		}
+	}
+	for _, addr := range slices.Sorted(maps.Keys(p.exposed)) {
+		st.Exposed = append(st.Exposed, *p.exposed[addr].status())
 	}
 	listeners := map[catalog.Name]*ListenerStatus{}
 	for _, o := range p.upstreams {

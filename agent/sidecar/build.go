@@ -73,6 +73,7 @@ func build(in inputs) (*connect.Snapshot, []string) {
 	if reg.Mode == "transparent" {
 		p.add("mode \"transparent\" is not supported; remove mode and dial the upstreams' listeners")
 	}
+	snap.Expose = exposed(in, snap.Inbound, p)
 	for i := range reg.Upstreams {
 		if up, ok := buildUpstream(in, &reg.Upstreams[i], p); ok {
 			snap.Upstreams = append(snap.Upstreams, up)
@@ -103,11 +104,15 @@ func inboundAddr(in inputs, p *problems) string {
 	if port == 0 && in.proxy.SocketPath != "" {
 		p.add("socket_path of a sidecar is not supported, so it takes no connections of the mesh; set port")
 	}
-	host := in.proxy.Address
-	if s, ok := cfg["bind_address"].(string); ok && s != "" {
-		host = s
+	return joinAddr(bindHost(in), in.bindAddr, port)
+}
+
+// bindHost is the address that the proxy listens on for others, "" for that of all.
+func bindHost(in inputs) string {
+	if s, ok := in.proxy.Proxy.Config["bind_address"].(string); ok && s != "" {
+		return s
 	}
-	return joinAddr(host, in.bindAddr, port)
+	return in.proxy.Address
 }
 
 func joinAddr(host, fallback string, port int) string {

@@ -184,6 +184,9 @@ func showProxy(w io.Writer, st connect.Status) error {
 		}
 		fact("Inbound", listening(in)+behind)
 	}
+	for i := range st.Exposed {
+		fact("Exposed", listening(&st.Exposed[i])+", paths past the mesh, in plaintext")
+	}
 	fact("Resting", st.Resting)
 	return showTraffic(w, st)
 }
