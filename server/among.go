@@ -163,7 +163,7 @@ func (c *cluster) leave(ctx context.Context) error {
 // tellLost tells the leader of a host that lost its connection, for as long as that
 // is news.
 func (c *cluster) tellLost(node, id string) {
-	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	ctx, cancel := context.WithTimeout(c.ctx, askTimeout)
 	defer cancel()
 	for {
 		cc, err := c.leader()
@@ -173,7 +173,13 @@ func (c *cluster) tellLost(node, id string) {
 		if err == nil || ctx.Err() != nil {
 			return // gossip will tell too
 		}
-		time.Sleep(leaseGrace)
+		t := time.NewTimer(leaseGrace)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return
+		}
 	}
 }
 
