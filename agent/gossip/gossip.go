@@ -47,6 +47,8 @@ type Config struct {
 	// AwaitKeys encrypts with a key that nobody else has while there is none, until
 	// Import brings those of the cluster. Until then no member can be joined.
 	AwaitKeys bool
+	// Warrant says who may change the keys. Nil: whoever has one.
+	Warrant Warrant
 	// PeersFile keeps where other members are, for the next start. Empty: nowhere.
 	PeersFile string
 	// RejoinAfterLeave keeps them also when this host leaves.

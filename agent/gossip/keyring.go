@@ -31,6 +31,7 @@ type keyring struct {
 
 	mu      sync.Mutex
 	waiting map[string]chan keysReply // by the ID of the question
+	done    map[string]time.Time      // changes that others asked for, by ID
 }
 
 const (
@@ -178,6 +179,9 @@ func (k *keyring) do(op catalog.KeyringOp, text string, at int64) error {
 	known := slices.ContainsFunc(k.ring.GetKeys(), func(have []byte) bool { return slices.Equal(have, key) })
 	switch op {
 	case catalog.KeyringInstall:
+		if !known && len(k.ring.GetKeys()) >= maxRing {
+			return catalog.Conflictf("the keyring has %d keys, the most allowed: remove one first", maxRing)
+		}
 		err = k.ring.AddKey(key)
 	case catalog.KeyringUse:
 		if !known {
@@ -274,13 +278,15 @@ const (
 )
 
 // keysMessage asks a member to do something with its keyring, or answers that.
-// Who can send one has a key of gossip already.
+// Who can send one has a key of gossip already; a change takes more: see Warrant.
 type keysMessage struct {
 	ID   string
 	From string
 	Op   catalog.KeyringOp
 	Key  string `json:",omitempty"`
 	At   int64  `json:",omitempty"` // milliseconds, of who changes
+	// Proof is that a server asks: see Warrant.
+	Proof []byte `json:",omitempty"`
 }
 
 type keysReply struct {
@@ -307,6 +313,9 @@ func (g *Gossip) Keyring(ctx context.Context, op catalog.KeyringOp, key string) 
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails
 	q := keysMessage{ID: hex.EncodeToString(id), From: g.cfg.NodeName, Op: op, Key: key, At: time.Now().UnixMilli()}
+	if err := g.sign(&q); err != nil {
+		return nil, err
+	}
 	others := slices.DeleteFunc(g.table.alive(), func(m catalog.Member) bool { return m.Name == g.cfg.NodeName })
 	replies := g.keys.expect(q.ID, len(others)+1)
 	defer g.keys.forget(q.ID)
@@ -403,7 +412,12 @@ func (g *Gossip) keysAsked(b []byte) {
 	if json.Unmarshal(b, &q) != nil || q.From == g.cfg.NodeName {
 		return
 	}
-	node, keys, failure := g.keys.answer(g.cfg.NodeName, q)
+	node, keys, failure := g.cfg.NodeName, []string(nil), ""
+	if err := g.warranted(&q, time.Now()); err != nil {
+		keys, failure = g.keys.texts(), err.Error()
+	} else {
+		node, keys, failure = g.keys.answer(g.cfg.NodeName, q)
+	}
 	if q.Op != catalog.KeyringList {
 		g.log.Info("gossip keyring", "peer", q.From, "rule", string(q.Op), "err", failure)
 	}

@@ -157,8 +157,12 @@ func (h *host) gossipConfig() gossip.Config {
 	if c.Server {
 		maps.Copy(tags, h.serverTags())
 	}
+	var warrant gossip.Warrant
+	if h.trust.creds != nil {
+		warrant = h.trust.creds
+	}
 	return gossip.Config{
-		NodeName: c.NodeName, NodeID: h.nodeID,
+		Warrant: warrant, NodeName: c.NodeName, NodeID: h.nodeID,
 		BindAddr: cmp.Or(c.Gossip.BindAddr, c.BindAddr), BindPort: c.Ports.SerfLAN, AdvertiseAddr: c.AdvertiseAddr,
 		Tags: tags, Label: h.trust.clusterID, SecretKeys: h.trust.keys, KeyringFile: c.KeyringFile(), AwaitKeys: true,
 		PeersFile: c.PeersFile(), RejoinAfterLeave: c.Cluster.RejoinAfterLeave,

@@ -52,10 +52,14 @@ func TestKeyRotationWithHostsDown(t *testing.T) {
 		t.Fatalf("%+v, %v", old, err)
 	}
 	key := strings.TrimSpace(a.MustCLI("keygen"))
-	a.MustCLI("keyring", "-install", key)
-	a.MustCLI("keyring", "-use", key)
+	if err := a.Client.Operator().KeyringInstall(key, nil); err == nil || !strings.Contains(err.Error(), "a server's host") {
+		t.Errorf("an agent installs a key: %v", err)
+	}
+	op := c.Leader()
+	op.MustCLI("keyring", "-install", key)
+	op.MustCLI("keyring", "-use", key)
 	for k := range old[0].Keys {
-		a.MustCLI("keyring", "-remove", k)
+		op.MustCLI("keyring", "-remove", k)
 	}
 	for _, n := range down {
 		n.Launch()
