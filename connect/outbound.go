@@ -75,11 +75,11 @@ func (a *attempt) quick(e *candidate) bool {
 	}
 	cred := a.p.svc.keys.held.Load()
 	key := instanceKey{e.Addr, a.up.peer(e.Endpoint)}
-	t, more := a.p.tunnels.ready(key, cred, a.w, a.p.svc.now())
-	if more {
+	c := a.p.tunnels.ready(key, cred, a.w, a.p.svc.now())
+	if c.more {
 		a.p.another(a, key, cred)
 	}
-	return t != nil && a.carry(t, e) == nil
+	return c.outboundTunnel != nil && !c.wait && a.carry(c.outboundTunnel, e) == nil
 }
 
 // run goes from instance to instance; first is one that is chosen already, with its
@@ -274,39 +274,41 @@ func (a *attempt) pair(c *Conn, e *candidate) error {
 }
 
 // tunnel gives a tunnel to the instance, or, when it speaks none, a connection for
-// this application alone. Who comes while one is being made waits for it.
+// this application alone. Who comes while one is being made waits for it; where an
+// instance is known for bulk several are made, and those who come take turns.
 func (p *Proxy) tunnel(ctx context.Context, a *attempt, e *candidate) (*outboundTunnel, *Conn, error) {
 	key := instanceKey{e.Addr, a.up.peer(e.Endpoint)}
-	for {
+	for wait := true; ; {
 		if now := p.svc.world.Load(); now.bundle != a.w.bundle && now.peers[key.id] != nil {
 			a.w = now // else it would look for a tunnel of the past
 		}
 		cred := p.svc.keys.held.Load()
-		if t, _ := p.tunnels.ready(key, cred, a.w, p.svc.now()); t != nil {
-			return t, nil, nil
-		}
-		p.tunnels.mu.Lock()
-		in := p.tunnels.instance(key)
-		plain, under := in.plain, in.dialing
-		var mine *dialing
-		if !plain && under == nil {
-			mine = &dialing{done: make(chan struct{})}
-			in.dialing = mine
-		}
-		p.tunnels.mu.Unlock()
+		found, mine, under := p.tunnels.take(key, cred, a.w, p.svc.now(), wait)
 		switch {
-		case plain:
-			return p.handshakeWith(ctx, a, key, cred)
+		case found != nil:
+			return found, nil, nil
 		case mine != nil:
-			return p.handshakeFor(ctx, a, key, cred, in, mine)
+			t, c, err := p.handshakeFor(ctx, a, key, cred, mine)
+			if err != nil && mine.beside && ctx.Err() == nil {
+				wait = false // one that stands will do
+				continue
+			}
+			return t, c, err
+		case under == nil:
+			return p.handshakeWith(ctx, a, key, cred)
 		}
 		select {
 		case <-under.done:
 		case <-ctx.Done():
 			return nil, nil, context.Cause(ctx)
 		}
-		if under.err != nil {
+		switch {
+		case under.err != nil && under.beside:
+			wait = false
+		case under.err != nil:
 			return nil, nil, under.err
+		case under.t != nil && under.t.cred == cred && under.t.open():
+			return under.t, nil, nil
 		}
 	}
 }
@@ -314,15 +316,10 @@ func (p *Proxy) tunnel(ctx context.Context, a *attempt, e *candidate) (*outbound
 // another makes one more tunnel to an instance in the background, for those who come
 // while the others carry bulk. The tunnels that stand serve meanwhile.
 func (p *Proxy) another(a *attempt, key instanceKey, cred *credential) {
-	p.tunnels.mu.Lock()
-	in := p.tunnels.instance(key)
-	if in.dialing != nil || in.plain {
-		p.tunnels.mu.Unlock()
+	mine := p.tunnels.begin(key)
+	if mine == nil {
 		return
 	}
-	mine := &dialing{done: make(chan struct{})}
-	in.dialing = mine
-	p.tunnels.mu.Unlock()
 	own := &attempt{p: p, ctx: a.ctx, w: a.w, up: a.up}
 	p.live.add()
 	go func() {
@@ -332,7 +329,7 @@ func (p *Proxy) another(a *attempt, key instanceKey, cred *credential) {
 				p.svc.journal.panicked(own.up.key, v, debug.Stack())
 			}
 		}()
-		_, c, _ := p.handshakeFor(own.ctx, own, key, cred, in, mine) // the next who needs one is told
+		_, c, _ := p.handshakeFor(own.ctx, own, key, cred, mine) // the next who needs one is told
 		if c != nil {
 			c.abort() // it speaks tunnels no more: the next connection finds that out
 		}
@@ -343,14 +340,9 @@ func (p *Proxy) another(a *attempt, key instanceKey, cred *credential) {
 var errUnfinished = errors.New("the handshake ended without a result")
 
 // handshakeFor is handshakeWith for those who wait at mine, whatever becomes of it.
-func (p *Proxy) handshakeFor(ctx context.Context, a *attempt, key instanceKey, cred *credential, in *instance, mine *dialing) (t *outboundTunnel, c *Conn, err error) {
+func (p *Proxy) handshakeFor(ctx context.Context, a *attempt, key instanceKey, cred *credential, mine *dialing) (t *outboundTunnel, c *Conn, err error) {
 	err = errUnfinished
-	defer func() {
-		p.tunnels.mu.Lock()
-		in.dialing, mine.t, mine.err = nil, t, err
-		p.tunnels.mu.Unlock()
-		close(mine.done)
-	}()
+	defer func() { p.tunnels.made(key, mine, t, err) }()
 	return p.handshakeWith(ctx, a, key, cred)
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"crypto/x509"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -22,6 +23,10 @@ const (
 	bulkSample = 50 * time.Millisecond
 	bulkRate   = 32 << 20 // bytes a second
 	maxPerFar  = 4        // tunnels to an instance, for that reason
+
+	// bulkMemory is for how long connections to an instance are spread over tunnels after
+	// it has moved bulk: what begins together shows only later what it will be.
+	bulkMemory = 10 * time.Minute
 )
 
 // instanceKey is the far end of a tunnel: who it must be, and where.
@@ -51,7 +56,9 @@ type outboundTunnel struct {
 // instance is what the pool knows of a far end.
 type instance struct {
 	tunnels []*outboundTunnel
-	dialing *dialing
+	dialing []*dialing
+	turn    int       // of those who wait for one of dialing
+	bulkAt  time.Time // when it last moved bulk
 	plain   bool      // it spoke no tunnels when last asked
 	noALPN  time.Time // it refused to be asked, and is not until then
 }
@@ -62,9 +69,10 @@ const askAgain = 10 * time.Minute
 
 // dialing is a handshake under way that others wait for.
 type dialing struct {
-	done chan struct{}
-	t    *outboundTunnel
-	err  error
+	done   chan struct{}
+	t      *outboundTunnel
+	err    error
+	beside bool // others stand: its failure fails nobody
 }
 
 // tunnels holds those of a proxy, both ways.
@@ -91,17 +99,30 @@ func isDone(l tunnel.Link) bool {
 	}
 }
 
-// ready gives the tunnel that a new stream of cred should take, nil when there is
-// none: the emptiest that carries no bulk, else the emptiest, and then more tells that
-// the caller should see to another.
-func (t *tunnels) ready(key instanceKey, cred *credential, w *world, now time.Time) (best *outboundTunnel, more bool) {
+// choice is the tunnel that a new stream should take, nil where there is none.
+type choice struct {
+	*outboundTunnel
+	more bool // all carry bulk: one more is to be made, for those who come later
+	wait bool // so many are usual for the instance that this stream should get a new one
+	live int  // that could be chosen
+}
+
+// ready chooses a tunnel for a new stream of cred: one that carries no bulk, if there is
+// one. While an instance is known for bulk it is the emptiest, and there are as many as
+// processors can work for; else the fullest, as what shares a tunnel shares its records.
+func (t *tunnels) ready(key instanceKey, cred *credential, w *world, now time.Time) choice {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	in := t.instances[key]
 	if in == nil {
-		return nil, false
+		return choice{}
 	}
-	least, live := 0, 0
+	return in.choose(cred, w, now)
+}
+
+func (in *instance) choose(cred *credential, w *world, now time.Time) (c choice) {
+	streams := 0
+	spread := in.spread(now)
 	for _, o := range in.tunnels {
 		if o.cred != cred || o.world.bundle != w.bundle {
 			continue
@@ -110,17 +131,92 @@ func (t *tunnels) ready(key instanceKey, cred *credential, w *world, now time.Ti
 		if st.Draining || st.Streams >= st.Limit {
 			continue
 		}
-		live++
+		c.live++
 		bulk := o.busy(st, now)
-		if best == nil || best.bulk && !bulk || best.bulk == bulk && st.Streams < least {
-			best, least = o, st.Streams
+		if bulk {
+			in.bulkAt = now
+		}
+		best := c.outboundTunnel
+		emptier := (spread || bulk) == (st.Streams < streams)
+		if best == nil || best.bulk && !bulk || best.bulk == bulk && emptier {
+			c.outboundTunnel, streams = o, st.Streams
 		}
 	}
-	return best, best != nil && best.bulk && live < maxPerFar && in.dialing == nil
+	if c.outboundTunnel != nil {
+		c.wait = spread && streams > 0 && c.live < usualTunnels()
+		c.more = c.bulk && !c.wait && c.live < maxPerFar && len(in.dialing) == 0
+	}
+	return c
 }
 
+// take gives a tunnel that stands, or the caller's own task to make one, or one that is
+// being made; nothing where the instance speaks no tunnels. Without wait one that stands
+// will do.
+func (t *tunnels) take(key instanceKey, cred *credential, w *world, now time.Time, wait bool) (found *outboundTunnel, mine, under *dialing) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	in := t.instance(key)
+	c := in.choose(cred, w, now)
+	if c.outboundTunnel != nil && !(c.wait && wait) {
+		return c.outboundTunnel, nil, nil
+	}
+	usual := 1
+	if in.spread(now) {
+		usual = usualTunnels()
+	}
+	switch {
+	case in.plain:
+		return nil, nil, nil
+	case len(in.dialing) == 0, len(in.dialing)+c.live < usual:
+		return nil, in.begin(c.outboundTunnel != nil), nil
+	}
+	in.turn++
+	return nil, nil, in.dialing[in.turn%len(in.dialing)]
+}
+
+func (in *instance) begin(beside bool) *dialing {
+	d := &dialing{done: make(chan struct{}), beside: beside}
+	in.dialing = append(in.dialing, d)
+	return d
+}
+
+// begin is for one more tunnel; nil where one is being made, or none would be.
+func (t *tunnels) begin(key instanceKey) *dialing {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	in := t.instance(key)
+	if len(in.dialing) > 0 || in.plain {
+		return nil
+	}
+	return in.begin(true)
+}
+
+// made tells those who wait how it went.
+func (t *tunnels) made(key instanceKey, d *dialing, o *outboundTunnel, err error) {
+	t.mu.Lock()
+	in := t.instance(key)
+	in.dialing = slices.DeleteFunc(in.dialing, func(o *dialing) bool { return o == d })
+	d.t, d.err = o, err
+	t.mu.Unlock()
+	close(d.done)
+}
+
+// open tells whether the tunnel takes another stream.
+func (o *outboundTunnel) open() bool {
+	st := o.link.Status()
+	return !st.Draining && st.Streams < st.Limit
+}
+
+// spread tells whether the instance is known for bulk.
+func (in *instance) spread(now time.Time) bool {
+	return !in.bulkAt.IsZero() && now.Sub(in.bulkAt) < bulkMemory
+}
+
+// usualTunnels is how many an instance has that is known for bulk.
+func usualTunnels() int { return min(runtime.GOMAXPROCS(0), maxPerFar) }
+
 // busy tells whether the tunnel moves bulk, as of a moment ago. A tunnel without streams
-// moves nothing.
+// moves nothing, and many requests are no bulk.
 func (o *outboundTunnel) busy(st tunnel.Status, now time.Time) bool {
 	switch dur := now.Sub(o.seenAt); {
 	case st.Streams == 0:
@@ -128,7 +224,7 @@ func (o *outboundTunnel) busy(st tunnel.Status, now time.Time) bool {
 	case dur < bulkSample:
 		return o.bulk
 	default:
-		o.bulk = float64(st.Bytes-o.seen) > bulkRate*dur.Seconds()
+		o.bulk = st.Grown > 0 && float64(st.Bytes-o.seen) > bulkRate*dur.Seconds()
 	}
 	o.seen, o.seenAt = st.Bytes, now
 	return o.bulk
@@ -221,11 +317,14 @@ func (t *tunnels) tend(w *world, cred *credential, now time.Time) {
 	for key, in := range t.instances {
 		in.tunnels = slices.DeleteFunc(in.tunnels, func(o *outboundTunnel) bool { return isDone(o.link) })
 		for _, o := range in.tunnels {
+			if o.busy(o.link.Status(), now) {
+				in.bulkAt = now
+			}
 			if !listed[key] || o.cred != cred || o.idle(now) {
 				o.link.Drain(tunnel.CodeDraining)
 			}
 		}
-		if !listed[key] && len(in.tunnels) == 0 && in.dialing == nil {
+		if !listed[key] && len(in.tunnels) == 0 && len(in.dialing) == 0 {
 			delete(t.instances, key)
 		}
 	}

@@ -390,22 +390,67 @@ func TestPanicInHandshake(t *testing.T) {
 	p := &Proxy{}
 	p.tunnels.init()
 	key := instanceKey{addr: "10.0.0.1:1"}
-	in, mine := p.tunnels.instance(key), &dialing{done: make(chan struct{})}
-	in.dialing = mine
+	mine, in := p.tunnels.begin(key), p.tunnels.instance(key)
 	func() {
 		defer func() {
 			if recover() == nil {
 				t.Error("there was to be a panic")
 			}
 		}()
-		_, _, _ = p.handshakeFor(t.Context(), nil, key, nil, in, mine) // there is no attempt
+		_, _, _ = p.handshakeFor(t.Context(), nil, key, nil, mine) // there is no attempt
 	}()
 	select {
 	case <-mine.done:
 	default:
 		t.Fatal("those who wait for it wait for ever")
 	}
-	if !errors.Is(mine.err, errUnfinished) || mine.t != nil || in.dialing != nil {
+	if !errors.Is(mine.err, errUnfinished) || mine.t != nil || len(in.dialing) != 0 {
 		t.Errorf("%v, %v, %v", mine.err, mine.t, in.dialing)
+	}
+}
+
+// What begins together at an instance that is known for bulk has more than one tunnel
+// from the beginning, and shares one otherwise.
+func TestConnectionsToBulkInstancesSpread(t *testing.T) {
+	p := newPair(t, echo)
+	must(t, tryOnce(p.addr))
+	together := func(n int) (streams []int) {
+		t.Helper()
+		conns := make([]*net.TCPConn, n)
+		var wg sync.WaitGroup
+		for i := range conns {
+			conns[i] = dialTCP(t, p.addr)
+			wg.Go(func() {
+				if err := roundTrip(conns[i], "x"); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		for _, tun := range p.web.Status().Tunnels {
+			streams = append(streams, tun.Streams)
+		}
+		for _, c := range conns {
+			c.Close()
+		}
+		eventually(t, "no streams", func() bool { return len(p.web.Connections(0)) == 0 })
+		return streams
+	}
+	if got := together(8); len(got) != 1 || got[0] != 8 {
+		t.Fatalf("streams by tunnel: %v, want one tunnel", got)
+	}
+	p.web.tunnels.mu.Lock()
+	for _, in := range p.web.tunnels.instances {
+		in.bulkAt = time.Now()
+	}
+	p.web.tunnels.mu.Unlock()
+	got := together(8)
+	if len(got) != usualTunnels() {
+		t.Fatalf("streams by tunnel: %v, want %d tunnels", got, usualTunnels())
+	}
+	for _, n := range got {
+		if n == 0 || n > 8-len(got)+1 {
+			t.Fatalf("streams by tunnel: %v", got)
+		}
 	}
 }
