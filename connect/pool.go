@@ -157,7 +157,7 @@ func (t *tunnels) take(key instanceKey, cred *credential, w *world, now time.Tim
 	defer t.mu.Unlock()
 	in := t.instance(key)
 	c := in.choose(cred, w, now)
-	if c.outboundTunnel != nil && !(c.wait && wait) {
+	if c.outboundTunnel != nil && (!c.wait || !wait) {
 		return c.outboundTunnel, nil, nil
 	}
 	usual := 1
