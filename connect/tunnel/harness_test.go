@@ -66,12 +66,18 @@ func tcpPair(t testing.TB) (dialled, accepted *net.TCPConn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
+	for {
+		a, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.RemoteAddr().String() != c.LocalAddr().String() { // somebody who looks for who had the port before
+			a.Close()
+			continue
+		}
+		t.Cleanup(func() { c.Close(); a.Close() })
+		return c.(*net.TCPConn), a.(*net.TCPConn)
 	}
-	t.Cleanup(func() { c.Close(); a.Close() })
-	return c.(*net.TCPConn), a.(*net.TCPConn)
 }
 
 // tlsPair is a connection after the handshake, over Wires.
@@ -109,8 +115,10 @@ func tlsOver(t testing.TB, c, s net.Conn) (client, server *tls.Conn) {
 	cc, sc := testTLS()
 	client, server = tls.Client(NewWire(c), cc), tls.Server(NewWire(s), sc)
 	done := make(chan error, 1)
-	go func() { done <- server.Handshake() }()
-	if err := client.Handshake(); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	go func() { done <- server.HandshakeContext(ctx) }()
+	if err := client.HandshakeContext(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-done; err != nil {
