@@ -154,9 +154,13 @@ func (r *Remote) Apply(ctx context.Context, req *wire.ApplyRequest) (*wire.Apply
 	})
 }
 
+// signPatience is how much longer a certificate may take: after a change of root the
+// leader signs for everybody at once, and who gives up and asks again makes it longer.
+const signPatience = 3
+
 // Sign issues a leaf certificate.
 func (r *Remote) Sign(ctx context.Context, req *wire.SignRequest) (*wire.SignReply, error) {
-	return retry(ctx, r, "sign", retryAny, func(ctx context.Context) (*wire.SignReply, error) {
+	return retryIn(ctx, r, "sign", retryAny, signPatience*r.pace.callTimeout(), func(ctx context.Context) (*wire.SignReply, error) {
 		return r.servers.Sign(ctx, req)
 	})
 }

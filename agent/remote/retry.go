@@ -34,10 +34,15 @@ func (r retryRule) again(err error) bool {
 // retry makes a call, and makes it again as rule allows until the hold time is
 // over: long enough for the servers to elect a leader.
 func retry[T any](ctx context.Context, r *Remote, call string, rule retryRule, do func(context.Context) (T, error)) (T, error) {
+	return retryIn(ctx, r, call, rule, r.pace.callTimeout(), do)
+}
+
+// retryIn is the same with a time of its own for each call.
+func retryIn[T any](ctx context.Context, r *Remote, call string, rule retryRule, timeout time.Duration, do func(context.Context) (T, error)) (T, error) {
 	pause := newBackoff(time.Second)
 	end := time.Now().Add(r.cfg.HoldTimeout)
 	for {
-		v, err := once(ctx, r, call, r.pace.callTimeout(), do)
+		v, err := once(ctx, r, call, timeout, do)
 		if err == nil || !rule.again(err) || r.cfg.Pool == nil && errors.Is(err, catalog.ErrTryElsewhere) {
 			return v, err // a server that asks itself has nowhere else to go
 		}
