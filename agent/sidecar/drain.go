@@ -113,6 +113,11 @@ func (m *Manager) linger() {
 // cutAgain is how often connections are looked for that are left at the end.
 const cutAgain = 20 * time.Millisecond
 
+// unheard is how long a proxy goes on listening when that of the process that took over
+// does not say that it does: it may wait for just this port, which was bound here after
+// the listeners were passed on. Those that it has got keep who connects meanwhile.
+const unheard = 10 * time.Second
+
 // drain is Drain for one proxy.
 func (m *Manager) drain(ctx context.Context, s *sidecar, feed Feed, grace time.Duration) {
 	var own time.Duration // how long the registration lets connections finish
@@ -128,8 +133,8 @@ func (m *Manager) drain(ctx context.Context, s *sidecar, feed Feed, grace time.D
 		s.out.Publish(&late)
 	}
 	last, _ := s.out.Get()
-	put(last)                                                       // the drain begins with the grace that stands in the snapshot then
-	never := time.AfterFunc(grace, func() { m.end(s, errStopped) }) // nobody takes over
+	put(last) // the drain begins with the grace that stands in the snapshot then
+	never := time.AfterFunc(min(grace, unheard), func() { m.end(s, errStopped) })
 	defer never.Stop()
 	gone := false
 	feed.Follow(ctx, s.id, s.peers, func(f Fed) {
