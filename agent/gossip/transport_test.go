@@ -21,15 +21,22 @@ type from struct {
 func (f from) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.ParseIP(f.host), Port: 1} }
 func (f from) Close() error         { return nil }
 
-// TestStrangersStreams: one source may hold no more than a few connections, all
-// together no more than a bound, and what was closed makes room.
-func TestStrangersStreams(t *testing.T) {
+// port is a transport on a free port, and the configuration that names it.
+func port(t *testing.T) (*transport, *memberlist.Config) {
+	t.Helper()
 	c := memberlist.DefaultLANConfig()
 	c.BindAddr, c.BindPort, c.LogOutput = "127.0.0.1", 0, io.Discard
 	tr, err := listen(c)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return tr, c
+}
+
+// TestStrangersStreams: one source may hold no more than a few connections, all
+// together no more than a bound, and what was closed makes room.
+func TestStrangersStreams(t *testing.T) {
+	tr, c := port(t)
 	defer tr.Shutdown()
 	if c.BindPort == 0 || c.AdvertisePort != c.BindPort {
 		t.Errorf("port %d, advertised %d", c.BindPort, c.AdvertisePort)
@@ -62,12 +69,7 @@ func TestStrangersStreams(t *testing.T) {
 // TestSilentStreamsEnd: the port closes although a stranger waits at it, and nobody
 // takes what it accepted.
 func TestSilentStreamsEnd(t *testing.T) {
-	c := memberlist.DefaultLANConfig()
-	c.BindAddr, c.BindPort, c.LogOutput = "127.0.0.1", 0, io.Discard
-	tr, err := listen(c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	tr, c := port(t)
 	for range 3 {
 		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", c.BindPort))
 		if err != nil {
@@ -100,12 +102,7 @@ func TestStrangersLines(t *testing.T) {
 // TestNothingComesInBeforeItsOwnNode: packets that come before memberlist has its own
 // node are lost, connections wait.
 func TestNothingComesInBeforeItsOwnNode(t *testing.T) {
-	c := memberlist.DefaultLANConfig()
-	c.BindAddr, c.BindPort, c.LogOutput = "127.0.0.1", 0, io.Discard
-	tr, err := listen(c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	tr, c := port(t)
 	defer tr.Shutdown()
 	addr := net.JoinHostPort("127.0.0.1", fmt.Sprint(c.BindPort))
 	udp, err := net.Dial("udp", addr)

@@ -89,7 +89,7 @@ const lastMoment = time.Second
 // linger is for the end of a process whose listeners outlast it: connections that are
 // open may finish, as ever, but those that come meanwhile are served, and not left to
 // the next process.
-func (m *Manager) linger() {
+func (m *Manager) linger(ctx context.Context) {
 	if m.cfg.Sockets == nil || !m.cfg.Sockets.Outlasts() {
 		return
 	}
@@ -105,7 +105,7 @@ func (m *Manager) linger() {
 		})
 		s.mu.Unlock()
 		if ok {
-			waiting.Go(func() { p.Linger(context.Background(), lastMoment) })
+			waiting.Go(func() { p.Linger(ctx, lastMoment) })
 		}
 	}
 }

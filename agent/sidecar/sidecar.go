@@ -163,7 +163,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	for {
 		host, index, err := m.cfg.Host.Next(ctx, after)
 		if err != nil {
-			m.linger()
+			m.linger(told)
 			m.stopAll()
 			if ctx.Err() == nil {
 				return fmt.Errorf("sidecar: %w", err)

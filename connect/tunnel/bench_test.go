@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"runtime"
 	"strconv"
 	"strings"
@@ -253,21 +252,8 @@ func (v benchVariant) start(b *testing.B, backend func(net.Conn)) *bench {
 	if v.path == nil {
 		return &bench{addr: addr}
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^TestBenchProxy$", "-test.timeout=0")
-	cmd.Env = append(os.Environ(), "TUNNEL_BENCH_PROXY="+v.name+"@"+addr)
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { in.Close(); _ = cmd.Wait() })
-	x := &bench{pid: cmd.Process.Pid, tell: in, hear: bufio.NewScanner(out)}
+	in, out, pid := child(b, "TestBenchProxy", "TUNNEL_BENCH_PROXY="+v.name+"@"+addr)
+	x := &bench{pid: pid, tell: in, hear: bufio.NewScanner(out)}
 	x.addr = x.line(b, "listening ")
 	return x
 }

@@ -15,6 +15,8 @@ import (
 	"math/big"
 	"net"
 	"net/netip"
+	"os"
+	"os/exec"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -331,4 +333,24 @@ func expectReset(t testing.TB, c net.Conn, what string) int {
 func echo(c net.Conn) {
 	_, _ = io.Copy(c, struct{ io.Reader }{c})
 	c.Close()
+}
+
+// child runs one test of this binary as a process of its own, which ends when its input
+// does.
+func child(t testing.TB, test, env string) (in io.WriteCloser, out io.Reader, pid int) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^"+test+"$", "-test.timeout=0") //nolint:gosec // this program
+	cmd.Env = append(os.Environ(), env)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err = cmd.StdoutPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { in.Close(); _ = cmd.Wait() })
+	return in, out, cmd.Process.Pid
 }

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -69,23 +68,10 @@ type memoryProxy struct {
 
 func startMemoryProxy(t *testing.T, driver, echo string) memoryProxy {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestMemoryProxy$", "-test.timeout=0")
-	cmd.Env = append(os.Environ(), "TUNNEL_MEMORY_PROXY="+driver+"@"+echo)
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { in.Close(); _ = cmd.Wait() })
+	_, out, pid := child(t, "TestMemoryProxy", "TUNNEL_MEMORY_PROXY="+driver+"@"+echo)
 	for lines := bufio.NewScanner(out); lines.Scan(); {
 		if addr, ok := strings.CutPrefix(lines.Text(), "listening "); ok {
-			return memoryProxy{addr, cmd.Process.Pid}
+			return memoryProxy{addr, pid}
 		}
 	}
 	t.Fatal("the proxy process ended")
