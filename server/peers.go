@@ -10,9 +10,12 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/status"
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/wire"
@@ -68,7 +71,7 @@ func (p *peers) at(id, addr string) (*peerConn, error) {
 			MinConnectTimeout: peerReady,
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 2 * time.Second}),
-		grpc.WithDisableServiceConfig(), grpc.WithNoProxy(),
+		grpc.WithDisableServiceConfig(), grpc.WithNoProxy(), grpc.WithStatsHandler(sentMarker{}),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("server: connection to %s: %w", addr, err)
@@ -151,8 +154,46 @@ func (c *peerConn) Invoke(ctx context.Context, method string, args, reply any, o
 	if err != nil {
 		return err
 	}
-	return c.cc.Invoke(ctx, method, args, reply, opts...)
+	return c.send(ctx, method, args, reply, opts...)
 }
+
+// send makes a call on the connection as it is now: it may have ended since it was
+// ready, and then no other may have come.
+func (c *peerConn) send(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	var sent atomic.Bool
+	err := c.cc.Invoke(context.WithValue(ctx, sentKey{}, &sent), method, args, reply, opts...)
+	if status.Code(err) == codes.Unavailable && !sent.Load() {
+		return fmt.Errorf("%w: server %s at %s cannot be reached; nothing was sent", catalog.ErrNoLeader, c.id, c.addr)
+	}
+	return err
+}
+
+type sentKey struct{}
+
+// sentMarker notes of a call that its beginning was handed to a connection: gRPC's
+// errors do not tell a call that was lost from one that was never sent.
+type sentMarker struct{}
+
+var _ stats.Handler = sentMarker{}
+
+// TagRPC implements stats.Handler.
+func (sentMarker) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
+
+// HandleRPC implements stats.Handler.
+func (sentMarker) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	if _, is := s.(*stats.OutHeader); !is {
+		return
+	}
+	if sent, ok := ctx.Value(sentKey{}).(*atomic.Bool); ok {
+		sent.Store(true)
+	}
+}
+
+// TagConn implements stats.Handler.
+func (sentMarker) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+
+// HandleConn implements stats.Handler.
+func (sentMarker) HandleConn(context.Context, stats.ConnStats) {}
 
 // NewStream implements grpc.ClientConnInterface.
 func (c *peerConn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {

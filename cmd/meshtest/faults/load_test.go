@@ -160,6 +160,7 @@ func (l *load) end() {
 	}
 	l.mu.Unlock()
 	l.wg.Wait()
+	l.store.http.CloseIdleConnections() // an agent serves so many of one client, and a test may have many loads
 }
 
 func (l *load) write(w int) {
