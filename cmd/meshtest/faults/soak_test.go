@@ -214,7 +214,13 @@ func TestP33SoakWithoutGrowth(t *testing.T) {
 	if err != nil {
 		whole = time.Hour
 	}
-	time.Sleep(proc.Count(3*time.Second, whole/6))
+	warm := time.Now()
+	for range proc.Count(1, 2) { // what a server opens when it leads, and to who leads, is kept
+		for _, to := range c.Servers {
+			hand(t, c, to)
+		}
+	}
+	time.Sleep(proc.Count(3*time.Second, whole/6) - time.Since(warm))
 	m.stop()
 	base := settled(t, steady, nil)
 	m.start(pace)
@@ -230,7 +236,7 @@ func TestP33SoakWithoutGrowth(t *testing.T) {
 		time.Sleep(every)
 	}
 	m.stop()
-	judgeGrowth(t, steady, all)
+	judgeGrowth(t, c, []*proc.Node{a, b}, all)
 	settled(t, steady, base)
 	t.Logf("P33: %d operations, %d failed, %s", m.ops.Load(), m.errs.Load(), time.Since(began).Round(time.Second))
 	logSizes(t, c)
@@ -252,20 +258,41 @@ func sample(t *testing.T, p *proc.Node, all map[*proc.Node][]series, at time.Dur
 }
 
 // judgeGrowth fits a line through each series. At full count it must be flat: what it
-// gains in all is at most a tenth of the mean, or the slack.
-func judgeGrowth(t *testing.T, steady []*proc.Node, all map[*proc.Node][]series) {
+// gains in all is at most a tenth of the mean, or the slack. Servers are judged
+// together, as leadership moves goroutines and connections between them.
+func judgeGrowth(t *testing.T, c *proc.Cluster, agents []*proc.Node, all map[*proc.Node][]series) {
 	t.Helper()
 	for i, m := range measures {
 		var text []string
-		for _, p := range steady {
-			s := all[p][i]
+		judge := func(who string, s series) {
 			growth, mean := s.fit()
-			text = append(text, fmt.Sprintf("%s %.1f %+.1f (%.1f to %.1f)", p.Name, mean, growth, slices.Min(s.is), slices.Max(s.is)))
+			text = append(text, fmt.Sprintf("%s %.1f %+.1f (%.1f to %.1f)", who, mean, growth, slices.Min(s.is), slices.Max(s.is)))
 			if proc.Full() && growth > max(mean/10, m.slack) {
-				t.Errorf("%s of %s grew by %.1f to %.1f", m.name, p.Name, growth, s.is[len(s.is)-1])
+				t.Errorf("%s of %s grew by %.1f to %.1f", m.name, who, growth, s.is[len(s.is)-1])
 			}
 		}
+		var servers series
+		for _, p := range c.Servers {
+			servers.add(all[p][i])
+		}
+		judge("servers", servers)
+		for _, p := range agents {
+			judge(p.Name, all[p][i])
+		}
 		t.Logf("P33: %s, mean and growth by a straight line: %s", m.name, strings.Join(text, "; "))
+	}
+}
+
+// add sums two series up; what one of them lacks in the end is left out.
+func (s *series) add(o series) {
+	if s.at == nil {
+		s.at, s.is = slices.Clone(o.at), slices.Clone(o.is)
+		return
+	}
+	n := min(len(s.at), len(o.at))
+	s.at, s.is = s.at[:n], s.is[:n]
+	for i := range n {
+		s.is[i] += o.is[i]
 	}
 }
 
@@ -308,4 +335,27 @@ func logSizes(t *testing.T, c *proc.Cluster) {
 		must(t, db.Close())
 		t.Logf("P33: the log of %s has %.1f MiB, of which %.1f are in use", s.Name, size, size-free)
 	}
+}
+
+// hand makes a server the leader.
+func hand(t *testing.T, c *proc.Cluster, to *proc.Node) {
+	t.Helper()
+	proc.Eventually(t, 30*time.Second, to.Name+" leads", func() error {
+		raft, err := to.Client.Operator().RaftGetConfiguration(nil)
+		if err != nil {
+			return err
+		}
+		for _, s := range raft.Servers {
+			if s.Node != to.Name || s.Leader {
+				continue
+			}
+			if _, err := to.Client.Operator().RaftLeaderTransfer(s.ID, nil); err != nil {
+				return err
+			}
+		}
+		if l := c.Leader(); l != to {
+			return fmt.Errorf("%s does", l.Name)
+		}
+		return nil
+	})
 }
