@@ -21,7 +21,7 @@ func TestP34FloodOfConnections(t *testing.T) {
 	lead, a := c.Leader(), c.Agents[0]
 	alive(t, a, 5, 30*time.Second)
 	base := residentKiB(t, lead.PID())
-	each := proc.Count(600, 6000)
+	each := proc.Count(600, 6400)
 	var mu sync.Mutex
 	var open []net.Conn
 	var wg sync.WaitGroup
