@@ -33,8 +33,8 @@ func verdictByForce(rules map[[2]string]catalog.Action, source, destination stri
 // TestP17OneJudge changes intentions at random and holds what is said of each pair
 // against the policy: by the API, by the proxies, with a connection, and by force.
 func TestP17OneJudge(t *testing.T) {
-	rounds := 6 // of 16 pairs; 10,000 verdicts with WEFT_TEST_LONG
-	if os.Getenv("WEFT_TEST_LONG") != "" {
+	rounds := 6 // of 16 pairs; 10,000 verdicts at full count
+	if os.Getenv("WEFT_PROMISE") == "full" {
 		rounds = 625
 	}
 	m := meshtest.Start(t, meshtest.Options{})

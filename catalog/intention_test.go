@@ -117,10 +117,10 @@ func drawIntentions(t *rapid.T) Intentions {
 
 func TestDecideAgainstBruteForce(t *testing.T) { rapid.Check(t, checkDecide) }
 
-// TestP17DecideAtLength judges a million pairs in two ways with WEFT_TEST_LONG, fewer without.
+// TestP17DecideAtLength judges a million pairs in two ways at full count, fewer otherwise.
 func TestP17DecideAtLength(t *testing.T) {
 	n := 50_000
-	if os.Getenv("WEFT_TEST_LONG") != "" {
+	if os.Getenv("WEFT_PROMISE") == "full" {
 		n = 1_000_000
 	}
 	r := rand.New(rand.NewPCG(1, 7)) //nolint:gosec // the same each time

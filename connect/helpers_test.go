@@ -406,9 +406,9 @@ func tryOnce(addr string) error {
 }
 
 // times is how often a randomised test repeats: seldom in make test, often when
-// WEFT_TEST_LONG is set, or a promise is tried at its full count.
+// a promise is tried at its full count.
 func times(short, long int) int {
-	if os.Getenv("WEFT_TEST_LONG") != "" || os.Getenv("WEFT_PROMISE") == "full" {
+	if os.Getenv("WEFT_PROMISE") == "full" {
 		return long
 	}
 	return short

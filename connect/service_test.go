@@ -350,7 +350,7 @@ func TestInboundLimit(t *testing.T) {
 // Accept against Update: whatever the order, a connection that the last policy
 // denies is not open afterwards. The handshake is left out, so that the race is
 // run often; authorize is all of Accept that follows it.
-func TestRaceOfAcceptAndUpdate(t *testing.T) {
+func TestP16RaceOfAcceptAndUpdate(t *testing.T) {
 	rounds := times(10_000, 100_000)
 	ca := newTestCA(t, testDomain)
 	s, err := NewService(ServiceConfig{ID: "db", Signer: ca, Logger: logNothing})

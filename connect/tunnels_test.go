@@ -277,7 +277,7 @@ func withListen(u Upstream, at string) Upstream {
 
 // Update against streams: whatever the order, a stream that the last policy denies is
 // not open afterwards.
-func TestRaceOfStreamAndUpdate(t *testing.T) {
+func TestP16RaceOfStreamAndUpdate(t *testing.T) {
 	p := newPair(t, echo)
 	must(t, tryOnce(p.addr))
 	for range times(100, 5000) {

@@ -30,11 +30,14 @@ const (
 
 // TestP03VirtualTime runs real nodes, on disks and a network in memory, through
 // partitions, kills, freezes and backups in virtual time, and checks all that the
-// clients and watchers saw. WEFT_SEEDS=10000 runs as many random seeds, each for
+// clients and watchers saw. At full count, or with WEFT_SEEDS=10000, as many random seeds run, each for
 // longer; WEFT_SEED=n repeats the faults of one (which goroutine runs first is not
 // ours to repeat, so run it some times).
 func TestP03VirtualTime(t *testing.T) {
 	count, length, first := 20, shortRun, uint64(1)
+	if os.Getenv("WEFT_PROMISE") == "full" {
+		count, length, first = 10_000, longRun, rand.Uint64N(1<<40)
+	}
 	if n, err := strconv.Atoi(os.Getenv("WEFT_SEEDS")); err == nil {
 		count, length, first = n, longRun, rand.Uint64N(1<<40)
 	}
