@@ -35,8 +35,8 @@ const (
 // ours to repeat, so run it some times).
 func TestP03VirtualTime(t *testing.T) {
 	count, length, first := 20, shortRun, uint64(1)
-	if os.Getenv("WEFT_PROMISE") == "full" {
-		count, length, first = 10_000, longRun, rand.Uint64N(1<<40)
+	if n := fullCount(0, 10_000); n > 0 {
+		count, length, first = n, longRun, rand.Uint64N(1<<40)
 	}
 	if n, err := strconv.Atoi(os.Getenv("WEFT_SEEDS")); err == nil {
 		count, length, first = n, longRun, rand.Uint64N(1<<40)

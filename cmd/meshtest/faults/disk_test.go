@@ -327,9 +327,9 @@ func TestP09FailingSync(t *testing.T) {
 	t.Parallel()
 	d := newBadDisk(t)
 	a := server(t, filepath.Join(d.mnt, "data"))
-	acked := 0
-	for round := range 4 {
-		d.tell(t, fmt.Sprintf("eio %d", 3+7*round))
+	acked, rounds := 0, proc.Count(4, 40)
+	for round := range rounds {
+		d.tell(t, fmt.Sprintf("eio %d", proc.Count(3+7*round, 1+round)))
 		for i := 0; a.Running() && i < 500; i++ {
 			if _, err := a.Client.KV().Put(&api.KVPair{Key: fmt.Sprintf("k%d", acked)}, nil); err == nil {
 				acked++
@@ -351,7 +351,7 @@ func TestP09FailingSync(t *testing.T) {
 			t.Errorf("k%d was acknowledged and is lost", i)
 		}
 	}
-	t.Logf("4 failed syncs, each ended the process; %d writes acknowledged, none lost", acked)
+	t.Logf("%d failed syncs, each ended the process; %d writes acknowledged, none lost", rounds, acked)
 }
 
 // TestP07StalledSync: a disk that only syncs slowly for a while is waited for.
