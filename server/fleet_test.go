@@ -489,6 +489,46 @@ func TestNewAddress(t *testing.T) {
 	f.put(mover, "k", "x")
 }
 
+// TestRebuiltServer: a server whose host was built anew, with an empty disk and so
+// another ID, takes the place of the one that was at its address, though too few voters
+// remain for a dead one to be removed otherwise.
+func TestRebuiltServer(t *testing.T) {
+	f := newFleet(t, 3)
+	f.change, f.settled = quick, true
+	for i := 1; i <= 3; i++ {
+		f.up(i)
+	}
+	f.put(f.leader(), "old", "x")
+	lost := 1 + f.leader()%3
+	f.down(lost)
+	const rebuilt = 9
+	f.addrs[rebuilt] = f.addrs[lost]
+	f.up(rebuilt)
+	f.until("the rebuilt server votes", func() bool { return f.votes(rebuilt, f.leader()) })
+	if all := f.peers(f.leader()); len(all) != 3 || all[idOf(lost)].ID != "" {
+		t.Errorf("in Raft are %v", all)
+	}
+	f.until("it has what there is", func() bool { v, err := f.get(rebuilt, "old", wire.Default); return err == nil && v == "x" })
+}
+
+// TestTwoServersOneAddress: who says that it is where a living server is takes nobody's
+// place.
+func TestTwoServersOneAddress(t *testing.T) {
+	f := newFleet(t, 3)
+	f.change = quick
+	for i := 1; i <= 3; i++ {
+		f.up(i)
+	}
+	lead := f.leader()
+	other := 1 + lead%3
+	m := f.nodes[lead].server.cluster.servers()[idOf(other)]
+	a := f.nodes[lead].server.leader.autopilot
+	free, err := a.replace(t.Context(), idOf(9), m)
+	if free || err != nil || len(f.peers(lead)) != 3 {
+		t.Error(free, err, f.peers(lead))
+	}
+}
+
 // TestLostDiskDoesNotVote: a server that comes back with an empty disk under its old
 // ID helps nobody to lead who may lack what it had acknowledged. With the others back
 // it is brought up to date and votes.

@@ -129,8 +129,41 @@ func (a *autopilot) admit(ctx context.Context, id string, m catalog.Member) erro
 				"stop it, move the raft folder and the raft-id file out of its data directory, and start it again")
 		return nil
 	}
+	if free, err := a.replace(ctx, id, m); err != nil || !free {
+		return err
+	}
+	if err := a.raft.Add(ctx, id, addr, false); err != nil {
+		return err
+	}
 	a.log.Info("a server is taken into Raft, at first without a vote", "node", m.Name, "id", id, "addr", addr)
-	return a.raft.Add(ctx, id, addr, false)
+	return nil
+}
+
+// replace takes from Raft the server at whose address a newcomer has proved to be, as
+// after a disk was lost and the host built anew: Raft has no two servers at one address,
+// and nobody answers there for the old one any more. It tells whether the address is free.
+// One that is dead counts for nothing, so that without it no fewer may fail than before.
+func (a *autopilot) replace(ctx context.Context, id string, m catalog.Member) (free bool, err error) {
+	addr := serverAddr(m)
+	old, err := a.raft.IDOf(addr)
+	switch {
+	case errors.Is(err, catalog.ErrNotFound):
+		return true, nil
+	case err != nil:
+		return false, err
+	}
+	if other, lives := a.cluster.servers()[old]; lives || old == a.self {
+		if !a.silent("crowded", id) {
+			a.log.Warn("a server says that it is where another one is, and is not taken in before that one is missed", "node", m.Name, "id", id,
+				"addr", addr, "other", other.Name, "hint", "give each server an address of its own (advertise)")
+		}
+		return false, nil
+	}
+	a.log.Warn("a server is removed from Raft", "id", old, "addr", addr, "reason", "another one was built in its place", "node", m.Name)
+	if err := a.raft.Remove(ctx, old, ""); err != nil && !errors.Is(err, catalog.ErrNotFound) {
+		return false, err
+	}
+	return true, nil
 }
 
 // promote gives votes to those who do not vote and have been well long enough. While

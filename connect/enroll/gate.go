@@ -64,10 +64,12 @@ const (
 
 // Gate is the servers' half of weft-join/1.
 type Gate struct {
-	cfg      GateConfig
-	root     *authority
-	limits   *limits
-	answered *prometheus.CounterVec // by result
+	cfg  GateConfig
+	root *authority
+	// limits are those of strangers, members those of who shows a certificate of this
+	// cluster: nobody without one keeps a node from its renewal.
+	limits, members *limits
+	answered        *prometheus.CounterVec // by result
 }
 
 // NewGate makes the gate of one server.
@@ -85,7 +87,7 @@ func NewGate(cfg GateConfig) (*Gate, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	g := &Gate{cfg: cfg, root: root, limits: newLimits(), answered: prometheus.NewCounterVec(prometheus.CounterOpts{
+	g := &Gate{cfg: cfg, root: root, limits: newLimits(), members: newLimits(), answered: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "weft_server_joins_total", Help: "Requests of nodes to join or to renew their certificate, by result.",
 	}, []string{"result"})}
 	for _, r := range results {
@@ -119,7 +121,7 @@ func (g *Gate) Serve(ctx context.Context, ln net.Listener) error {
 			_ = conn.Close()
 			return fmt.Errorf("gate: a %T is no TLS connection", conn)
 		}
-		leave, ok := g.limits.enter(tc.RemoteAddr())
+		leave, ok := g.limitsOf(tc).enter(tc.RemoteAddr())
 		if !ok {
 			g.answered.WithLabelValues(string(ReasonLimited)).Inc()
 			_ = tc.NetConn().Close() // the node sees no answer, and asks again
@@ -130,6 +132,15 @@ func (g *Gate) Serve(ctx context.Context, ln net.Listener) error {
 			g.answer(ctx, tc)
 		})
 	}
+}
+
+// limitsOf are the limits that count for a connection. What certificate it shows was
+// verified with the handshake.
+func (g *Gate) limitsOf(conn *tls.Conn) *limits {
+	if len(conn.ConnectionState().PeerCertificates) > 0 {
+		return g.members
+	}
+	return g.limits
 }
 
 // answer serves one connection.
@@ -206,7 +217,7 @@ func (r *Refusal) cleaned() *Refusal {
 
 func (g *Gate) admit(ctx context.Context, conn *tls.Conn, req *request) (*reply, error) {
 	a := Admission{Node: req.Node, NodeID: req.NodeID, Datacenter: req.Datacenter, Version: req.Version, Remote: conn.RemoteAddr()}
-	if !g.limits.allow(a.Remote) {
+	if !g.limitsOf(conn).allow(a.Remote) {
 		return nil, Refuse(ReasonLimited, "too many nodes ask to join at once; ask again")
 	}
 	if cs := conn.ConnectionState(); len(cs.PeerCertificates) > 0 {
@@ -225,12 +236,12 @@ func (g *Gate) admit(ctx context.Context, conn *tls.Conn, req *request) (*reply,
 	if req.Datacenter != g.cfg.Datacenter {
 		return nil, Refuse(ReasonDatacenter, "this is datacenter %q, the node says that it is of %q; set datacenter in its configuration", g.cfg.Datacenter, req.Datacenter)
 	}
-	key, err := keyOf(req.CSR)
-	if err != nil {
-		return nil, Refuse(ReasonBadRequest, "certificate request: %v", err)
-	}
 	if err := g.prove(conn, req, &a); err != nil {
 		return nil, err
+	}
+	key, err := keyOf(req.CSR) // a signature to verify: not for strangers to ask for
+	if err != nil {
+		return nil, Refuse(ReasonBadRequest, "certificate request: %v", err)
 	}
 	grant, err := g.cfg.Registrar.Admit(ctx, a)
 	if err != nil {

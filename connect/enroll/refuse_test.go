@@ -466,6 +466,28 @@ func TestGateLimits(t *testing.T) {
 	}
 }
 
+// However many strangers ask, a node that has a certificate renews it.
+func TestStrangersDoNotHoldUpMembers(t *testing.T) {
+	s := newSite(t, NewSecret(), newClock())
+	member := must(s.agent(s.token(t, MintOptions{})))
+	must(member.Enroll(t.Context()))
+	gate := must(NewGate(GateConfig{Secret: s.secret, Datacenter: dc, Registrar: s.reg, Now: s.clock.now}))
+	for i := range waitingMost {
+		if _, ok := gate.limits.enter(&net.TCPAddr{IP: net.IPv4(10, 0, byte(i>>8), byte(i))}); !ok {
+			t.Fatal("too early")
+		}
+	}
+	crowded := &site{secret: s.secret, clock: s.clock, reg: s.reg}
+	crowded.listen(t, s.creds.Server(ProtoJoin), gate)
+	if _, err := must(crowded.agent(s.token(t, MintOptions{}))).Enroll(t.Context()); err == nil {
+		t.Error("a stranger found a place where all were taken")
+	}
+	s.addr = crowded.addr
+	if _, err := member.Renew(t.Context()); err != nil {
+		t.Error("a member was kept from its renewal:", err)
+	}
+}
+
 // A node that is told to wait asks again, and does.
 func TestLimitedRequestsAreAnswered(t *testing.T) {
 	s := newSite(t, NewSecret(), newClock())

@@ -54,6 +54,11 @@ func (t *trust) verify(certs []*x509.Certificate, now time.Time, usage x509.ExtK
 		now = lenient(certs[0], now, anytime)
 	}
 	if _, err := t.bundle.Verify(certs, now, usage); err != nil {
+		if len(certs) > 0 {
+			if p, odd := peerIn(certs[0]); odd == nil && p.ClusterID != t.clusterID {
+				return Peer{}, fmt.Errorf("%s says that it is of cluster %s, this node is of cluster %s: they began with different cluster secrets: %w", p, clip(p.ClusterID), t.clusterID, err)
+			}
+		}
 		return Peer{}, err
 	}
 	return peerIn(certs[0])

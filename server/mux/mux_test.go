@@ -285,7 +285,7 @@ func TestLimitsOfOneSource(t *testing.T) {
 		c.Close()
 		c.Close()
 	}
-	if n, h := tb.counts(); n != 0 || h != 0 || tb.idle != len(tb.sources) {
+	if n, h := tb.counts(); n != 0 || h != 0 || tb.idle != len(tb.sources) || len(tb.shakers) != 0 {
 		t.Errorf("%d, %d, %d of %d idle", n, h, tb.idle, len(tb.sources))
 	}
 	c, reason := add("2001:db8::9")

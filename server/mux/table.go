@@ -23,7 +23,8 @@ type table struct {
 	mu         sync.Mutex
 	conns      map[*conn]struct{}
 	sources    map[netip.Prefix]*source
-	idle       int // sources without connections
+	shakers    map[*source]struct{} // those of which any connection is shaking hands
+	idle       int                  // sources without connections
 	handshakes int
 	ended      bool
 }
@@ -39,7 +40,7 @@ type source struct {
 func newTable(cfg *Config) *table {
 	return &table{
 		maxHandshakes: cfg.MaxHandshakes, maxConns: cfg.MaxConns, maxPerSource: cfg.MaxPerSource, rate: rate.Limit(cfg.RatePerSource),
-		conns: map[*conn]struct{}{}, sources: map[netip.Prefix]*source{},
+		conns: map[*conn]struct{}{}, sources: map[netip.Prefix]*source{}, shakers: map[*source]struct{}{},
 	}
 }
 
@@ -98,6 +99,7 @@ func (t *table) enter(raw net.Conn) (c, evicted *conn, reason string) {
 	}
 	c = &conn{Conn: raw, table: t, source: s}
 	c.shaking = s.shaking.PushBack(c)
+	t.shakers[s] = struct{}{}
 	if s.conns == 0 {
 		t.idle--
 	}
@@ -115,7 +117,7 @@ func (t *table) setPerSource(n int) {
 
 func (t *table) busiest() *source {
 	var most *source
-	for _, s := range t.sources {
+	for s := range t.shakers { // few, however many addresses are remembered
 		if most == nil || s.shaking.Len() > most.shaking.Len() {
 			most = s
 		}
@@ -166,6 +168,9 @@ func (t *table) shaken(c *conn) {
 		c.source.shaking.Remove(c.shaking)
 		c.shaking = nil
 		t.handshakes--
+		if c.source.shaking.Len() == 0 {
+			delete(t.shakers, c.source)
+		}
 	}
 }
 

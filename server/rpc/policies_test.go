@@ -195,3 +195,18 @@ func TestReportsAreBounded(t *testing.T) {
 		t.Errorf("too many hosts: %v", err)
 	}
 }
+
+// TestReportsOfHostsThatWent: they are forgotten though nobody asks for reports.
+func TestReportsOfHostsThatWent(t *testing.T) {
+	now := time.Now()
+	r := newReports(func() time.Time { return now })
+	for i := range 100 {
+		if err := r.put(&wire.ReportRequest{Node: fmt.Sprint("went", i), Seq: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now = now.Add(reportTTL + time.Second)
+	if err := r.put(&wire.ReportRequest{Node: "here", Seq: 1}); err != nil || len(r.nodes) != 1 {
+		t.Errorf("%v, %d reports are kept", err, len(r.nodes))
+	}
+}

@@ -24,6 +24,7 @@ type reports struct {
 	now func() time.Time
 
 	mu      sync.Mutex
+	swept   time.Time // when reports that count no more were forgotten last
 	nodes   map[string]*nodeReport
 	changed chan struct{} // closed at the next report that brings news
 }
@@ -48,6 +49,9 @@ func (r *reports) put(req *wire.ReportRequest) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.now()
+	if now.Sub(r.swept) > reportTTL { // hosts that came once must not be kept for ever
+		r.sweep(now)
+	}
 	old := r.nodes[req.Node]
 	if old == nil && len(r.nodes) >= maxReporters {
 		r.sweep(now)
@@ -65,6 +69,7 @@ func (r *reports) put(req *wire.ReportRequest) error {
 }
 
 func (r *reports) sweep(now time.Time) {
+	r.swept = now
 	for node, rep := range r.nodes {
 		if now.Sub(rep.heard) > reportTTL {
 			delete(r.nodes, node)

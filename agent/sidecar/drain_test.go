@@ -1,0 +1,151 @@
+package sidecar
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect"
+)
+
+// onePort is a port that one proxy at a time can listen on.
+type onePort struct {
+	mu     sync.Mutex
+	holder *portProxy
+}
+
+func (o *onePort) take(p *portProxy) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.holder == nil {
+		o.holder = p
+	}
+	return o.holder == p
+}
+
+func (o *onePort) release() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.holder = nil
+}
+
+func (o *onePort) heldBy(p *portProxy) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.holder == p
+}
+
+// portProxy is a fakeProxy that needs a port of its own, tries again until it has it,
+// and drains without it.
+type portProxy struct {
+	fakeProxy
+	port *onePort
+}
+
+func (p *portProxy) Run(ctx context.Context, src catalog.Watch[*connect.Snapshot]) error {
+	listening, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	wg.Go(func() {
+		for !p.port.take(p) {
+			if !sleep(listening, 100*time.Millisecond) {
+				return
+			}
+		}
+		<-listening.Done()
+		p.port.release()
+	})
+	return p.fakeProxy.Run(ctx, src)
+}
+
+func (p *portProxy) Status() connect.Status {
+	st := p.fakeProxy.Status()
+	if st.Inbound != nil {
+		st.Inbound.Listening = p.port.heldBy(p)
+	}
+	return st
+}
+
+// successor is the Feed of a process that lives beside this one.
+type successor struct{ m *Manager }
+
+func (n successor) Follow(ctx context.Context, id string, _ func() []connect.PeerStatus, take func(Fed)) {
+	for sleep(ctx, 100*time.Millisecond) {
+		take(Fed{Listens: n.m.Listens(id)})
+	}
+}
+
+// TestP31PortOfTheNextProcess: a listener that was made while the others were being
+// handed over is bound here, and the next process waits for its port. The old one keeps
+// it for as long as the other may yet come by it in another way, and gives it up then;
+// what it carries goes on.
+func TestP31PortOfTheNextProcess(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		shared bool // the port was not handed over
+		grace  time.Duration
+		gives  time.Duration
+	}{
+		{"waited for", true, time.Minute, unheard},
+		{"waited for with little grace", true, 3 * time.Second, 3 * time.Second},
+		{"handed over", false, time.Minute, 200 * time.Millisecond},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const carried = 5 * time.Second
+				ports := [2]*onePort{{}, {}}
+				if c.shared {
+					ports[1] = ports[0]
+				}
+				var proxies [2]*portProxy
+				var rigs [2]*rig
+				for i := range rigs {
+					rigs[i] = newRig(t, "", func(cfg *Config) {
+						cfg.start = func(pc connect.ProxyConfig) (proxy, error) {
+							proxies[i] = &portProxy{fakeProxy: fakeProxy{cfg: pc, drain: carried}, port: ports[i]}
+							return proxies[i], nil
+						}
+					})
+					rigs[i].setHost(sidecarService())
+					rigs[i].views.setRoots("R1")
+					rigs[i].views.setIntentions("web")
+					time.Sleep(time.Second)
+				}
+				old, next := rigs[0].m, rigs[1].m
+				if next.Listens("web-sidecar-proxy") == c.shared {
+					t.Fatalf("the next process listens: %v", !c.shared)
+				}
+				old.GiveUp()
+				done := make(chan struct{})
+				go func() { defer close(done); old.Drain(t.Context(), successor{next}, c.grace) }()
+
+				time.Sleep(c.gives - 150*time.Millisecond)
+				if !ports[0].heldBy(proxies[0]) {
+					t.Error("the old process gave its port up too soon")
+				}
+				time.Sleep(300 * time.Millisecond)
+				if ports[0].heldBy(proxies[0]) || !next.Listens("web-sidecar-proxy") {
+					t.Error("the old process holds the port that the next one waits for")
+				}
+				select {
+				case <-done:
+					t.Error("what it carried was cut")
+				default:
+				}
+				time.Sleep(carried)
+				select {
+				case <-done:
+				default:
+					t.Error("the old process does not end")
+				}
+				for _, r := range rigs {
+					r.stop()
+				}
+			})
+		})
+	}
+}
