@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -206,7 +207,8 @@ func TestP33SoakWithoutGrowth(t *testing.T) {
 	intend(t, a.Agent, "client", "echo", api.IntentionActionAllow)
 	m := &mixture{c: c, up: fmt.Sprintf("127.0.0.1:%d", port)}
 	proc.Eventually(t, 30*time.Second, "client reaches echo", func() error { return roundTripTo(m.up) })
-	steady := append(append([]*proc.Node{}, c.Servers...), a, b)
+	agents := []*proc.Node{a, b}
+	steady := append(slices.Clone(c.Servers), agents...)
 
 	pace := proc.Count(4*time.Millisecond, 20*time.Millisecond)
 	m.start(pace)
@@ -222,7 +224,11 @@ func TestP33SoakWithoutGrowth(t *testing.T) {
 	}
 	time.Sleep(proc.Count(3*time.Second, whole/6) - time.Since(warm))
 	m.stop()
-	base := settled(t, steady, nil)
+	base := settled(t, c, agents, nil)
+	known := map[*proc.Node]map[string]bool{}
+	for _, p := range steady {
+		known[p] = seriesOf(p)
+	}
 	m.start(pace)
 	all := map[*proc.Node][]series{}
 	began, every := time.Now(), proc.Count(500*time.Millisecond, 10*time.Second)
@@ -236,8 +242,11 @@ func TestP33SoakWithoutGrowth(t *testing.T) {
 		time.Sleep(every)
 	}
 	m.stop()
-	judgeGrowth(t, c, []*proc.Node{a, b}, all)
-	settled(t, steady, base)
+	for _, p := range steady {
+		t.Logf("P33: metric series of %s that were not there: %s", p.Name, added(known[p], seriesOf(p)))
+	}
+	judgeGrowth(t, c, agents, all)
+	settled(t, c, agents, base)
 	t.Logf("P33: %d operations, %d failed, %s", m.ops.Load(), m.errs.Load(), time.Since(began).Round(time.Second))
 	logSizes(t, c)
 }
@@ -283,6 +292,34 @@ func judgeGrowth(t *testing.T, c *proc.Cluster, agents []*proc.Node, all map[*pr
 	}
 }
 
+// seriesOf gives the metric series of a process, by name and labels.
+func seriesOf(n *proc.Node) map[string]bool {
+	_, text, _ := n.Get("/v1/agent/metrics?format=prometheus")
+	all := map[string]bool{}
+	for line := range strings.Lines(text) {
+		if at := strings.LastIndexByte(line, ' '); at > 0 && line[0] != '#' {
+			all[line[:at]] = true
+		}
+	}
+	return all
+}
+
+// added counts, by name, the series that are new: a family whose labels have no bound
+// shows here first.
+func added(before, after map[string]bool) string {
+	n := map[string]int{}
+	for s := range after {
+		if name, _, _ := strings.Cut(s, "{"); !before[s] {
+			n[name]++
+		}
+	}
+	var text []string
+	for _, name := range slices.Sorted(maps.Keys(n)) {
+		text = append(text, fmt.Sprintf("%s %d", name, n[name]))
+	}
+	return strings.Join(text, ", ")
+}
+
 // add sums two series up; what one of them lacks in the end is left out.
 func (s *series) add(o series) {
 	if s.at == nil {
@@ -297,17 +334,23 @@ func (s *series) add(o series) {
 }
 
 // settled waits until processes that have nothing to do hold as many goroutines and
-// descriptors as they did before, or says how many that is.
-func settled(t *testing.T, steady []*proc.Node, before map[string]float64) map[string]float64 {
+// descriptors as they did before, servers together, or says how many that is.
+func settled(t *testing.T, c *proc.Cluster, agents []*proc.Node, before map[string]float64) map[string]float64 {
 	t.Helper()
-	is := map[string]float64{}
+	var is map[string]float64
 	look := func() (err error) {
-		for _, p := range steady {
-			for _, m := range measures[1:3] {
-				key := m.name + " of " + p.Name
+		is = map[string]float64{}
+		for _, m := range measures[1:3] {
+			for _, p := range c.Servers {
 				v, e := m.of(p)
-				err, is[key] = errors.Join(err, e), v
-				if was, known := before[key]; known && v > was+m.slack {
+				err, is[m.name+" of the servers"] = errors.Join(err, e), is[m.name+" of the servers"]+v
+			}
+			for _, p := range agents {
+				v, e := m.of(p)
+				err, is[m.name+" of "+p.Name] = errors.Join(err, e), v
+			}
+			for key, v := range is {
+				if was, known := before[key]; known && strings.HasPrefix(key, m.name) && v > was+m.slack {
 					err = errors.Join(err, fmt.Errorf("%s: %.0f, were %.0f", key, v, was))
 				}
 			}
