@@ -94,6 +94,7 @@ func (a *Agent) build() error {
 	if a.local, err = local.New(local.Config{
 		Node: cfg.node(cfg.Files.NodeMeta), DataDir: cfg.DataDir, Syncer: syncer, Reached: a.remote.Reached, Logger: cfg.Logger,
 		MeshPort: cfg.MeshPort, SidecarMinPort: cfg.SidecarMinPort, SidecarMaxPort: cfg.SidecarMaxPort,
+		ExposeMinPort: cfg.ExposeMinPort, ExposeMaxPort: cfg.ExposeMaxPort, CheckTLS: cfg.Checks.TLS,
 		Hosts: hosts(a.gossip), Scripts: cfg.Checks.Scripts, CheckOutputMaxSize: cfg.Checks.OutputMaxSize, DiscardCheckOutput: cfg.Checks.DiscardOutput,
 		SidecarDeregisterAfter: cfg.Checks.SidecarDeregisterAfter,
 		CheckUpdateInterval:    cfg.CheckUpdateInterval, AliasTarget: aliasTargets(a.remote.Watch),
@@ -106,7 +107,7 @@ func (a *Agent) build() error {
 	if a.sidecars, err = sidecar.New(sidecar.Config{
 		Host: merged(a.local, a.central).Watch(), Views: a.remote.Watch, Signer: sidecar.NewSigner(a.remote),
 		Sockets: sockets(cfg), Reporter: a.remote, Node: cfg.NodeName,
-		Listening: a.local.SetListening, Datacenter: cfg.Datacenter, Locality: cfg.Locality, DataDir: cfg.DataDir,
+		Listening: a.local.SetListening, ExposeChecks: a.local.ExposeChecks, Advertise: cfg.Advertise, Datacenter: cfg.Datacenter, Locality: cfg.Locality, DataDir: cfg.DataDir,
 		BindAddr: cfg.BindAddr, DrainTimeout: cfg.DrainTimeout, AccessLog: cfg.AccessLog, MeshPort: cfg.MeshPort, NoShortCut: cfg.NoShortCut, Logger: cfg.Logger, Metrics: connect.NewMetrics(cfg.Registerer),
 	}); err != nil {
 		return err

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -93,6 +94,10 @@ type Config struct {
 	// SidecarMinPort and SidecarMaxPort bound the ports given to sidecars. Default 21000 to 21255.
 	SidecarMinPort int
 	SidecarMaxPort int
+	// ExposeMinPort and ExposeMaxPort bound the ports of checks that go through proxies.
+	// Default 21500 to 21755.
+	ExposeMinPort int
+	ExposeMaxPort int
 	// Checks configures health checks.
 	Checks Checks
 	// DrainTimeout is how long running connections of a proxy may finish when it stops,
@@ -121,6 +126,9 @@ type Checks struct {
 	// OutputMaxSize cuts the output of checks that do not say themselves, in bytes.
 	// Default 4096.
 	OutputMaxSize int
+	// TLS is what checks over TLS show of this host and whom they trust. Nil: nothing, and
+	// the authorities of the system.
+	TLS *tls.Config
 	// DiscardOutput keeps the status of checks and drops what they said.
 	DiscardOutput bool
 	// SidecarDeregisterAfter deregisters a sidecar whose own checks stay critical for

@@ -78,6 +78,15 @@ func apiGatewayLinks(gw *APIGateway, entries []Entry) []GatewayLink {
 	return out
 }
 
+// LinksOf lists what an entry leads to, wildcards as they are; nil for those that are no
+// gateways. An API gateway leads where the routes among entries do that are bound to it.
+func LinksOf(e ConfigEntry, entries []Entry) []GatewayLink {
+	if gw, ok := e.(*APIGateway); ok {
+		return apiGatewayLinks(gw, entries)
+	}
+	return gatewayLinks(e)
+}
+
 // HasParent tells whether an entry is a route that names the gateway.
 func HasParent(e ConfigEntry, gateway Name) bool {
 	var parents []ResourceReference
@@ -106,11 +115,7 @@ func GatewayLinks(entries []Entry, instances []*Instance) []GatewayLink {
 	since, plain, mesh := servicesOf(instances)
 	out := []GatewayLink{}
 	for _, e := range entries {
-		links := gatewayLinks(e.ConfigEntry)
-		if gw, ok := e.ConfigEntry.(*APIGateway); ok {
-			links = apiGatewayLinks(gw, entries)
-		}
-		out = append(out, expandLinks(links, since, plain, mesh)...)
+		out = append(out, expandLinks(LinksOf(e.ConfigEntry, entries), since, plain, mesh)...)
 	}
 	slices.SortFunc(out, func(a, b GatewayLink) int {
 		return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Kind, b.Kind))

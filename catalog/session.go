@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"cmp"
 	"time"
 )
 
@@ -125,7 +126,7 @@ func validTTL(ttl string) error {
 // takes, or too long. 0 is none. It is worded as Consul does, in nanoseconds.
 func TTLWithin(d, least time.Duration) error {
 	if d != 0 && (d < least || d < 0 || d > MaxSessionTTL) {
-		return Invalidf("Invalid Session TTL '%d', must be between [%s=%s]", d, least, MaxSessionTTL)
+		return Invalidf("Invalid Session TTL '%d', must be between [%s=%s]", d, cmp.Or(least, MinSessionTTL), MaxSessionTTL)
 	}
 	return nil
 }

@@ -6,7 +6,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -26,6 +28,14 @@ type Exposed struct {
 	Local string
 	// HTTP2 speaks HTTP/2 without TLS to the application.
 	HTTP2 bool `json:",omitempty"`
+	// From are the addresses that may ask, as is loopback whenever one is named; others are
+	// not served. Empty: anybody.
+	From []string `json:",omitempty"`
+}
+
+// admits tells whether who asks from an address is served.
+func (e Exposed) admits(from netip.Addr) bool {
+	return len(e.From) == 0 || from.IsLoopback() || slices.Contains(e.From, from.String())
 }
 
 // What strangers may cost where paths are exposed.
@@ -115,7 +125,7 @@ func (p *Proxy) unexpose(live context.Context, x *exposure) {
 func (x *exposure) take(live context.Context, guard *Guard, c net.Conn) {
 	w := newWire(c)
 	counted := &exposedConn{Conn: c, x: x}
-	if n := x.open.Add(1); n > maxExposedConns || guard.tooHigh(w) {
+	if n := x.open.Add(1); n > maxExposedConns || guard.tooHigh(w) || !x.admits(c.RemoteAddr().String()) {
 		x.open.Add(-1)
 		w.abort()
 		return
@@ -127,6 +137,27 @@ func (x *exposure) take(live context.Context, guard *Guard, c net.Conn) {
 	case <-live.Done():
 		_ = counted.Close()
 	}
+}
+
+// admits tells whether an address may ask for anything here: others cannot take the
+// places of those who may.
+func (x *exposure) admits(remote string) bool {
+	from := addrOf(remote)
+	for _, e := range *x.paths.Load() {
+		if e.admits(from) {
+			return true
+		}
+	}
+	return false
+}
+
+// addrOf is the address in "host:port"; the zero one is that of nobody.
+func addrOf(remote string) netip.Addr {
+	ap, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr().Unmap()
 }
 
 // exposedConn is counted until it is closed.
@@ -173,7 +204,7 @@ func (a exposedAddr) String() string { return string(a) }
 func (x *exposure) handler(log *slog.Logger) http.Handler {
 	target := func(r *http.Request) (Exposed, bool) {
 		e, ok := (*x.paths.Load())[r.URL.EscapedPath()]
-		return e, ok
+		return e, ok && e.admits(addrOf(r.RemoteAddr))
 	}
 	through := &httputil.ReverseProxy{
 		Transport: newExposedTransport(), ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),

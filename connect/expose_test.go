@@ -129,3 +129,23 @@ func TestExposedConnectionsAreBounded(t *testing.T) {
 		t.Errorf("the one too many was taken: %v", err)
 	}
 }
+
+// TestExposedToSome: what is exposed for some is not served to others, who cannot take
+// places either.
+func TestExposedToSome(t *testing.T) {
+	some := Exposed{From: []string{"127.0.0.1", "10.0.0.1"}}
+	for from, want := range map[string]bool{
+		"127.0.0.1:5": true, "127.9.9.9:5": true, "[::1]:5": true, "10.0.0.1:5": true, "[::ffff:10.0.0.1]:5": true,
+		"10.0.0.2:5": false, "[2001:db8::1]:5": false, "nowhere": false,
+	} {
+		x := &exposure{}
+		x.paths.Store(&map[string]Exposed{"/": some})
+		if got := x.admits(from); got != want {
+			t.Errorf("%s: %t", from, got)
+		}
+		x.paths.Store(&map[string]Exposed{"/": some, "/open": {}})
+		if !x.admits(from) {
+			t.Errorf("%s is turned away from a port with a path for everybody", from)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package checks
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -20,11 +21,11 @@ const maxDrain = 1 << 20
 
 // httpProbe asks a URL: 2xx passes, 429 warns, all else is critical. A connection
 // serves one request, so that a listener that is gone is noticed.
-func httpProbe(def *catalog.CheckDefinition) probe {
+func httpProbe(def *catalog.CheckDefinition, base *tls.Config) probe {
 	client := &http.Client{Transport: &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
 		DialContext:            (&net.Dialer{}).DialContext,
-		TLSClientConfig:        tlsConfig(def, ""),
+		TLSClientConfig:        tlsConfig(def, base, ""),
 		DisableKeepAlives:      true,
 		MaxResponseHeaderBytes: 64 << 10,
 	}}
@@ -100,14 +101,12 @@ func httpStatus(code int) catalog.Status {
 
 // tlsConfig is that of a check. host is the name to expect where TLSServerName does
 // not say and the client does not set it itself.
-func tlsConfig(def *catalog.CheckDefinition, host string) *tls.Config {
-	name := def.TLSServerName
-	if name == "" {
-		name = host
+func tlsConfig(def *catalog.CheckDefinition, base *tls.Config, host string) *tls.Config {
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
+	if base != nil {
+		cfg = base.Clone()
 	}
-	return &tls.Config{
-		MinVersion:         tls.VersionTLS12,
-		ServerName:         name,
-		InsecureSkipVerify: def.TLSSkipVerify, //nolint:gosec // asked for, check by check
-	}
+	cfg.ServerName = cmp.Or(def.TLSServerName, cfg.ServerName, host)
+	cfg.InsecureSkipVerify = def.TLSSkipVerify //nolint:gosec // asked for, check by check
+	return cfg
 }

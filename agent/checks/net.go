@@ -20,9 +20,9 @@ import (
 )
 
 // tcpProbe connects, shakes hands where TLS is asked for, and hangs up.
-func tcpProbe(def *catalog.CheckDefinition) probe {
+func tcpProbe(def *catalog.CheckDefinition, base *tls.Config) probe {
 	return func(ctx context.Context) (catalog.Status, string) {
-		conn, err := dial(ctx, def, def.TCP, def.TCPUseTLS)
+		conn, err := dial(ctx, def, base, def.TCP, def.TCPUseTLS)
 		if err != nil {
 			return catalog.StatusCritical, err.Error()
 		}
@@ -31,7 +31,7 @@ func tcpProbe(def *catalog.CheckDefinition) probe {
 	}
 }
 
-func dial(ctx context.Context, def *catalog.CheckDefinition, addr string, useTLS bool, protos ...string) (net.Conn, error) {
+func dial(ctx context.Context, def *catalog.CheckDefinition, base *tls.Config, addr string, useTLS bool, protos ...string) (net.Conn, error) {
 	if !useTLS {
 		return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 	}
@@ -39,7 +39,7 @@ func dial(ctx context.Context, def *catalog.CheckDefinition, addr string, useTLS
 	if err != nil {
 		return nil, err
 	}
-	cfg := tlsConfig(def, host)
+	cfg := tlsConfig(def, base, host)
 	cfg.NextProtos = protos
 	return (&tls.Dialer{Config: cfg}).DialContext(ctx, "tcp", addr)
 }
@@ -68,11 +68,11 @@ func udpProbe(def *catalog.CheckDefinition) probe {
 }
 
 // grpcProbe asks the health service of gRPC, "host:port" or "host:port/service".
-func grpcProbe(def *catalog.CheckDefinition) probe {
+func grpcProbe(def *catalog.CheckDefinition, base *tls.Config) probe {
 	target, service, _ := strings.Cut(def.GRPC, "/")
 	creds := insecure.NewCredentials()
 	if def.GRPCUseTLS {
-		creds = credentials.NewTLS(tlsConfig(def, ""))
+		creds = credentials.NewTLS(tlsConfig(def, base, ""))
 	}
 	return func(ctx context.Context) (catalog.Status, string) {
 		fail := func(err error) (catalog.Status, string) {
@@ -96,9 +96,9 @@ func grpcProbe(def *catalog.CheckDefinition) probe {
 }
 
 // h2pingProbe opens an HTTP/2 connection and sends a PING frame.
-func h2pingProbe(def *catalog.CheckDefinition) probe {
+func h2pingProbe(def *catalog.CheckDefinition, base *tls.Config) probe {
 	return func(ctx context.Context) (catalog.Status, string) {
-		conn, err := dial(ctx, def, def.H2PING, def.H2PingUseTLS, http2.NextProtoTLS)
+		conn, err := dial(ctx, def, base, def.H2PING, def.H2PingUseTLS, http2.NextProtoTLS)
 		if err != nil {
 			return catalog.StatusCritical, fmt.Sprintf("HTTP2 connect %s: %v", def.H2PING, err)
 		}

@@ -2,6 +2,7 @@ package checks
 
 import (
 	"context"
+	"crypto/tls"
 	"log/slog"
 	"math/rand/v2"
 	"time"
@@ -40,6 +41,9 @@ type Runner interface {
 type Options struct {
 	Report Report
 	Logger *slog.Logger
+	// TLS is what checks over TLS show of this host and whom they trust. Nil: nothing, and
+	// the authorities of the system.
+	TLS *tls.Config
 	// Target is what an alias follows. Only alias checks need it.
 	Target catalog.Watch[Target]
 }
@@ -56,15 +60,15 @@ func New(def *catalog.CheckDefinition, o Options) (Runner, error) {
 	var run probe
 	switch TypeOf(def) {
 	case TypeHTTP:
-		run = httpProbe(def)
+		run = httpProbe(def, o.TLS)
 	case TypeTCP:
-		run = tcpProbe(def)
+		run = tcpProbe(def, o.TLS)
 	case TypeUDP:
 		run = udpProbe(def)
 	case TypeGRPC:
-		run = grpcProbe(def)
+		run = grpcProbe(def, o.TLS)
 	case TypeH2PING:
-		run = h2pingProbe(def)
+		run = h2pingProbe(def, o.TLS)
 	case TypeScript:
 		run = scriptProbe(def)
 	case TypeOSService:

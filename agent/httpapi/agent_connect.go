@@ -52,7 +52,7 @@ func (a agentConnectAPI) roots(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.setCached(true) // the agent follows the roots for its own proxies
+	c.setCached(true, 0) // the agent follows the roots for its own proxies
 	return viewRoots(v), nil
 }
 
@@ -70,7 +70,7 @@ func (a agentConnectAPI) leaf(c *call) (any, error) {
 	// Whoever holds the answer is the service: say who asked.
 	a.cfg.Logger.Info("certificate with its key handed out", "service", c.tail, "addr", c.r.RemoteAddr, "id", leaf.SerialNumber)
 	setIndex(c.w.Header(), leaf.ModifyIndex)
-	c.setCached(false)
+	c.setCached(false, 0)
 	return viewLeaf(leaf, key), nil
 }
 
@@ -176,7 +176,7 @@ func (a agentConnectAPI) authorize(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.setCached(a.q.seen.hit(query))
+	c.setCached(a.q.seen.hit(query), 0)
 	if td := viewRoots(roots).TrustDomain; td != "" && !strings.EqualFold(id.TrustDomain, td) {
 		return authorizeView{false, "Identity from an external trust domain: " + id.TrustDomain}, nil
 	}

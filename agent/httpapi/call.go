@@ -46,7 +46,9 @@ type queryOptions struct {
 	wait        time.Duration // with jitter; 0 when index is
 	consistency wire.Consistency
 	maxStale    time.Duration // 0: no bound
-	cached      bool
+	cached      bool          // what the agent knows may answer
+	control     cacheControl  // what that is bounded by
+	fetched     bool          // the servers have answered nevertheless
 	filter      string
 }
 
@@ -141,9 +143,11 @@ func (c *call) parseConsistency(cfg Config, discovery bool) error {
 	_, stale := c.query["stale"]
 	_, consistent := c.query["consistent"]
 	_, leader := c.query["leader"]
-	c.opts.cached = c.query.Has("cached") && !cfg.NoCache
 	if stale && consistent {
 		return &httpError{http.StatusBadRequest, "Cannot specify ?stale with ?consistent, conflicting semantics."}
+	}
+	if consistent && c.query.Has("cached") && !cfg.NoCache {
+		return &httpError{http.StatusBadRequest, "Cannot specify ?cached with ?consistent, conflicting semantics."}
 	}
 	if v := c.query.Get("max_stale"); v != "" {
 		d, err := time.ParseDuration(v)
@@ -160,24 +164,7 @@ func (c *call) parseConsistency(cfg Config, discovery bool) error {
 	case discovery && !leader && cfg.DiscoveryMaxStale > 0:
 		c.opts.consistency, c.opts.maxStale = wire.Stale, cfg.DiscoveryMaxStale
 	}
-	if c.opts.cached {
-		return checkCacheControl(c.r.Header.Get("Cache-Control"))
-	}
-	return nil
-}
-
-// checkCacheControl refuses ages that are no numbers; unknown directives are ignored.
-func checkCacheControl(v string) error {
-	for part := range strings.SplitSeq(strings.ToLower(v), ",") {
-		name, value, ok := strings.Cut(strings.TrimSpace(part), "=")
-		if !ok || (name != "max-age" && name != "stale-if-error") {
-			continue
-		}
-		if _, err := strconv.ParseUint(value, 10, 32); err != nil {
-			return &httpError{http.StatusBadRequest, "Invalid Cache-Control header."}
-		}
-	}
-	return nil
+	return c.parseCached(cfg)
 }
 
 // tokenOf finds the ACL token: the query first, then the headers.

@@ -36,7 +36,13 @@ func (a catalogAPI) routes() []Route {
 	}
 }
 
-func (a catalogAPI) datacenters(*call) (any, error) {
+func (a catalogAPI) datacenters(c *call) (any, error) {
+	if err := c.parseCached(a.cfg); err != nil {
+		return nil, err
+	}
+	if c.opts.cached {
+		c.setCached(a.q.seen.hit("datacenters"), 0)
+	}
 	return []string{a.cfg.Self.Datacenter}, nil
 }
 

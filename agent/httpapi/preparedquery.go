@@ -70,6 +70,7 @@ func (a preparedQueriesAPI) get(c *call) (any, error) {
 	if name, ok := strings.CutSuffix(c.tail, "/explain"); ok {
 		return a.explain(c, name)
 	}
+	c.opts.cached = false // executions alone may be answered from what the agent knows
 	id, err := c.need("query ID")
 	if err != nil {
 		return nil, err
@@ -211,6 +212,13 @@ type executedView struct {
 	queryMetaView
 }
 
+// executed is an execution, told apart from others.
+type executed struct {
+	name, near string
+	limit      int
+	connect    bool
+}
+
 func (a preparedQueriesAPI) execute(c *call, name string) (any, error) {
 	limit := 0
 	if v := c.query.Get("limit"); v != "" {
@@ -236,6 +244,9 @@ func (a preparedQueriesAPI) execute(c *call, name string) (any, error) {
 	}
 	if limit > 0 && len(found.Instances) > limit {
 		found.Instances = found.Instances[:limit]
+	}
+	if c.opts.cached {
+		c.setCached(a.q.seen.hit(executed{name, c.query.Get("near"), limit, connect}), 0)
 	}
 	return executedView{
 		Service: q.Service.Service, Nodes: viewInstances(found.Instances, a.cfg.Self.Datacenter), DNS: q.DNS,

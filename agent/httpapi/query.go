@@ -49,9 +49,15 @@ func (q *queries) read(c *call, query catalog.Query) (*catalog.View, error) {
 	}
 	c.setMeta(rep)
 	if c.opts.cached {
-		c.setCached(q.seen.hit(query))
+		c.setCached(q.seen.hit(asked{c.route.Path, query}), rep.Meta.LastContact)
 	}
 	return rep.View, nil
+}
+
+// asked is a question as it is remembered: two endpoints do not share their answers.
+type asked struct {
+	path  string
+	query catalog.Query
 }
 
 // share lets all who wait for v with the same parameters have one answer.
@@ -78,7 +84,8 @@ func (q *queries) get(c *call, query catalog.Query, after uint64) (*wire.ReadRep
 		req.MaxWait = c.opts.wait
 		timeout += max(c.opts.wait, crowdWait)
 	}
-	if c.opts.cached && req.Consistency == wire.Default {
+	anew := c.opts.control.revalidate && after == 0 && req.Consistency == wire.Default
+	if c.opts.cached && !anew && req.Consistency == wire.Default {
 		req.Consistency = wire.Stale // which falls back to what the agent knows
 	}
 	wanted := req.Consistency
@@ -90,6 +97,9 @@ func (q *queries) get(c *call, query catalog.Query, after uint64) (*wire.ReadRep
 	}
 	ctx, cancel := context.WithTimeout(c.ctx(), timeout)
 	defer cancel()
+	if anew {
+		return viewed(q.revalidated(ctx, c, req))
+	}
 	rep, err := q.servers.Read(ctx, req)
 	if c.stage == overdue && after > 0 && behind(rep, err, after) {
 		// What this host holds is not there yet, or older than what the client has.
@@ -99,19 +109,30 @@ func (q *queries) get(c *call, query catalog.Query, after uint64) (*wire.ReadRep
 	if err != nil {
 		return nil, err
 	}
+	if after == 0 && c.opts.control.outlives(rep.Meta.LastContact) {
+		return viewed(q.revalidated(ctx, c, req))
+	}
 	if c.opts.maxStale > 0 && req.Consistency == wire.Stale && rep.Meta.LastContact > c.opts.maxStale {
 		req.Consistency = wire.Default
 		if rep, err = q.servers.Read(ctx, req); err != nil {
 			return nil, err
 		}
 	}
-	if rep.View == nil {
-		return nil, catalog.ErrUnavailable
+	if rep, err = viewed(rep, nil); err != nil {
+		return nil, err
 	}
 	if c.stage == probing && after > 0 && rep.View.Index <= after {
 		return nil, errParks
 	}
 	return rep, nil
+}
+
+// viewed refuses an answer that says nothing.
+func viewed(rep *wire.ReadReply, err error) (*wire.ReadReply, error) {
+	if err == nil && rep.View == nil {
+		return nil, catalog.ErrUnavailable
+	}
+	return rep, err
 }
 
 // behind tells whether an answer is none, or older than the index that was waited with.
@@ -161,17 +182,6 @@ func (c *call) effectiveConsistency() string {
 	default:
 		return "leader"
 	}
-}
-
-// setCached says whether an answer was asked for before, so that this agent had it.
-func (c *call) setCached(hit bool) {
-	h := c.w.Header()
-	if !hit {
-		h.Set("X-Cache", "MISS")
-		return
-	}
-	h.Set("X-Cache", "HIT")
-	h.Set("Age", "0") // views are kept current, never aged
 }
 
 // setIndex sets the index alone, for answers of this agent's own.

@@ -441,7 +441,7 @@ func TestPeersInstances(t *testing.T) {
 
 func TestWithoutCache(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.NoCache = true })
-	if a := r.want(r.do("GET", "/v1/catalog/nodes?cached", ""), 200, ""); a.header.Get("X-Cache") != "" {
+	if a := r.want(r.do("GET", "/v1/catalog/services?cached", ""), 200, ""); a.header.Get("X-Cache") != "" {
 		t.Errorf("answered from the cache: %v", a.header)
 	}
 }

@@ -15,6 +15,9 @@ import (
 const (
 	kindTerminating = "terminating-gateway"
 	kindIngress     = "ingress-gateway"
+	kindAPIGateway  = "api-gateway"
+	kindHTTPRoute   = "http-route"
+	kindTCPRoute    = "tcp-route"
 	kindExported    = "exported-services"
 	kindDefaults    = "service-defaults"
 	kindProxy       = "proxy-defaults"
@@ -37,39 +40,26 @@ func readEntry(e catalog.Entry, out any) error {
 	return json.Unmarshal(b, out)
 }
 
-// gatewayEntry is what of a gateway's entry names services.
-type gatewayEntry struct {
-	Services  []struct{ Name catalog.Name }
-	Listeners []struct {
-		Services []struct{ Name catalog.Name }
-	}
-}
-
-func (g gatewayEntry) names() []catalog.Name {
-	var out []catalog.Name
-	for _, s := range g.Services {
-		out = append(out, s.Name)
-	}
-	for _, l := range g.Listeners {
-		for _, s := range l.Services {
-			out = append(out, s.Name)
-		}
-	}
-	return setOf(out)
-}
-
 // servicesOf are the services behind a gateway, in order; the wildcard stands for
 // every ordinary one but the servers.
 func (a uiAPI) servicesOf(c *call, gateway string, all []catalog.Name) ([]catalog.Name, error) {
-	var names []catalog.Name
-	for _, kind := range []string{kindTerminating, kindIngress} {
-		var g gatewayEntry
-		if err := a.entryInto(c, kind, gateway, &g); err != nil {
-			return nil, err
-		}
-		names = append(names, g.names()...)
+	v, err := a.q.peek(c, catalog.Query{Kind: catalog.QueryGateway, Name: gateway})
+	if err != nil {
+		return nil, err
 	}
-	return expand(names, all), nil
+	return expand(linkedTo(v.Entries), all), nil
+}
+
+// linkedTo names the services that gateways lead to, those of API gateways by the routes
+// that are bound to them; a wildcard is named as it is.
+func linkedTo(entries []catalog.Entry) []catalog.Name {
+	var out []catalog.Name
+	for _, e := range entries {
+		for _, l := range catalog.LinksOf(e.ConfigEntry, entries) {
+			out = append(out, l.Service)
+		}
+	}
+	return setOf(out)
 }
 
 func expand(names, all []catalog.Name) []catalog.Name {
@@ -101,21 +91,21 @@ type gateways struct {
 
 func (a uiAPI) behindGateways(c *call) (gateways, error) {
 	g := gateways{services: map[catalog.Name]bool{}, count: map[catalog.Name]int{}}
-	for _, kind := range []string{kindTerminating, kindIngress} {
+	var entries []catalog.Entry
+	for _, kind := range []string{kindTerminating, kindIngress, kindAPIGateway, kindHTTPRoute, kindTCPRoute} {
 		v, err := a.q.peek(c, catalog.Query{Kind: catalog.QueryConfigEntries, Name: kind})
 		if err != nil {
 			return g, err
 		}
-		for _, e := range v.Entries {
-			var entry gatewayEntry
-			if err := readEntry(e, &entry); err != nil {
-				return g, err
-			}
-			names := entry.names()
+		entries = append(entries, v.Entries...)
+	}
+	for _, e := range entries {
+		names := map[catalog.Name]bool{}
+		for _, l := range catalog.LinksOf(e.ConfigEntry, entries) {
+			names[l.Service], g.services[l.Service] = true, true
+		}
+		if len(names) > 0 {
 			g.count[e.EntryName()] += len(names)
-			for _, n := range names {
-				g.services[n] = true
-			}
 		}
 	}
 	return g, nil

@@ -46,6 +46,7 @@ func (s *State) change(ctx context.Context, edit func(*draft) error) error {
 		}
 	}
 	s.services, s.checks = d.services, d.checks
+	s.expose()
 	for _, c := range s.checks {
 		s.start(c)
 	}
@@ -158,6 +159,9 @@ func (s *State) begin(c, old *check) {
 			row.Status, row.Output = catalog.StatusPassing, said
 		}
 	}
+	if old != nil {
+		c.through, row.ExposedPort = old.through, old.row.ExposedPort // expose looks at it anew
+	}
 	c.row = &row
 	if row.Status == catalog.StatusCritical && c.criticalSince.IsZero() {
 		c.criticalSince = time.Now()
@@ -193,7 +197,7 @@ func (s *State) stop(c *check) {
 
 // runner is nil for checks whose answer this package knows.
 func (s *State) runner(c *check) (checks.Runner, error) {
-	opt := checks.Options{Report: s.reporter(c), Logger: s.log}
+	opt := checks.Options{Report: s.reporter(c), Logger: s.log, TLS: s.cfg.CheckTLS}
 	switch {
 	case c.fact, c.kind == checks.TypeMaintenance:
 		return nil, nil
@@ -207,7 +211,7 @@ func (s *State) runner(c *check) (checks.Runner, error) {
 			opt.Target = s.cfg.AliasTarget(c.def.AliasNode, c.def.AliasService)
 		}
 	}
-	return checks.New(s.bounded(c.def), opt)
+	return checks.New(led(s.bounded(c.def), c.through), opt)
 }
 
 // bounded is a definition with a limit to its output.

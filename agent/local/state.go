@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -16,6 +17,8 @@ type Host struct {
 	Node     *catalog.Node
 	Services map[string]*catalog.Service // by service ID
 	Checks   map[string]*catalog.Check   // by check ID
+	// Exposed are the checks that go through the proxies of their services, by service ID.
+	Exposed map[string][]ExposedCheck
 }
 
 // Syncer is the way to the servers: one idempotent statement of a whole host.
@@ -39,6 +42,10 @@ type Config struct {
 	// included. Default 21000 to 21255.
 	SidecarMinPort int
 	SidecarMaxPort int
+	// ExposeMinPort and ExposeMaxPort bound the ports of checks that go through proxies,
+	// both included. Default 21500 to 21755.
+	ExposeMinPort int
+	ExposeMaxPort int
 	// MeshPort is given to all sidecars that name none, which share it. 0: each gets its own.
 	MeshPort int
 	// CheckUpdateInterval holds back changes of a check's output that leave its
@@ -47,6 +54,9 @@ type Config struct {
 	// CheckOutputMaxSize cuts the output of checks that do not say themselves, in
 	// bytes. Default 4096.
 	CheckOutputMaxSize int
+	// CheckTLS is what checks over TLS show of this host and whom they trust. Nil: nothing,
+	// and the authorities of the system.
+	CheckTLS *tls.Config
 	// DiscardCheckOutput keeps the status of checks and drops what they said.
 	DiscardCheckOutput bool
 	// Scripts says whose checks may run commands. Default: nobody's.
@@ -73,6 +83,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("local state: %w: no way to the servers (Syncer)", catalog.ErrInvalid)
 	case c.SidecarMinPort < 0 || c.SidecarMaxPort > maxPort || c.SidecarMinPort > c.SidecarMaxPort:
 		return fmt.Errorf("local state: %w: sidecar ports %d to %d are no range", catalog.ErrInvalid, c.SidecarMinPort, c.SidecarMaxPort)
+	case c.ExposeMinPort < 0 || c.ExposeMaxPort > maxPort || c.ExposeMinPort > c.ExposeMaxPort:
+		return fmt.Errorf("local state: %w: ports %d to %d of exposed checks are no range", catalog.ErrInvalid, c.ExposeMinPort, c.ExposeMaxPort)
 	}
 	return nil
 }
@@ -83,6 +95,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.SidecarMinPort == 0 && c.SidecarMaxPort == 0 {
 		c.SidecarMinPort, c.SidecarMaxPort = 21000, 21255
+	}
+	if c.ExposeMinPort == 0 && c.ExposeMaxPort == 0 {
+		c.ExposeMinPort, c.ExposeMaxPort = 21500, 21755
 	}
 	if c.CheckUpdateInterval == 0 {
 		c.CheckUpdateInterval = 5 * time.Minute
@@ -122,6 +137,7 @@ type check struct {
 
 	row           *catalog.Check // immutable, replaced on change
 	criticalSince time.Time      // zero unless critical
+	through       string         // where the proxy listens that the check goes through; "": it is made directly
 	ttl           *checks.TTL
 	stop          context.CancelFunc // of the runner; nil when none runs
 	expires       time.Time          // of the status of a TTL check
@@ -153,6 +169,7 @@ type State struct {
 	checks   map[string]*check
 	orphans  map[string]*check // read from disk, of services that files may yet bring
 	facts    map[string]string // proxies that listen, and what they say of it
+	exposed  map[string]string // services whose checks go through proxies, and where those listen
 	gen      uint64            // counts changes that the servers are to know
 	lastErr  error             // of the last statement
 	left     bool
@@ -237,6 +254,7 @@ func (s *State) publish() {
 		Node:     s.node,
 		Services: make(map[string]*catalog.Service, len(s.services)),
 		Checks:   make(map[string]*catalog.Check, len(s.checks)),
+		Exposed:  s.exposedChecks(),
 	}
 	for id, e := range s.services {
 		h.Services[id] = e.svc

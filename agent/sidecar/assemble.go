@@ -56,7 +56,8 @@ func newSidecar(cfg Config, reg *catalog.Service) *sidecar {
 		dirty:    make(chan struct{}, 1),
 		in: inputs{
 			proxy: reg, datacenter: cfg.Datacenter, locality: cfg.Locality, bindAddr: cfg.BindAddr, drain: cfg.DrainTimeout,
-			world: newWorld(),
+			advertise: cfg.Advertise,
+			world:     newWorld(),
 		},
 		followers: map[catalog.Query]context.CancelFunc{},
 		empty:     map[catalog.Name]emptyUpstream{},
@@ -74,10 +75,10 @@ func (s *sidecar) canBecome(reg *catalog.Service) bool {
 	return reg.Proxy.DestinationServiceName == s.service && local.IsExternal(reg) == s.external
 }
 
-func (s *sidecar) setProxy(reg *catalog.Service, rest string) {
+func (s *sidecar) setProxy(reg *catalog.Service, rest string, checks []local.ExposedCheck) {
 	s.mu.Lock()
-	same := reflect.DeepEqual(s.in.proxy, reg) && s.in.rest == rest
-	s.in.proxy, s.in.rest = reg, rest
+	same := reflect.DeepEqual(s.in.proxy, reg) && s.in.rest == rest && slices.Equal(s.in.checks, checks)
+	s.in.proxy, s.in.rest, s.in.checks = reg, rest, checks
 	s.mu.Unlock()
 	if !same {
 		s.poke()

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/weftmesh/weft/agent/local"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect"
 )
@@ -18,10 +19,12 @@ import (
 type inputs struct {
 	proxy      *catalog.Service // the registration, of kind connect-proxy
 	datacenter string
-	locality   *catalog.Locality // of the host; the registration may say another
-	bindAddr   string            // of the inbound listener when the registration names none
-	rest       string            // why the instance should rest, "" for not at all
-	drain      time.Duration     // when the registration says nothing; 0 is the proxy's own default
+	locality   *catalog.Locality    // of the host; the registration may say another
+	bindAddr   string               // of the inbound listener when the registration names none
+	advertise  string               // at which others reach this host
+	checks     []local.ExposedCheck // that go through the proxy
+	rest       string               // why the instance should rest, "" for not at all
+	drain      time.Duration        // when the registration says nothing; 0 is the proxy's own default
 
 	// policy is what the servers say; each part is the last one known.
 	policy
@@ -108,11 +111,13 @@ func inboundAddr(in inputs, p *problems) string {
 }
 
 // bindHost is the address that the proxy listens on for others, "" for that of all.
-func bindHost(in inputs) string {
-	if s, ok := in.proxy.Proxy.Config["bind_address"].(string); ok && s != "" {
+func bindHost(in inputs) string { return boundTo(in.proxy) }
+
+func boundTo(proxy *catalog.Service) string {
+	if s, ok := proxy.Proxy.Config["bind_address"].(string); ok && s != "" {
 		return s
 	}
-	return in.proxy.Address
+	return proxy.Address
 }
 
 func joinAddr(host, fallback string, port int) string {

@@ -1,11 +1,17 @@
 package sidecar
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"math"
+	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 
+	"github.com/weftmesh/weft/agent/local"
+	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect"
 )
 
@@ -16,11 +22,11 @@ const maxExposed = 64
 // configuration, opens past the mesh.
 func exposed(in inputs, inbound string, p *problems) []connect.Exposed {
 	reg := in.proxy.Proxy
-	if reg.Expose.Checks {
-		p.add("expose.checks is not supported: name the path of each check in expose.paths, with a listener_port of its own")
-	}
-	var out []connect.Exposed
+	out := exposedChecks(in, inbound, p)
 	seen := map[string]bool{}
+	for _, e := range out {
+		seen[e.Listen+e.Path] = true
+	}
 	for i := range reg.Expose.Paths {
 		e := &reg.Expose.Paths[i]
 		at := fmt.Sprintf("expose path %q", e.Path)
@@ -49,4 +55,65 @@ func exposed(in inputs, inbound string, p *problems) []connect.Exposed {
 		}
 	}
 	return out
+}
+
+// exposedChecks are the checks of this host that go through the proxy, each for those
+// alone who ask from this host.
+func exposedChecks(in inputs, inbound string, p *problems) []connect.Exposed {
+	var out []connect.Exposed
+	for _, c := range in.checks {
+		host := checksHost(in.proxy, in.bindAddr)
+		e := connect.Exposed{
+			Listen: joinAddr(host, "", c.Port), Path: c.Path, Local: c.Local, HTTP2: c.HTTP2, From: []string{"127.0.0.1"},
+		}
+		for _, ip := range []string{host, in.advertise} {
+			if _, err := netip.ParseAddr(ip); err == nil && !slices.Contains(e.From, ip) {
+				e.From = append(e.From, ip)
+			}
+		}
+		switch {
+		case e.Listen == inbound:
+			p.add(fmt.Sprintf("check %q cannot be exposed at %s, which is where the proxy itself listens: move ports.expose_min_port", c.CheckID, e.Listen))
+		case len(out) == maxExposed:
+			p.add(fmt.Sprintf("more than %d checks are exposed; the others fail: set expose.checks = false", maxExposed))
+			return out
+		default:
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// checksHost is the address at which this host reaches what a proxy exposes of checks:
+// the one that the proxy is bound to, loopback where that is every one.
+func checksHost(proxy *catalog.Service, bindAddr string) string {
+	host := cmp.Or(boundTo(proxy), bindAddr)
+	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+		return "127.0.0.1"
+	}
+	return host
+}
+
+// checkExposers finds the proxies that expose the checks of their services: by service ID
+// the proxy, and where it listens. Of several for one service it is the first.
+func checkExposers(want map[string]*catalog.Service, bindAddr string) (proxies, at map[string]string) {
+	proxies, at = map[string]string{}, map[string]string{}
+	for _, id := range slices.Sorted(maps.Keys(want)) {
+		reg := want[id]
+		of := reg.Proxy.DestinationServiceID
+		if !reg.Proxy.Expose.Checks || of == "" || proxies[of] != "" {
+			continue
+		}
+		proxies[of], at[of] = id, checksHost(reg, bindAddr)
+	}
+	return proxies, at
+}
+
+// checksOf are the checks that go through a proxy.
+func checksOf(h *local.Host, proxies map[string]string, reg *catalog.Service) []local.ExposedCheck {
+	of := reg.Proxy.DestinationServiceID
+	if proxies[of] != reg.ID {
+		return nil
+	}
+	return h.Exposed[of]
 }

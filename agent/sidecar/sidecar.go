@@ -30,7 +30,13 @@ type Config struct {
 	// Listening is told whether a proxy takes connections, and why not. It may be nil.
 	Listening func(proxyID string, listening bool, output string)
 
+	// ExposeChecks is told, by service ID, where the proxies listen that expose the checks
+	// of their services. It may be nil.
+	ExposeChecks func(at map[string]string)
+
 	Datacenter string // required
+	// Advertise is the address at which others reach this host.
+	Advertise string
 	// Locality is where this host stands; nil: nobody said.
 	Locality *catalog.Locality
 	// DataDir keeps, for each proxy, its key, its certificate and the last snapshot.
@@ -93,6 +99,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Listening == nil {
 		c.Listening = func(string, bool, string) {}
+	}
+	if c.ExposeChecks == nil {
+		c.ExposeChecks = func(map[string]string) {}
 	}
 	if c.start == nil {
 		c.start = func(pc connect.ProxyConfig) (proxy, error) { return connect.NewProxy(pc) }
@@ -191,11 +200,13 @@ func wanted(h *local.Host) map[string]*catalog.Service {
 
 func (m *Manager) reconcile(ctx context.Context, host *local.Host) {
 	want := wanted(host)
+	exposers, at := checkExposers(want, m.cfg.BindAddr)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.gaveUp {
 		return
 	}
+	m.cfg.ExposeChecks(at) // the host that follows has the ports
 	for id, s := range m.running {
 		switch reg, ok := want[id]; {
 		case !ok:
@@ -206,11 +217,11 @@ func (m *Manager) reconcile(ctx context.Context, host *local.Host) {
 	}
 	for id, reg := range want {
 		if s := m.running[id]; s != nil {
-			s.setProxy(reg, restOf(host, reg))
+			s.setProxy(reg, restOf(host, reg), checksOf(host, exposers, reg))
 			continue
 		}
 		s := newSidecar(m.cfg, reg)
-		s.in.rest = restOf(host, reg)
+		s.in.rest, s.in.checks = restOf(host, reg), checksOf(host, exposers, reg)
 		m.running[id] = s
 		m.cfg.news()
 		before, done := m.ending[id], make(chan struct{})

@@ -51,6 +51,7 @@ func dryRun(cfg *config.Config, services []*catalog.ServiceRegistration, defs []
 	dry, err := local.New(local.Config{
 		Node: &catalog.Node{Node: cfg.NodeName, Datacenter: cfg.Datacenter, Address: cfg.AdvertiseAddr}, Syncer: nobody{},
 		MeshPort: cfg.Connect.MeshPort, SidecarMinPort: cfg.Ports.SidecarMinPort, SidecarMaxPort: cfg.Ports.SidecarMaxPort,
+		ExposeMinPort: cfg.Ports.ExposeMinPort, ExposeMaxPort: cfg.Ports.ExposeMaxPort,
 		Scripts:     cfg.ScriptGate(),
 		AliasTarget: func(string, string) catalog.Watch[checks.Target] { return new(catalog.Latest[checks.Target]) },
 		Logger:      slog.New(slog.DiscardHandler),

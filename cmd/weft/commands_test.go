@@ -140,6 +140,13 @@ func TestIntentionCommands(t *testing.T) {
 			out:     "peer:east/web => db (allow)\n",
 		},
 		{
+			name: "intention list with a peer", args: []string{"intention", "list"},
+			answers: map[string]string{"GET /v1/connect/intentions": `[` + webDB + `,` + strings.Replace(webDB, `"Dest`, `"SourcePeer":"east","Dest`, 1) + `]`},
+			out: "ID  Source Peer  Source  Action  Destination  Precedence\n" +
+				"                 web     allow   db           9\n" +
+				"    east         web     allow   db           9\n",
+		},
+		{
 			name: "intention match source", args: []string{"intention", "match", "-source", "web"},
 			answers: map[string]string{"GET /v1/connect/intentions/match": `{"web":[` + webDB + `]}`},
 			out:     "web => db (allow)\n", asked: "by=source",

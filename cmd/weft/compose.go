@@ -239,6 +239,7 @@ func (h *host) agentConfig(reg *prometheus.Registry, load func() (*config.Config
 		Sockets:      h.relay.sockets,
 		DrainTimeout: c.LeaveDrainTime, NoCentralConfig: !c.CentralServiceConfig,
 		SidecarMinPort: c.Ports.SidecarMinPort, SidecarMaxPort: c.Ports.SidecarMaxPort,
+		ExposeMinPort: c.Ports.ExposeMinPort, ExposeMaxPort: c.Ports.ExposeMaxPort,
 		CheckUpdateInterval: cmp.Or(c.CheckUpdateInterval, -1), // 0 is at once
 		Checks:              checkConfig(c),
 		Logger:              h.log, LogLevel: h.logs.level, Registerer: reg,
@@ -261,7 +262,7 @@ func (h *host) agentConfig(reg *prometheus.Registry, load func() (*config.Config
 func checkConfig(c *config.Config) agent.Checks {
 	s := c.CheckSettings
 	return agent.Checks{
-		Scripts: c.ScriptGate(), OutputMaxSize: s.OutputMaxSize, DiscardOutput: s.DiscardOutput, SidecarDeregisterAfter: s.SidecarDeregisterAfter,
+		TLS: c.CheckTLS(), Scripts: c.ScriptGate(), OutputMaxSize: s.OutputMaxSize, DiscardOutput: s.DiscardOutput, SidecarDeregisterAfter: s.SidecarDeregisterAfter,
 	}
 }
 

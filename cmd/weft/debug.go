@@ -66,6 +66,9 @@ func runDebug(c *cli.Context, cl *client) (err error) {
 		list = captures
 	}
 	for _, what := range list {
+		if what == "cluster" { // as it was once called
+			what = "members"
+		}
 		if !slices.Contains(captures, what) {
 			return usagef(c, "-capture %q is none of %s", what, strings.Join(captures, ", "))
 		}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -325,18 +326,32 @@ func intentionList(s streams) *cli.Command {
 					fmt.Fprintln(c.App.ErrWriter, "There are no intentions.")
 					return nil
 				}
-				rows := [][]string{{"ID", "Source", "Action", "Destination", "Precedence"}}
-				for _, in := range list {
-					action := string(in.Action)
-					if len(in.Permissions) > 0 {
-						action = "<permissions>"
-					}
-					rows = append(rows, []string{in.ID, sourceOf(in), action, in.DestinationName, strconv.Itoa(in.Precedence)})
-				}
-				return table(c.App.Writer, rows...)
+				return table(c.App.Writer, intentionRows(list)...)
 			})
 		}),
 	}.build()
+}
+
+// intentionRows is the table of a list. The column of peers is there when a source has one.
+func intentionRows(list []*api.Intention) [][]string {
+	head := []string{"ID", "Source", "Action", "Destination", "Precedence"}
+	peers := slices.ContainsFunc(list, func(in *api.Intention) bool { return in.SourcePeer != "" })
+	if peers {
+		head = slices.Insert(head, 1, "Source Peer")
+	}
+	rows := [][]string{head}
+	for _, in := range list {
+		action := string(in.Action)
+		if len(in.Permissions) > 0 {
+			action = "<permissions>"
+		}
+		row := []string{in.ID, in.SourceName, action, in.DestinationName, strconv.Itoa(in.Precedence)}
+		if peers {
+			row = slices.Insert(row, 1, in.SourcePeer)
+		}
+		rows = append(rows, row)
+	}
+	return rows
 }
 
 func intentionDelete(s streams) *cli.Command {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"strconv"
@@ -32,15 +33,17 @@ func connectProxy(s streams) *cli.Command {
 			"weft connect proxy -service web -listen :8443 -service-addr 127.0.0.1:8080",
 		},
 		flags: clientFlags(
-			&cli.StringFlag{Name: "sidecar-for", Usage: "The ID of the service whose registered sidecar is run."},
-			&cli.StringFlag{Name: "proxy-id", Usage: "The ID of the registered proxy that is run."},
+			&cli.StringFlag{Name: "sidecar-for", EnvVars: []string{"CONNECT_SIDECAR_FOR"}, Usage: "The ID of the service whose registered sidecar is run."},
+			&cli.StringFlag{Name: "proxy-id", EnvVars: []string{"CONNECT_PROXY_ID"}, Usage: "The ID of the registered proxy that is run."},
 			&cli.StringFlag{Name: "service", Usage: "The service that the proxy speaks for."},
 			&cli.StringSliceFlag{Name: "upstream", Usage: "An upstream and its loopback port, as name:port. May be given many times."},
 			&cli.StringFlag{Name: "listen", Usage: "Where connections from the mesh are taken, as [host]:port. None are when it is not set."},
 			&cli.StringFlag{Name: "service-addr", Usage: "Where the application listens, as host:port. Needed with -listen."},
 			&cli.BoolFlag{Name: "register", Usage: "Register the proxy of -service. It always is; the flag is taken for Consul's sake."},
+			&cli.StringFlag{Name: "register-id", Usage: "The end of the ID that the proxy of -service is registered with: NAME-proxy-END. It is NAME-proxy when this is not set."},
 			&cli.StringFlag{Name: "snapshot", Usage: "A JSON file with all that the proxy is to know."},
 			&cli.StringFlag{Name: "key-file", Usage: "A file that keeps the key and the certificate over restarts. They stay in memory when it is not set."},
+			&cli.BoolFlag{Name: "log-json", Usage: "Log lines of JSON."},
 			&cli.StringFlag{Name: "log-level", Value: "info", Usage: "The least severe line that is logged: debug, info, warn or error."},
 		),
 		action: withClient(s, runProxy),
@@ -61,7 +64,7 @@ func runProxy(c *cli.Context, cl *client) error {
 	if err != nil {
 		return usagef(c, "-log-level: %w", err)
 	}
-	log := slog.New(slog.NewTextHandler(c.App.Writer, &slog.HandlerOptions{Level: level}))
+	log := slog.New(proxyHandler(c.App.Writer, level, c.Bool("log-json")))
 	plan, err := planProxy(c, cl)
 	if err != nil {
 		return err
@@ -87,6 +90,14 @@ func runProxy(c *cli.Context, cl *client) error {
 	return p.Run(ctx, plan.source)
 }
 
+func proxyHandler(w io.Writer, level slog.Level, lines bool) slog.Handler {
+	opt := &slog.HandlerOptions{Level: level}
+	if lines {
+		return slog.NewJSONHandler(w, opt)
+	}
+	return slog.NewTextHandler(w, opt)
+}
+
 // planProxy finds out which of the ways to name a proxy was taken.
 func planProxy(c *cli.Context, cl *client) (*proxyPlan, error) {
 	ways := 0
@@ -98,8 +109,8 @@ func planProxy(c *cli.Context, cl *client) (*proxyPlan, error) {
 	if ways != 1 {
 		return nil, usagef(c, "exactly one of -sidecar-for, -proxy-id, -service and -snapshot is needed")
 	}
-	if c.String("service") == "" && (c.IsSet("upstream") || c.IsSet("listen") || c.IsSet("service-addr") || c.IsSet("register")) {
-		return nil, usagef(c, "-upstream, -listen, -service-addr and -register go with -service only")
+	if c.String("service") == "" && (c.IsSet("upstream") || c.IsSet("listen") || c.IsSet("service-addr") || c.IsSet("register") || c.IsSet("register-id")) {
+		return nil, usagef(c, "-upstream, -listen, -service-addr, -register and -register-id go with -service only")
 	}
 	switch {
 	case c.String("snapshot") != "":
@@ -158,8 +169,11 @@ func planRegistered(c *cli.Context, cl *client) (*proxyPlan, error) {
 func planAdHoc(c *cli.Context, cl *client) (*proxyPlan, error) {
 	name := c.String("service")
 	id := name + "-proxy"
+	if more := c.String("register-id"); more != "" {
+		id += "-" + more
+	}
 	reg := &api.AgentServiceRegistration{
-		Kind: api.ServiceKindConnectProxy, ID: id, Name: id,
+		Kind: api.ServiceKindConnectProxy, ID: id, Name: name + "-proxy",
 		Proxy: &api.AgentServiceConnectProxyConfig{
 			DestinationServiceName: name,
 			Config:                 map[string]any{"external": true},

@@ -143,6 +143,10 @@ func TestAdHocProxy(t *testing.T) {
 			t.Errorf("the registration lacks %s: %s", want, body)
 		}
 	}
+	call(nil, "connect", "proxy", "-http-addr", srv.URL, "-service=web", "-upstream=db:9191", "-register", "-register-id=two", "-log-json")
+	if !strings.Contains(body, `"ID":"web-proxy-two"`) || !strings.Contains(body, `"Name":"web-proxy"`) {
+		t.Errorf("with -register-id: %s", body)
+	}
 }
 
 func TestClientTrustsTheNamedAuthorityOnly(t *testing.T) {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/tls"
 	"time"
 
 	"github.com/weftmesh/weft/agent/watches"
@@ -93,7 +94,8 @@ type Config struct {
 	// Files are the files that were read, in order.
 	Files []string
 
-	where map[string]Pos
+	where    map[string]Pos
+	checkTLS *tls.Config
 }
 
 // Addresses of listeners that differ from client_addr.
@@ -111,6 +113,8 @@ type Ports struct {
 	Server         int `key:"ports.server"`
 	SidecarMinPort int `key:"ports.sidecar_min_port"`
 	SidecarMaxPort int `key:"ports.sidecar_max_port"`
+	ExposeMinPort  int `key:"ports.expose_min_port"`
+	ExposeMaxPort  int `key:"ports.expose_max_port"`
 	// GRPC and GRPCTLS are shown to those who ask; nothing is served on them.
 	GRPC    int `key:"ports.grpc"`
 	GRPCTLS int `key:"ports.grpc_tls"`
@@ -154,7 +158,7 @@ func Default() *Config {
 		ClientAddr: "127.0.0.1",
 		Ports: Ports{
 			HTTP: 8500, DNS: 8600, SerfLAN: 8301, SerfWAN: 8302, Server: 8300,
-			SidecarMinPort: 21000, SidecarMaxPort: 21255, GRPC: -1, GRPCTLS: -1,
+			SidecarMinPort: 21000, SidecarMaxPort: 21255, ExposeMinPort: 21500, ExposeMaxPort: 21755, GRPC: -1, GRPCTLS: -1,
 		},
 		DefaultIntentionPolicy: string(catalog.ActionDeny),
 		Connect:                Connect{Enabled: true, CAProvider: "consul", AccessLog: AccessLog{Enabled: true, Sample: 1}, LocalShortCut: true},

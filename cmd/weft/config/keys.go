@@ -47,6 +47,8 @@ func addressKeys() []Key {
 		Key{Name: "ports.server", Type: Int, Default: "8300", Flag: "server-port", Doc: "The port of the server."},
 		Key{Name: "ports.sidecar_min_port", Type: Int, Default: "21000", Doc: "The first port given to sidecars that name none."},
 		Key{Name: "ports.sidecar_max_port", Type: Int, Default: "21255", Doc: "The last port given to sidecars that name none."},
+		Key{Name: "ports.expose_min_port", Type: Int, Default: "21500", Doc: "The first port given to checks that go through proxies, see expose.checks."},
+		Key{Name: "ports.expose_max_port", Type: Int, Default: "21755", Doc: "The last of those ports."},
 	)
 }
 

@@ -68,3 +68,37 @@ func TestHostKeysRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestCheckTLS(t *testing.T) {
+	for src, want := range map[string]string{
+		`tls { enable_agent_tls_for_checks = true }`:                                        "tls.enable_agent_tls_for_checks: needs a certificate or authorities",
+		`enable_agent_tls_for_checks = true ca_file = "/none/ca.pem"`:                       "enable_agent_tls_for_checks: open /none/ca.pem",
+		`enable_agent_tls_for_checks = true cert_file = "/none/c.pem" key_file = "/none/k"`: "/none/c.pem",
+		`ports { expose_min_port = 9 expose_max_port = 8 }`:                                 "ports.expose_min_port: 9 is above ports.expose_max_port, 8",
+		`ports { expose_max_port = 0 }`:                                                     "ports.expose_max_port: 0 is not a port",
+		`ports { expose_max_port = 70000 }`:                                                 "ports.expose_max_port: 70000 is not a port",
+	} {
+		if _, err := load(t, "a.hcl", src); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", src, err, want)
+		}
+	}
+	c, err := load(t, "a.hcl", `server_name = "x" ca_file = "/none"`)
+	if err != nil || c.CheckTLS() != nil || len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0], "server_name has no effect without") {
+		t.Errorf("%v; warnings %q", err, c.Warnings)
+	}
+}
+
+// TestKeysWithoutEffectSaySo: whatever does nothing says so, once, and why.
+func TestKeysWithoutEffectSaySo(t *testing.T) {
+	for _, k := range Keys() {
+		if k.Status != Accepted && k.Status != Ignored {
+			continue
+		}
+		if k.Note == "" {
+			t.Errorf("%s does not say why it has no effect", k.Name)
+		}
+		if w := k.warning("set"); !strings.Contains(w, k.Name) || !strings.Contains(w, k.Note) {
+			t.Errorf("%s: %q", k.Name, w)
+		}
+	}
+}

@@ -33,7 +33,6 @@ func laterClusterKeys() []Key {
 		Key{Name: "peering.enabled", Type: Bool, Default: "true", Doc: "Whether clusters may be peered.", Note: "peering comes in a later version"},
 		Key{Name: "peering.test_allow_peer_registrations", Type: Bool, Default: "false", Doc: "For tests of peering only.", Note: "peering comes in a later version"},
 		Key{Name: "ports.serf_wan", Type: Int, Default: "8302", Flag: "serf-wan-port", Doc: "The port of gossip between datacenters."},
-		Key{Name: "enable_agent_tls_for_checks", Type: Bool, Default: "false", Doc: "Use the agent's certificate in HTTP and gRPC checks.", Note: "checks bring no certificate"},
 		Key{Name: "connect.enable_mesh_gateway_wan_federation", Type: Bool, Default: "false", Doc: "Join datacenters through mesh gateways."},
 	)
 }
@@ -95,11 +94,9 @@ func tlsKeys() []Key {
 		)
 	}
 	keys = append(keys,
-		Key{Name: "tls.enable_agent_tls_for_checks", Type: Bool, Default: "false", Doc: "Use the agent's certificate in checks.", Note: "checks bring no certificate"},
 		Key{Name: "verify_incoming_rpc", Type: Bool, Doc: "Former name of tls.internal_rpc.verify_incoming."},
 		Key{Name: "verify_outgoing", Type: Bool, Doc: "Former name of tls.defaults.verify_outgoing."},
 		Key{Name: "verify_server_hostname", Type: Bool, Doc: "Former name of tls.internal_rpc.verify_server_hostname."},
-		Key{Name: "server_name", Type: String, Doc: "The name that this host's certificate carries."},
 		Key{Name: "auto_encrypt.tls", Type: Bool, Default: "false", Doc: "Get a certificate from the servers.", Note: joinNote},
 		Key{Name: "auto_encrypt.allow_tls", Type: Bool, Default: "false", Doc: "Give certificates to agents.", Note: joinNote},
 		Key{Name: "auto_encrypt.dns_san", Type: StringList, Doc: "DNS names in that certificate.", Note: joinNote},

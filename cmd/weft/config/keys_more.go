@@ -3,9 +3,7 @@ package config
 func laterKeys() []Key {
 	const ui = "there is no web interface; the endpoints that Consul's asks are there"
 	return with(Accepted, "",
-		Key{Name: "audit", Type: AnyMap, Doc: "The audit log."},
-		Key{Name: "ports.expose_min_port", Type: Int, Default: "21500", Doc: "The first port given to exposed paths."},
-		Key{Name: "ports.expose_max_port", Type: Int, Default: "21755", Doc: "The last port given to exposed paths."},
+		Key{Name: "audit", Type: AnyMap, Doc: "The audit log, which only Consul Enterprise writes.", Note: "no audit log is written; the log of the agent says who asked for keys and which connections were refused"},
 		Key{Name: "ui", Type: Bool, Default: "false", Flag: "ui", Doc: "Former name of ui_config.enabled.", Note: ui},
 		Key{Name: "ui_dir", Type: String, Flag: "ui-dir", Doc: "Former name of ui_config.dir.", Note: ui},
 		Key{Name: "ui_content_path", Type: String, Flag: "ui-content-path", Doc: "Former name of ui_config.content_path.", Note: ui},

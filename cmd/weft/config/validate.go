@@ -148,6 +148,8 @@ func (c *Config) validatePorts() error {
 		{"connect.mesh_port", c.Connect.MeshPort, false},
 		{"ports.sidecar_min_port", c.Ports.SidecarMinPort, false},
 		{"ports.sidecar_max_port", c.Ports.SidecarMaxPort, false},
+		{"ports.expose_min_port", c.Ports.ExposeMinPort, false},
+		{"ports.expose_max_port", c.Ports.ExposeMaxPort, false},
 	}
 	seen := map[int]string{}
 	for i, p := range ports {
@@ -165,11 +167,19 @@ func (c *Config) validatePorts() error {
 		}
 		seen[p.port] = p.key
 	}
-	if c.Ports.SidecarMinPort == 0 || c.Ports.SidecarMaxPort == 0 {
-		return c.problem(cmp.Or(c.setOf("ports.sidecar_min_port"), "ports.sidecar_max_port"), "0 is not a port")
+	if err := c.validateRange("sidecar", c.Ports.SidecarMinPort, c.Ports.SidecarMaxPort); err != nil {
+		return err
 	}
-	if c.Ports.SidecarMinPort > c.Ports.SidecarMaxPort {
-		return c.problem("ports.sidecar_min_port", "%d is above ports.sidecar_max_port, %d", c.Ports.SidecarMinPort, c.Ports.SidecarMaxPort)
+	return c.validateRange("expose", c.Ports.ExposeMinPort, c.Ports.ExposeMaxPort)
+}
+
+func (c *Config) validateRange(of string, low, high int) error {
+	first, last := "ports."+of+"_min_port", "ports."+of+"_max_port"
+	switch {
+	case low == 0 || high == 0:
+		return c.problem(cmp.Or(c.setOf(first), last), "0 is not a port")
+	case low > high:
+		return c.problem(first, "%d is above %s, %d", low, last, high)
 	}
 	return nil
 }
