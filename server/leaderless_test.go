@@ -20,8 +20,10 @@ func TestNobodyLeads(t *testing.T) {
 		self: "a", leads: func() bool { return leads }, log: slog.New(slog.NewTextHandler(&log, nil)),
 		peers: func() ([]wire.RaftPeer, error) {
 			return []wire.RaftPeer{
-				{ID: "a", Address: "10.0.0.1:8300", Voter: true}, {ID: "b", Address: "10.0.0.2:8300", Voter: true},
-				{ID: "c", Address: "10.0.0.3:8300", Voter: true}, {ID: "d", Address: "10.0.0.4:8300"},
+				{ID: "a", Address: "10.0.0.1:8300", Voter: true},
+				{ID: "b", Address: "10.0.0.2:8300", Voter: true},
+				{ID: "c", Address: "10.0.0.3:8300", Voter: true},
+				{ID: "d", Address: "10.0.0.4:8300"},
 			}, nil
 		},
 		standings: func(context.Context, map[string]string) map[string]*wire.StandingReply { return answer },
