@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weftmesh/weft/agent/remote"
@@ -56,6 +58,7 @@ type joiner struct {
 	ready  chan struct{}       // closed once there is a certificate
 	retry  chan struct{}       // has a value when an operator named an address
 	met    chan struct{}       // closed once another member was seen
+	turned atomic.Int64        // when it was said that other servers turn this one away
 }
 
 func newJoiner(cfg Config) *joiner {
@@ -128,7 +131,7 @@ func (j *joiner) run(ctx context.Context) error {
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	if j.cfg.Refresh != nil {
-		asking.Go(func() { j.refresh(ctx) }) // Credentials ask by themselves at the start
+		asking.Go(func() { _ = j.refresh(ctx) }) // Credentials ask by themselves at the start
 	}
 	for ctx.Err() == nil {
 		targets := j.targets()
@@ -142,7 +145,7 @@ func (j *joiner) run(ctx context.Context) error {
 			sleep(ctx, joinLook)
 			if j.partly() && time.Since(asked) > askAgain {
 				asked = time.Now()
-				j.refresh(ctx)
+				_ = j.refresh(ctx) // logged, and asked again
 			}
 			continue
 		}
@@ -150,13 +153,14 @@ func (j *joiner) run(ctx context.Context) error {
 		if !j.gossip.Alone() || ctx.Err() != nil {
 			continue
 		}
-		j.refresh(ctx)
+		told := j.refresh(ctx)
 		tries++
 		if err != nil && !met && j.givesUp(tries) {
 			return fmt.Errorf("no host to join answers, tried %d times: %w", tries, err)
 		}
 		if err != nil && p.loud() {
-			j.log.Warn("no other member answers, will retry", "node", j.node, "err", err)
+			// Gossip does not say why it does not answer. Servers do.
+			j.log.Warn("no other member answers, will retry", "node", j.node, "err", errors.Join(err, told))
 		}
 		p.wait(ctx, nil)
 	}
@@ -177,17 +181,17 @@ func (j *joiner) partly() bool {
 	return alive == 0
 }
 
-// refresh learns the keys of gossip of now, without which nobody hears this host.
-func (j *joiner) refresh(ctx context.Context) {
+// refresh learns the keys of gossip of now, without which nobody hears this host, or why
+// no server tells them.
+func (j *joiner) refresh(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, refreshWait)
 	defer cancel()
 	if j.cfg.Refresh == nil {
-		if j.creds != nil {
-			if _, err := j.creds.Renew(ctx); err != nil && ctx.Err() == nil {
-				j.log.Debug("no server told what changed meanwhile", "node", j.node, "err", err)
-			}
+		if j.creds == nil {
+			return nil
 		}
-		return
+		_, err := j.creds.Renew(ctx)
+		return j.untold(ctx, err)
 	}
 	var servers []string
 	for _, a := range j.targets() {
@@ -196,11 +200,28 @@ func (j *joiner) refresh(ctx context.Context) {
 		}
 	}
 	if len(servers) == 0 {
-		return
+		return nil
 	}
-	if err := j.cfg.Refresh(ctx, servers); err != nil && ctx.Err() == nil {
-		j.log.Debug("no other server told what changed meanwhile", "node", j.node, "err", err)
+	return j.untold(ctx, j.cfg.Refresh(ctx, servers))
+}
+
+// untold logs why nobody told what changed.
+func (j *joiner) untold(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil {
+		return nil
 	}
+	var refusal *enroll.Refusal
+	if j.cfg.Refresh != nil && errors.As(err, &refusal) && refusal.Lasting() {
+		// Nobody else says so here: gossip may let this server in, and Raft waits for it for ever.
+		last, now := j.turned.Load(), time.Now().UnixNano()
+		if last != 0 && now-last < int64(time.Minute) || !j.turned.CompareAndSwap(last, now) {
+			return err
+		}
+		j.log.Error("other servers turn this one away", "node", j.node, "reason", string(refusal.Reason), "err", err)
+		return err
+	}
+	j.log.Debug("no other server told what changed meanwhile", "node", j.node, "err", err)
+	return err
 }
 
 // refreshWait bounds one round of questions to other servers.

@@ -63,6 +63,7 @@ func (c *cluster) start(rpcs *grpc.Server, ended chan<- error) (stop func() erro
 	wg.Go(func() { c.founding.run(ctx) })
 	wg.Go(func() { c.dismissed.run(ctx) })
 	wg.Go(func() { c.keepWarm(ctx) })
+	wg.Go(func() { c.lookout().run(ctx) })
 	wg.Go(func() { c.follow(ctx) })
 	wg.Go(func() { c.registrar.settle(ctx, c.raft.CaughtUp, c.store) })
 	wg.Go(func() { c.registrar.follow(ctx, c.store, c.mux.CloseIf) })
@@ -81,6 +82,14 @@ func (c *cluster) start(rpcs *grpc.Server, ended chan<- error) (stop func() erro
 		c.reads.Wait()
 		return nil
 	}
+}
+
+// lookout says when nobody leads.
+func (c *cluster) lookout() *leaderless {
+	return &leaderless{self: c.self.ID, peers: c.raft.Servers, standings: c.standings, log: c.log, leads: func() bool {
+		id, _ := c.raft.LeaderID()
+		return id != "" || c.raft.Fresh() || c.dismissed.is()
+	}}
 }
 
 // caughtUp waits until the store may be shown. A server that was taken into a

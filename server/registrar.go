@@ -69,7 +69,8 @@ func clash(a enroll.Admission, m catalog.Member) error {
 	if m.Status != catalog.MemberAlive {
 		return nil
 	}
-	sameName, sameID := strings.EqualFold(m.Name, a.Node), m.ID != "" && m.ID == a.NodeID
+	// The catalog takes IDs that differ in their case for the same, too.
+	sameName, sameID := strings.EqualFold(m.Name, a.Node), m.ID != "" && strings.EqualFold(m.ID, a.NodeID)
 	const cloned = "was this host cloned from it? Remove the data directory here, and node_id from the configuration, to get an ID of its own"
 	switch {
 	case sameName && !sameID:

@@ -320,6 +320,9 @@ func statusWords(code int, body string) error {
 	if body == "" {
 		body = fmt.Sprintf("the agent answered %d %s", code, http.StatusText(code))
 	}
+	if code == http.StatusInternalServerError && strings.HasPrefix(body, "No cluster leader") {
+		body += "; `weft operator raft list-peers -stale` on a server's host shows the servers, and the log of each says what it waits for"
+	}
 	return errors.New(body)
 }
 

@@ -31,6 +31,10 @@ func TestOperatorCommands(t *testing.T) {
 				"a     i1  1.1.1.1:8300  leader    true   3             9             -\n" +
 				"b     i2  1.1.1.2:8300  follower  true   3             7             2 commits\n",
 		},
+		{
+			name: "no leader", args: []string{"operator", "raft", "list-peers"}, code: exitFailure, err: "list-peers -stale",
+			answers: map[string]string{"GET /v1/operator/raft/configuration": "500 No cluster leader"},
+		},
 		{name: "remove neither", args: []string{"operator", "raft", "remove-peer"}, code: exitUsage, err: "address or id"},
 		{
 			name: "remove", args: []string{"operator", "raft", "remove-peer", "-id", "i2"}, answers: map[string]string{"DELETE /v1/operator/raft/peer": ""},

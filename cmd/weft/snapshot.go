@@ -22,8 +22,9 @@ import (
 func snapshotCommand(s streams) *cli.Command {
 	return group("snapshot", "Save, restore and look into the whole state of the servers",
 		"A snapshot holds the catalog, keys and values, config entries, intentions, prepared queries,\n"+
-			"sessions and the certificate authority. The key of the authority is in it sealed: to restore\n"+
-			"it on other hosts, copy ca.seal from the data directory of a server as well.",
+			"sessions and the certificate authority. The key of the authority is in it sealed: servers with\n"+
+			"the same cluster secret can use it. (Of a server without a secret copy ca.seal from its data\n"+
+			"directory as well.)",
 		snapshotSave(s), snapshotRestore(s), snapshotInspect(), snapshotDecode())
 }
 
@@ -143,7 +144,7 @@ func snapshotRestore(s streams) *cli.Command {
 			defer f.Close()
 			resp, err := cl.do(c.Context, http.MethodPut, "/v1/snapshot", nil, f)
 			if err != nil {
-				return err
+				return fmt.Errorf("%s: %w", f.Name(), cl.explain(err))
 			}
 			defer resp.Body.Close()
 			fmt.Fprintln(c.App.Writer, "Restored snapshot")
