@@ -30,6 +30,7 @@ type row struct {
 	svc         *Service
 	id          uint64
 	outbound    bool
+	outside     bool // it leaves the mesh: nobody is authenticated
 	source      catalog.Name
 	destination catalog.Name
 	peer        string // SPIFFE ID of the far end
