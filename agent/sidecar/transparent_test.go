@@ -141,7 +141,9 @@ func TestTransparentSettings(t *testing.T) {
 		return in
 	}
 	port := func(n int) func(*catalog.Service) {
-		return func(s *catalog.Service) { s.Proxy.TransparentProxy = &catalog.TransparentProxy{OutboundListenerPort: n} }
+		return func(s *catalog.Service) {
+			s.Proxy.TransparentProxy = &catalog.TransparentProxy{OutboundListenerPort: n}
+		}
 	}
 	if s, problems := build(in(port(15009), 2)); s.Capture == nil || s.Capture.Port != 15009 || len(s.Upstreams) != 2 || len(problems) > 0 {
 		t.Errorf("%+v, %q", s.Capture, problems)
