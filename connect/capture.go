@@ -34,7 +34,7 @@ type DeniedUpstream struct {
 	Rule    catalog.Ref
 }
 
-// outside is, in metrics and in the table, where connections go that leave the mesh.
+// outside is, in metrics and sums, where connections go that leave the mesh.
 const outside = "outside"
 
 // outsideTimeout bounds the time that a destination outside may take to answer.
@@ -213,7 +213,7 @@ func (p *Proxy) refuseCaptured(app net.Conn, l line) {
 func (p *Proxy) passOutside(w *world, app net.Conn, from, to netip.AddrPort) {
 	s := p.svc
 	r := &row{
-		svc: s, outbound: true, outside: true, source: w.service(), destination: outside, addr: to.String(),
+		svc: s, outbound: true, outside: true, source: w.service(), destination: to.String(), addr: to.String(),
 		started: s.now(), pair: s.metrics.pair(true, w.service(), outside),
 	}
 	p.live.add()

@@ -280,6 +280,9 @@ func (t *table) peers() []PeerStatus {
 		p := sums[k]
 		if p == nil {
 			p = &PeerStatus{Direction: direction(r.outbound), Source: r.source, Destination: r.destination, Peer: r.peer}
+			if r.outside {
+				p.Destination = outside
+			}
 			sums[k] = p
 		}
 		p.Open++

@@ -167,7 +167,8 @@ func TestRedirectedTraffic(t *testing.T) {
 	curlSays(t, a, outside, "outside")
 
 	redirects(t, a, "-proxy-id", "web", "-proxy-uid", strconv.Itoa(noAgentUID))
-	curlRefused(t, a, outside, "redirects to the proxy again", "-proxy-uid")
+	other := "http://" + net.JoinHostPort(c.Network.Base(), strconv.Itoa(answering(t, c, "other"))) // its refusals are news
+	curlRefused(t, a, other, "redirects to the proxy again", "-proxy-uid")
 	redirects(t, a, rules...)
 	curlSays(t, a, outside, "outside")
 	if got := tables(t, a); got != "table inet weft-redirect" {
