@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -57,6 +56,7 @@ func originalDst6(fd int) (netip.AddrPort, error) {
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
-	port := *(*[2]byte)(unsafe.Pointer(&m.Addr.Port)) // in the order of the network
+	var port [2]byte // in the order of the network
+	binary.NativeEndian.PutUint16(port[:], m.Addr.Port)
 	return netip.AddrPortFrom(netip.AddrFrom16(m.Addr.Addr).Unmap(), binary.BigEndian.Uint16(port[:])), nil
 }

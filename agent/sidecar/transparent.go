@@ -32,6 +32,8 @@ type reach struct {
 
 	// before is the last snapshot of an earlier run of the agent; nil once there is better.
 	before *connect.Snapshot
+	// decided is what they come to, while none of them changes.
+	decided *destinations
 }
 
 // queries are those that answer it.
@@ -64,7 +66,7 @@ func (in *inputs) learn(q catalog.Query, v *catalog.View) {
 		in.world.learn(q, v)
 		return
 	}
-	*part = v
+	*part, in.decided = v, nil
 	if in.reach.told() {
 		in.before = nil
 	}
@@ -73,7 +75,7 @@ func (in *inputs) learn(q catalog.Query, v *catalog.View) {
 // forget drops what was an answer to q.
 func (in *inputs) forget(q catalog.Query) {
 	if part := in.reach.part(q); part != nil {
-		*part, in.before = nil, nil
+		*part, in.before, in.decided = nil, nil, nil
 		return
 	}
 	in.world.forget(q)
@@ -90,14 +92,17 @@ type destinations struct {
 	more     int // that are too many
 }
 
-// destinations gives nil as long as they are not known.
+// destinations must not be changed by who asks. It gives nil as long as they are not known.
 func (in *inputs) destinations() *destinations {
 	r := &in.reach
 	switch {
 	case !transparent(in.proxy):
 		return nil
 	case r.told():
-		return r.decide(in.proxy.Proxy.DestinationServiceName)
+		if r.decided == nil {
+			r.decided = r.decide(in.proxy.Proxy.DestinationServiceName)
+		}
+		return r.decided
 	case r.before == nil || r.before.Capture == nil:
 		return nil
 	}

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -219,4 +220,57 @@ func virtualOf(t *testing.T, n *proc.Node, service string) (addr string) {
 		return nil
 	})
 	return addr
+}
+
+// TestRedirectedTrafficHandOver has one process of an agent follow another: who is
+// redirected meanwhile is taken by one of them.
+func TestRedirectedTrafficHandOver(t *testing.T) {
+	t.Parallel()
+	s, _ := supervised(t)
+	port := proc.FreePorts(t, 1)[0]
+	app := sidecar("app", 1)
+	app.Connect.SidecarService.Proxy = &api.AgentServiceConnectProxyConfig{
+		Mode: api.ProxyModeTransparent, TransparentProxy: &api.TransparentProxyConfig{OutboundListenerPort: port},
+	}
+	register(t, s.Agent, app)
+	dial := func() error {
+		c, err := net.DialTimeout("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), 5*time.Second)
+		switch {
+		case err == nil:
+			c.Close()
+		case !errors.Is(err, syscall.ECONNREFUSED): // it was taken, and reset, as no rule redirected it
+			return nil
+		}
+		return err
+	}
+	proc.Eventually(t, 30*time.Second, "the proxy takes what is redirected", dial)
+	over := make(chan struct{})
+	failed := make(chan error, 1)
+	go func() {
+		for {
+			select {
+			case <-over:
+				failed <- nil
+				return
+			case <-time.After(time.Millisecond):
+			}
+			if err := dial(); err != nil {
+				failed <- err
+				return
+			}
+		}
+	}()
+	s.Relieve(60 * time.Second)
+	s.WaitServing(30 * time.Second)
+	proc.Eventually(t, 30*time.Second, "the new process takes what is redirected", func() error {
+		_, body, err := s.Get("/v1/agent/connect/proxies")
+		if err == nil && !strings.Contains(body, "127.0.0.1:"+strconv.Itoa(port)) {
+			err = fmt.Errorf("not in %s", body)
+		}
+		return err
+	})
+	close(over)
+	if err := <-failed; err != nil {
+		t.Errorf("while one process followed the other: %v", err)
+	}
 }
