@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/weftmesh/weft/catalog"
 )
@@ -34,8 +35,8 @@ func startCapturing(t *testing.T, ca *testCA, change func(*Snapshot)) *capturing
 }
 
 // dial makes a connection that was going to an address, or, where that is empty, one
-// that nobody redirected.
-func (c *capturing) dial(t *testing.T, to string) *net.TCPConn {
+// that nobody redirected. It is nil when it was reset before it could be looked at.
+func (c *capturing) dial(t *testing.T, to string) net.Conn {
 	t.Helper()
 	c.to.Store(nil)
 	if to != "" {
@@ -51,12 +52,22 @@ func (c *capturing) dial(t *testing.T, to string) *net.TCPConn {
 		}
 		return addr != ""
 	})
-	return dialTCP(t, addr)
+	conn, err := net.Dial("tcp", addr)
+	if err != nil && isReset(err) {
+		return nil
+	}
+	must(t, err)
+	t.Cleanup(func() { conn.Close() })
+	must(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+	return conn
 }
 
 // says reads what the far end says first.
 func says(t *testing.T, c net.Conn) string {
 	t.Helper()
+	if c == nil {
+		return "refused"
+	}
 	b := make([]byte, 1)
 	if _, err := c.Read(b); err != nil {
 		return "refused"
