@@ -35,6 +35,7 @@ const (
 	QueryAutopilot       QueryKind = "autopilot"        // Autopilot
 	QueryCertRevocations QueryKind = "cert-revocations" // RevokedCerts: all
 	QueryRevocations     QueryKind = "revocations"      // Revocations: all
+	QueryVirtualIPs      QueryKind = "virtual-ips"      // VirtualIPs: all
 
 	QueryKey          QueryKind = "kv"            // Pairs (0 or 1) with key Name
 	QueryKeyTree      QueryKind = "kv-tree"       // Pairs with the prefix Name
@@ -83,7 +84,7 @@ func (q Query) Validate() error {
 			return err
 		}
 		return validPrefix(q.Name)
-	case QueryDump, QueryPreparedQueries, QueryCoordinates, QueryAutopilot, QueryRevocations, QueryCertRevocations:
+	case QueryDump, QueryPreparedQueries, QueryCoordinates, QueryAutopilot, QueryRevocations, QueryCertRevocations, QueryVirtualIPs:
 		return nil
 	case QueryPreparedQuery, QueryCoordinate:
 		return validName("query "+string(q.Kind), q.Name)
@@ -146,6 +147,7 @@ type View struct {
 	Autopilot    *Autopilot
 	Revocations  []*Revocation
 	RevokedCerts []*CertRevocation
+	VirtualIPs   []*VirtualIP
 
 	encode  sync.Once
 	encoded []byte

@@ -32,6 +32,7 @@ type Delta struct {
 	Coordinates  Rows[*NodeCoordinate]
 	Revocations  Rows[*Revocation]
 	RevokedCerts Rows[*CertRevocation]
+	VirtualIPs   Rows[*VirtualIP]
 	// Default, CAConfig, Chain, Problem and Autopilot are those of the new view.
 	Default   Action
 	CAConfig  *CAConfig
@@ -93,6 +94,7 @@ var (
 	queryList       = byKey(func(q *PreparedQuery) Key { return Key{A: q.ID} })
 	coordinateList  = byKey(func(c *NodeCoordinate) Key { return Key{A: c.Node} })
 	revocationList  = byKey(func(r *Revocation) Key { return Key{A: r.Kind, B: r.ID} })
+	virtualIPList   = byKey(func(v *VirtualIP) Key { return Key{A: v.Service} })
 	revokedCertList = byKey(func(r *CertRevocation) Key { return Key{A: r.Key()} })
 )
 
@@ -129,6 +131,7 @@ func (v *View) makeDiff(old *View) *Delta {
 		queryList.diff(&d.Queries, old.Queries, v.Queries) &&
 		coordinateList.diff(&d.Coordinates, old.Coordinates, v.Coordinates) &&
 		revokedCertList.diff(&d.RevokedCerts, old.RevokedCerts, v.RevokedCerts) &&
+		virtualIPList.diff(&d.VirtualIPs, old.VirtualIPs, v.VirtualIPs) &&
 		revocationList.diff(&d.Revocations, old.Revocations, v.Revocations) &&
 		pairList.diff(&d.Pairs, old.Pairs, v.Pairs) &&
 		keyList.diff(&d.Keys, old.Keys, v.Keys) &&
@@ -163,6 +166,7 @@ func (d *Delta) Patch(old *View) (*View, error) {
 	v.Queries = queryList.patch(old.Queries, d.Queries)
 	v.Coordinates = coordinateList.patch(old.Coordinates, d.Coordinates)
 	v.RevokedCerts = revokedCertList.patch(old.RevokedCerts, d.RevokedCerts)
+	v.VirtualIPs = virtualIPList.patch(old.VirtualIPs, d.VirtualIPs)
 	v.Revocations = revocationList.patch(old.Revocations, d.Revocations)
 	v.Pairs = pairList.patch(old.Pairs, d.Pairs)
 	v.Keys = keyList.patch(old.Keys, d.Keys)
@@ -187,7 +191,7 @@ func (d *Delta) complete() bool {
 		!slices.Contains(d.Checks.Put, nil) && !slices.Contains(d.Intentions.Put, nil) &&
 		!slices.Contains(d.Roots.Put, nil) && !slices.Contains(d.Queries.Put, nil) &&
 		!slices.Contains(d.Coordinates.Put, nil) && !slices.Contains(d.RevokedCerts.Put, nil) && !slices.Contains(d.Revocations.Put, nil) && !slices.Contains(d.Pairs.Put, nil) &&
-		!slices.Contains(d.Delays.Put, nil) && !slices.Contains(d.Sessions.Put, nil)
+		!slices.Contains(d.VirtualIPs.Put, nil) && !slices.Contains(d.Delays.Put, nil) && !slices.Contains(d.Sessions.Put, nil)
 }
 
 // diff walks both lists, which are ordered, side by side. It reports false when

@@ -49,3 +49,26 @@ func (c *SetVirtualIPs) Validate() error {
 	}
 	return nil
 }
+
+// VirtualIP is what the servers say of the virtual addresses of a service.
+type VirtualIP struct {
+	Service Name
+	// Auto is of VirtualRange, Manual as an operator gave them.
+	Auto   string
+	Manual []string
+}
+
+// Addrs lists the addresses; what is none is left out.
+func (v *VirtualIP) Addrs() []netip.Addr {
+	var out []netip.Addr
+	for _, text := range append([]string{v.Auto}, v.Manual...) {
+		if a, err := netip.ParseAddr(text); err == nil {
+			out = append(out, a.Unmap())
+		}
+	}
+	return out
+}
+
+// VirtualRange is where the servers take virtual addresses from. Nothing else in the
+// world is reached there.
+var VirtualRange = netip.PrefixFrom(netip.AddrFrom4([4]byte{240, 0, 0, 0}), 4)

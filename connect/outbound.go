@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
@@ -22,7 +24,8 @@ type attempt struct {
 	w        *world
 	up       *upstream
 	app      net.Conn
-	from     string // the application, for the log
+	from     string         // the application, for the log
+	direct   netip.AddrPort // of the one instance that is meant; not valid: any
 	tried    []bool
 	tries    int
 	failures []string
@@ -30,8 +33,8 @@ type attempt struct {
 
 // serveUpstream brings the application to an instance of an upstream. It runs on an
 // event loop: where a tunnel stands, the connection goes there at once; all that may
-// wait does so on a goroutine.
-func (p *Proxy) serveUpstream(ctx context.Context, key catalog.Name, app net.Conn) {
+// wait does so on a goroutine. A valid direct address is that of the one instance meant.
+func (p *Proxy) serveUpstream(ctx context.Context, key catalog.Name, direct netip.AddrPort, app net.Conn) {
 	defer func() {
 		if v := recover(); v != nil { // costs this connection and no other
 			abort(app)
@@ -39,7 +42,7 @@ func (p *Proxy) serveUpstream(ctx context.Context, key catalog.Name, app net.Con
 		}
 	}()
 	p.live.add()
-	a := &attempt{p: p, ctx: ctx, app: app}
+	a := &attempt{p: p, ctx: ctx, app: app, direct: direct}
 	var first *candidate
 	w := p.svc.world.Load()
 	if w.problem == "" && p.svc.keys.usable(w) == nil {
@@ -58,6 +61,9 @@ func (p *Proxy) serveUpstream(ctx context.Context, key catalog.Name, app net.Con
 func (a *attempt) begin(w *world, up *upstream) {
 	a.w, a.up = w, up
 	a.tried = make([]bool, len(up.Instances))
+	for i := range up.Instances {
+		a.tried[i] = a.direct.IsValid() && !slices.Contains(up.Instances[i].Direct, a.direct)
+	}
 }
 
 // next chooses the next instance to try, and counts a connection to it.

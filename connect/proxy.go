@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -77,6 +78,7 @@ type Proxy struct {
 	clashes   map[catalog.Name]string
 	drains    map[drainKey]context.CancelFunc
 	resting   *resting
+	capture   captures
 }
 
 // outlet is the listener of an upstream. Which one may change while it listens.
@@ -115,6 +117,7 @@ func NewProxy(cfg ProxyConfig) (*Proxy, error) {
 		drains:    map[drainKey]context.CancelFunc{},
 		serverTLS: tunnelConfig(svc.serverTLS),
 		sockets:   cfg.Sockets,
+		capture:   captures{origin: originalDst},
 	}
 	p.tunnels.init()
 	return p, nil
@@ -198,6 +201,7 @@ func (p *Proxy) apply(live context.Context, snap *Snapshot) {
 	p.reconcileInbound(live, snap)
 	p.reconcileUpstreams(live, snap)
 	p.reconcileExposed(live, snap)
+	p.reconcileCapture(live, snap)
 	p.reconcileRest(live, snap)
 	p.isApplied(snap)
 }
@@ -309,7 +313,7 @@ func (p *Proxy) reconcileUpstreams(live context.Context, snap *Snapshot) {
 		o := p.upstreams[at]
 		if o == nil {
 			o = &outlet{listener: &listener{spec: w.spec, owner: "upstream " + w.key, log: p.log, driver: p.driver, sockets: p.sockets}}
-			o.serve = func(c net.Conn) { p.serveUpstream(live, *o.key.Load(), c) }
+			o.serve = func(c net.Conn) { p.serveUpstream(live, *o.key.Load(), netip.AddrPort{}, c) }
 			o.key.Store(&w.key)
 			o.start(live)
 			p.upstreams[at] = o
@@ -317,7 +321,7 @@ func (p *Proxy) reconcileUpstreams(live context.Context, snap *Snapshot) {
 		}
 		o.key.Store(&w.key)
 	}
-	for _, r := range p.svc.table.all(func(r *row) bool { return r.outbound && !listed[r.upstream] }) {
+	for _, r := range p.svc.table.all(func(r *row) bool { return r.outbound && !r.outside && !listed[r.upstream] }) {
 		p.drainLater(live, drainKey{true, r.upstream})
 	}
 }
@@ -396,6 +400,10 @@ func (p *Proxy) drain(live context.Context, kill context.CancelFunc) {
 	for _, o := range p.upstreams {
 		o.stop()
 	}
+	for _, l := range p.capture.listeners {
+		l.stop()
+	}
+	p.capture.listeners = nil
 	for _, x := range p.exposed {
 		p.unexpose(live, x)
 	}

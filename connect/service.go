@@ -160,6 +160,12 @@ func (s *Service) judge(w, old *world) {
 	own := w.ownRevocation()
 	chains := chainVerdicts{w: w, now: s.now(), known: map[any]error{}}
 	for _, r := range s.table.all(nil) {
+		if r.outside {
+			if w.captured != nil && w.captured.meshOnly {
+				r.kill(ending{reason: ReasonPolicyChanged, err: errMeshOnly})
+			}
+			continue
+		}
 		if w.bundle != old.bundle {
 			if err := chains.check(r); err != nil {
 				r.kill(ending{reason: ReasonPolicyChanged, rule: w.untrusted(r), err: err})
@@ -213,6 +219,8 @@ type world struct {
 	peers map[identity.ServiceID]*tls.Config
 	// local is where the application listens; not valid for a name or a Unix socket.
 	local netip.AddrPort
+	// captured is nil where nothing is captured.
+	captured *captured
 }
 
 // upstream is one destination.
@@ -277,6 +285,7 @@ func newWorld(snap *Snapshot, old *world) *world {
 			id:       identity.ServiceID{TrustDomain: snap.TrustDomain, Datacenter: dc, Service: u.Name},
 		}
 	}
+	w.captured = newCaptured(w)
 	return w
 }
 

@@ -1,6 +1,7 @@
 package connect
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
@@ -41,7 +42,9 @@ type Snapshot struct {
 	Upstreams []Upstream
 	// Expose are paths of the application past the mesh.
 	Expose []Exposed `json:",omitempty"`
-	Limits Limits
+	// Capture is nil unless the host redirects connections of the application here.
+	Capture *Capture `json:",omitempty"`
+	Limits  Limits
 	// Rest is nil while the instance serves as it should.
 	Rest *Rest `json:",omitempty"`
 }
@@ -63,6 +66,10 @@ type Upstream struct {
 	MaxConnections int `json:",omitempty"`
 	// Ejection says when an instance that fails is left alone.
 	Ejection Ejection `json:",omitzero"`
+	// Virtual are the addresses that stand for it where connections are captured.
+	Virtual []netip.Addr `json:",omitempty"`
+	// Implicit: nobody named it, and intentions let Service reach it.
+	Implicit bool `json:",omitempty"`
 }
 
 // Endpoint is the mTLS address of one instance of an upstream.
@@ -76,6 +83,8 @@ type Endpoint struct {
 	Service catalog.Name `json:",omitempty"`
 	// Priority puts off instances: they are tried when none with a lower one can be reached.
 	Priority int `json:",omitempty"`
+	// Direct are the addresses by which a captured connection asks for this instance.
+	Direct []netip.AddrPort `json:",omitempty"`
 }
 
 // Limits bound what a peer may cost. Zero fields take their defaults.

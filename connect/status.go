@@ -3,6 +3,7 @@ package connect
 import (
 	"cmp"
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -27,6 +28,8 @@ type Status struct {
 	// Inbound is nil when the snapshot asks for no inbound listener.
 	Inbound   *ListenerStatus
 	Upstreams []UpstreamStatus
+	// Captured are the listeners for connections that the host redirects here.
+	Captured []ListenerStatus `json:",omitempty"`
 	// Exposed are the listeners of paths that are exposed past the mesh.
 	Exposed []ListenerStatus `json:",omitempty"`
 	// Peers sums the open connections by source and destination.
@@ -71,6 +74,9 @@ type UpstreamStatus struct {
 	Datacenter string
 	Listener   *ListenerStatus `json:",omitempty"`
 	Instances  []InstanceStatus
+	// Virtual and Implicit are as in Upstream.
+	Virtual  []netip.Addr `json:",omitempty"`
+	Implicit bool         `json:",omitempty"`
 }
 
 // InstanceStatus is an instance of an upstream as this proxy sees it.
@@ -166,6 +172,9 @@ func (p *Proxy) Status() Status {
 	for _, addr := range slices.Sorted(maps.Keys(p.exposed)) {
 		st.Exposed = append(st.Exposed, *p.exposed[addr].status())
 	}
+	for _, addr := range slices.Sorted(maps.Keys(p.capture.listeners)) {
+		st.Captured = append(st.Captured, *p.capture.listeners[addr].status())
+	}
 	listeners := map[catalog.Name]*ListenerStatus{}
 	for _, o := range p.upstreams {
 		listeners[*o.key.Load()] = o.status()
@@ -174,6 +183,7 @@ func (p *Proxy) Status() Status {
 		up := w.upstreams[key]
 		us := UpstreamStatus{
 			Name: up.Name, Datacenter: up.id.Datacenter, Listener: listeners[key], Instances: p.svc.balancer.status(up),
+			Virtual: up.Virtual, Implicit: up.Implicit,
 		}
 		if text := p.clashes[key]; text != "" && us.Listener == nil {
 			us.Listener = &ListenerStatus{Addr: up.Listen, Error: text}

@@ -30,6 +30,7 @@ type row struct {
 	svc         *Service
 	id          uint64
 	outbound    bool
+	outside     bool // it leaves the mesh: nobody is authenticated
 	source      catalog.Name
 	destination catalog.Name
 	peer        string // SPIFFE ID of the far end
@@ -279,6 +280,9 @@ func (t *table) peers() []PeerStatus {
 		p := sums[k]
 		if p == nil {
 			p = &PeerStatus{Direction: direction(r.outbound), Source: r.source, Destination: r.destination, Peer: r.peer}
+			if r.outside {
+				p.Destination = outside
+			}
 			sums[k] = p
 		}
 		p.Open++

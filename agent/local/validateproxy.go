@@ -50,6 +50,9 @@ func validProxy(reg *catalog.ServiceRegistration, native bool) error {
 	default:
 		return refuse("Validation failed: service %s: Proxy.Mode %q is none of direct, transparent", reg.Name, p.Mode)
 	}
+	if t := p.TransparentProxy; t != nil && (t.OutboundListenerPort < 0 || t.OutboundListenerPort > maxPort) {
+		return refuse("Validation failed: service %s: Proxy.TransparentProxy.OutboundListenerPort %d is not between 0 and %d", reg.Name, t.OutboundListenerPort, maxPort)
+	}
 	if p.LocalServicePort < 0 || p.LocalServicePort > maxPort {
 		return refuse("Validation failed: service %s: Proxy.LocalServicePort %d is not between 0 and %d", reg.Name, p.LocalServicePort, maxPort)
 	}
@@ -99,7 +102,7 @@ func validUpstreams(reg *catalog.ServiceRegistration) error {
 	binds := map[string]bool{}
 	for i := range reg.Proxy.Upstreams {
 		u := &reg.Proxy.Upstreams[i]
-		if err := validUpstream(reg.Name, u); err != nil {
+		if err := validUpstream(reg.Name, u, reg.Proxy.Mode == "transparent"); err != nil {
 			return err
 		}
 		bind := bindOf(u)
@@ -114,7 +117,8 @@ func validUpstreams(reg *catalog.ServiceRegistration) error {
 	return nil
 }
 
-func validUpstream(service string, u *catalog.Upstream) error {
+// validUpstream: a proxy that takes redirected connections needs no listener for each.
+func validUpstream(service string, u *catalog.Upstream, redirected bool) error {
 	bad := func(format string, args ...any) error {
 		return refuse("Failed Validation: service %s: upstream "+format, append([]any{service}, args...)...)
 	}
@@ -141,8 +145,8 @@ func validUpstream(service string, u *catalog.Upstream) error {
 		return bad("%s: LocalBindSocketPath %q is not an absolute path", u.DestinationName, u.LocalBindSocketPath)
 	case bracketed(u.LocalBindAddress):
 		return bad("%s: LocalBindAddress %q: write an IPv6 address without brackets", u.DestinationName, u.LocalBindAddress)
-	case u.LocalBindPort == 0 && u.LocalBindSocketPath == "" && !u.CentrallyConfigured:
-		return bad("%s: local bind port or local socket path must be defined and nonzero", u.DestinationName)
+	case u.LocalBindPort == 0 && u.LocalBindSocketPath == "" && !u.CentrallyConfigured && !redirected:
+		return bad("%s: local bind port or local socket path must be defined and nonzero, unless Proxy.Mode is transparent", u.DestinationName)
 	}
 	if u.LocalBindSocketMode != "" {
 		if _, err := strconv.ParseUint(u.LocalBindSocketMode, 8, 9); err != nil {

@@ -172,7 +172,8 @@ func (s *sidecar) takeIntentions(v *catalog.View) {
 	delete(s.old, catalog.QueryIntentionsDest)
 }
 
-// upstreams names those that the registration names now and that can be reached.
+// upstreams names those that the registration names now and that can be reached, and
+// those that nobody named.
 func (s *sidecar) upstreams() map[catalog.Name]bool {
 	out := map[catalog.Name]bool{}
 	for i := range s.in.proxy.Proxy.Upstreams {
@@ -181,16 +182,26 @@ func (s *sidecar) upstreams() map[catalog.Name]bool {
 			out[upstreamName(up)] = true
 		}
 	}
+	if d := s.in.destinations(); d != nil {
+		for _, name := range d.implicit {
+			out[name] = true
+		}
+	}
 	return out
 }
 
-// followUpstreams watches the chains of the upstreams that the registration names
-// now and the instances that they lead to, and nothing else.
+// followUpstreams watches the chains of the upstreams of now and the instances that
+// they lead to, in transparent mode also what says which those are, and nothing else.
 func (s *sidecar) followUpstreams(ctx context.Context, follow func(context.Context, catalog.Query, func(*catalog.View))) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	upstreams := s.upstreams()
 	want := map[catalog.Query]bool{}
+	if transparent(s.in.proxy) {
+		for _, q := range reachQueries(s.service) {
+			want[q] = true
+		}
+	}
 	for name := range upstreams {
 		want[s.definition(name)] = true
 		for _, service := range s.in.services(name, s.cfg.Datacenter) {
@@ -269,6 +280,9 @@ func (s *sidecar) publish(patient bool) {
 }
 
 func (s *sidecar) upstreamsKnown() bool {
+	if transparent(s.in.proxy) && !s.in.told() {
+		return false
+	}
 	for name := range s.upstreams() {
 		if !s.in.known(name, s.cfg.Datacenter) {
 			return false
@@ -309,7 +323,7 @@ func (s *sidecar) warnEmpty() (wait time.Duration) {
 	defer s.mu.Unlock()
 	for i := range snap.Upstreams {
 		name := snap.Upstreams[i].Name
-		if len(snap.Upstreams[i].Instances) > 0 {
+		if len(snap.Upstreams[i].Instances) > 0 || snap.Upstreams[i].Implicit {
 			delete(s.empty, name)
 			continue
 		}
@@ -358,6 +372,7 @@ func (s *sidecar) seed() {
 	for _, up := range snap.Upstreams {
 		s.in.last[up.Name] = up.Instances
 	}
+	s.in.before = snap
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {

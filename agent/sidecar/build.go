@@ -29,6 +29,7 @@ type inputs struct {
 	// policy is what the servers say; each part is the last one known.
 	policy
 	world
+	reach
 }
 
 // policy is the part of a snapshot that comes from the servers and is the same
@@ -73,15 +74,13 @@ func build(in inputs) (*connect.Snapshot, []string) {
 	if in.place = in.locality; in.proxy.Locality != nil {
 		in.place = in.proxy.Locality
 	}
-	if reg.Mode == "transparent" {
-		p.add("mode \"transparent\" is not supported; remove mode and dial the upstreams' listeners")
-	}
 	snap.Expose = exposed(in, snap.Inbound, p)
 	for i := range reg.Upstreams {
 		if up, ok := buildUpstream(in, &reg.Upstreams[i], p); ok {
 			snap.Upstreams = append(snap.Upstreams, up)
 		}
 	}
+	capture(&in, snap, p)
 	return snap, p.list
 }
 
@@ -174,7 +173,7 @@ func buildUpstream(in inputs, up *catalog.Upstream, p *problems) (connect.Upstre
 	if out.Listen == "" {
 		out.Listen = joinAddr(up.LocalBindAddress, "127.0.0.1", up.LocalBindPort)
 	}
-	if out.Listen == "" {
+	if out.Listen == "" && !transparent(in.proxy) {
 		p.add(fmt.Sprintf("upstream %s has no listener; set local_bind_port or local_bind_socket_path", up.DestinationName))
 	}
 	return out, true
@@ -210,7 +209,7 @@ func endpoint(inst *catalog.Instance) (connect.Endpoint, bool) {
 	if weight <= 0 || addr == "" {
 		return connect.Endpoint{}, false
 	}
-	return connect.Endpoint{ID: inst.Service.ID, Node: inst.Node.Node, Addr: addr, Status: status, Weight: weight}, true
+	return connect.Endpoint{ID: inst.Service.ID, Node: inst.Node.Node, Addr: addr, Status: status, Weight: weight, Direct: direct(inst)}, true
 }
 
 // rootsOf splits a view of roots; ok is false while the mesh has no authority yet.

@@ -45,6 +45,13 @@ func (s *sidecar) run(ctx context.Context) {
 		s.cfg.Listening(s.id, false, why.Error())
 	}
 	gone := errors.Is(why, errDeregistered)
+	s.mu.Lock()
+	captured := transparent(s.in.proxy)
+	s.mu.Unlock()
+	if gone && captured {
+		s.log.Warn("a proxy in transparent mode was deregistered; where the host still redirects connections to it, they are refused",
+			"hint", "weft connect redirect-traffic -remove")
+	}
 	s.out.Close(fmt.Errorf("proxy %s: deregistered: %w", s.id, catalog.ErrNotFound))
 	if gone && s.file != nil {
 		if err := s.file.remove(); err != nil {

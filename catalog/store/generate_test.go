@@ -37,6 +37,7 @@ func queries() []catalog.Query {
 		{Kind: catalog.QueryAutopilot},
 		{Kind: catalog.QueryCertRevocations},
 		{Kind: catalog.QueryRevocations},
+		{Kind: catalog.QueryVirtualIPs},
 		{Kind: catalog.QueryConfigEntries, Name: catalog.KindServiceIntentions},
 	}
 	for _, n := range append(nodeNames, "never") {

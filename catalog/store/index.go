@@ -62,8 +62,10 @@ func classKey(class, name string) string { return class + "/" + name }
 func extinctKey(class, name string) string {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(name))
-	return "extinct/" + class + "/" + strconv.Itoa(int(h.Sum32()%extinctBuckets))
+	return extinctBucket(class, int(h.Sum32()%extinctBuckets))
 }
+
+func extinctBucket(class string, n int) string { return "extinct/" + class + "/" + strconv.Itoa(n) }
 
 // indexKey is one row, or one name of a class, that a query rests on.
 type indexKey struct {
@@ -156,6 +158,8 @@ func (r reader) queryIndex(ws memdb.WatchSet, q catalog.Query) uint64 {
 		index = max(index, r.pairIndex(ws, q.Name))
 	case catalog.QueryKeyTree, catalog.QueryKeyNames:
 		index = max(index, r.treeIndex(ws, q.Name))
+	case catalog.QueryVirtualIPs:
+		index = max(index, r.virtualIPsIndex(ws))
 	case catalog.QueryIntentionsDest:
 		index = max(index, r.patternIndex(ws, entryClass(catalog.KindServiceIntentions), q.Name))
 	case catalog.QueryIntentionsSrc:

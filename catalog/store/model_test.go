@@ -504,6 +504,11 @@ func (m *model) view(q catalog.Query) *catalog.View {
 		v.RevokedCerts = m.certRevocations.list(true)
 	case catalog.QueryCAConfig:
 		v.CAConfig = m.ca
+	case catalog.QueryVirtualIPs:
+		for _, name := range slices.Sorted(maps.Keys(m.vips)) {
+			row := &virtualIPRow{Service: name, Offset: m.vips[name]}
+			v.VirtualIPs = append(v.VirtualIPs, &catalog.VirtualIP{Service: name, Auto: row.addr().String()})
+		}
 	default:
 		m.viewOperator(v, q)
 	}

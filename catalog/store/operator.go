@@ -214,5 +214,7 @@ func (r reader) viewOperator(v *catalog.View, q catalog.Query) {
 		v.Autopilot, _ = r.autopilot()
 	case catalog.QueryRevocations:
 		v.Revocations = all[*catalog.Revocation](r, tableRevocations, byID)
+	case catalog.QueryVirtualIPs:
+		v.VirtualIPs = r.virtualIPs()
 	}
 }

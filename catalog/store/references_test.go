@@ -299,7 +299,20 @@ func TestVirtualIPs(t *testing.T) {
 	if register("n2", "a") != a || s.Fingerprint() == "" || before == "" {
 		t.Error("the address moved")
 	}
+	all := catalog.Query{Kind: catalog.QueryVirtualIPs}
+	both := read(t, s, all)
+	if len(both.VirtualIPs) != 2 || both.VirtualIPs[0].Service != "a" || both.VirtualIPs[1].Addrs()[0].String() != b {
+		t.Errorf("%+v", both.VirtualIPs)
+	}
+	apply(t, s, &catalog.SetVirtualIPs{Service: "b", IPs: []string{"10.0.0.9"}})
+	given := read(t, s, all)
+	if given.Index <= both.Index || fmt.Sprint(given.VirtualIPs[1].Addrs()) != "["+b+" 10.0.0.9]" {
+		t.Errorf("index %d, before %d: %+v", given.Index, both.Index, given.VirtualIPs[1])
+	}
 	apply(t, s, &catalog.Deregister{Node: "n1"})
+	if v := read(t, s, all); v.Index <= given.Index || len(v.VirtualIPs) != 1 {
+		t.Errorf("index %d, before %d: %+v", v.Index, given.Index, v.VirtualIPs)
+	}
 	if got := register("n1", "a"); got != a {
 		t.Errorf("a was on n2 all the time, now it is %s", got)
 	}

@@ -50,10 +50,11 @@ func content(t fataler, v *catalog.View) string {
 		Delays     []*catalog.KeyDelay       `json:",omitempty"`
 		Sessions   []*catalog.Session        `json:",omitempty"`
 		Revoked    []*catalog.CertRevocation `json:",omitempty"`
+		VirtualIPs []*catalog.VirtualIP      `json:",omitempty"`
 	}
 	b, err := json.Marshal(shown{
 		v.Nodes, v.Services, v.Instances, v.Checks, v.Intentions, v.Entries, v.Roots, v.CAConfig,
-		v.Pairs, v.Keys, v.Delays, v.Sessions, v.RevokedCerts,
+		v.Pairs, v.Keys, v.Delays, v.Sessions, v.RevokedCerts, v.VirtualIPs,
 	})
 	if err != nil {
 		t.Fatalf("%v", err)

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/hashicorp/go-memdb"
+
 	"github.com/weftmesh/weft/catalog"
 )
 
@@ -37,6 +39,34 @@ func offsetKey(n uint32) string { return fmt.Sprintf("%08x", n) }
 
 func (r reader) virtualIP(service catalog.Name) (*virtualIPRow, bool) {
 	return first[*virtualIPRow](r, tableVirtualIPs, byID, service)
+}
+
+// virtualIPs lists those of all services.
+func (r reader) virtualIPs() []*catalog.VirtualIP {
+	var out []*catalog.VirtualIP
+	for _, row := range all[*virtualIPRow](r, tableVirtualIPs, byID) {
+		if row.Service != virtualIPMark {
+			out = append(out, &catalog.VirtualIP{Service: row.Service, Auto: row.addr().String(), Manual: row.Manual})
+		}
+	}
+	return out
+}
+
+// virtualIPsIndex is when any of them came, changed or went. It is put together from
+// what is kept for each, so that no command writes a row more than before.
+func (r reader) virtualIPsIndex(ws memdb.WatchSet) uint64 {
+	it, err := r.txn.Get(tableVirtualIPs, byID)
+	must(err)
+	ws.Add(it.WatchCh())
+	index := uint64(0)
+	for v := it.Next(); v != nil; v = it.Next() {
+		index = max(index, r.keyIndex(nil, indexKey{classVirtualIP, v.(*virtualIPRow).Service}))
+	}
+	for n := range extinctBuckets {
+		gone, _ := r.indexRow(nil, extinctBucket(classVirtualIP, n))
+		index = max(index, gone)
+	}
+	return index
 }
 
 // wantVirtualIP gives a service an address unless it has one. Addresses of services

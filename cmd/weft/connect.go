@@ -22,6 +22,7 @@ func connectCommand(s streams) *cli.Command {
 		group("ca", "Look after the certificate authority", "", caGetConfig(s), caSetConfig(s)),
 		connectProxy(s),
 		connectStatus(s),
+		redirectTraffic(s),
 	)
 }
 
@@ -187,6 +188,9 @@ func showProxy(w io.Writer, st connect.Status) error {
 	for i := range st.Exposed {
 		fact("Exposed", listening(&st.Exposed[i])+", paths past the mesh, in plaintext")
 	}
+	for i := range st.Captured {
+		fact("Redirected", listening(&st.Captured[i])+", for what the host redirects")
+	}
 	fact("Resting", st.Resting)
 	return showTraffic(w, st)
 }
@@ -196,6 +200,8 @@ func showTraffic(w io.Writer, st connect.Status) error {
 		at := "no address, dialed from code"
 		if u.Listener != nil {
 			at = listening(u.Listener)
+		} else if len(u.Virtual) > 0 {
+			at = u.Virtual[len(u.Virtual)-1].String()
 		}
 		fmt.Fprintf(w, "  %-15s %s at %s, %s\n", "Upstream:", u.Name, at, counted(len(u.Instances), "instance"))
 		var rows [][]string

@@ -200,6 +200,18 @@ func (a *app) SetLinger(sec int) error {
 	return nil
 }
 
+// Control gives the descriptor to those who ask something of it and no more: the
+// connection stays as it is.
+func (a *app) Control(f func(fd uintptr)) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.fd < 0 {
+		return net.ErrClosed
+	}
+	f(uintptr(a.fd))
+	return nil
+}
+
 // Read implements net.Conn.
 func (a *app) Read(p []byte) (int, error) {
 	c, err := a.used()

@@ -183,7 +183,7 @@ func needsOfQuery(q catalog.Query) []need {
 		return []need{{acl.Read, acl.Node, ""}}
 	case catalog.QueryNode, catalog.QueryNodeChecks:
 		return []need{{acl.Read, acl.Node, q.Name}}
-	case catalog.QueryServices, catalog.QueryInstances:
+	case catalog.QueryServices, catalog.QueryInstances, catalog.QueryVirtualIPs:
 		return []need{{acl.Read, acl.Service, ""}}
 	case catalog.QueryService, catalog.QueryConnect, catalog.QueryServiceChecks, catalog.QueryChain,
 		catalog.QueryGateway, catalog.QueryIngress:
