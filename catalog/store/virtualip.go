@@ -2,7 +2,6 @@ package store
 
 import (
 	"encoding/binary"
-	"fmt"
 	"net/netip"
 	"slices"
 
@@ -33,8 +32,6 @@ func (r *virtualIPRow) addr() netip.Addr {
 	return netip.AddrFrom4(b)
 }
 
-func offsetKey(n uint32) string { return fmt.Sprintf("%08x", n) }
-
 func (r reader) virtualIP(service catalog.Name) (*virtualIPRow, bool) {
 	return first[*virtualIPRow](r, tableVirtualIPs, byID, service)
 }
@@ -61,14 +58,19 @@ func (w *writer) wantVirtualIP(service catalog.Name) (*virtualIPRow, bool) {
 	return row, true
 }
 
-// freeOffset is the lowest that nobody has, 0 for none.
+// freeOffset is the lowest that nobody has, 0 for none. It looks at all of them: it is
+// asked once all were given.
 func (w *writer) freeOffset() uint32 {
-	free := uint32(1)
-	for _, row := range all[*virtualIPRow](w.reader, tableVirtualIPs, byOffset) {
-		if row.Service == virtualIPMark {
-			continue
+	var taken []uint32
+	for row := range w.rows(tableVirtualIPs, byID) {
+		if r := row.(*virtualIPRow); r.Service != virtualIPMark {
+			taken = append(taken, r.Offset)
 		}
-		if row.Offset != free {
+	}
+	slices.Sort(taken)
+	free := uint32(1)
+	for _, n := range taken {
+		if n != free {
 			break
 		}
 		free++
