@@ -9,7 +9,8 @@ import (
 
 // Rows come out of the log, or a backup, each with its own copy of every text. What
 // many rows say alike is kept once: the names of a node and of a service, and what the
-// instances of one service mostly have in common.
+// instances of one service mostly have in common. No reader can tell: an empty list is
+// not shared, so that it stays empty and does not become none.
 
 func share(text *string, with string) {
 	if *text == with {
@@ -33,10 +34,10 @@ func (r reader) shareService(row *serviceRow) {
 		s.Service = like.Service.Service
 		share(&s.ID, like.Service.ID)
 		share(&s.Proxy.DestinationServiceName, like.Service.Proxy.DestinationServiceName)
-		if slices.Equal(s.Tags, like.Service.Tags) {
+		if len(s.Tags) > 0 && slices.Equal(s.Tags, like.Service.Tags) {
 			s.Tags = like.Service.Tags
 		}
-		if maps.Equal(s.Meta, like.Service.Meta) {
+		if len(s.Meta) > 0 && maps.Equal(s.Meta, like.Service.Meta) {
 			s.Meta = like.Service.Meta
 		}
 	}
@@ -59,7 +60,7 @@ func (r reader) shareCheck(c *catalog.Check) {
 	if of, ok := r.service(c.Node, c.ServiceID); ok {
 		c.ServiceID = of.Service.ID
 		share(&c.ServiceName, of.Service.Service)
-		if slices.Equal(c.ServiceTags, of.Service.Tags) {
+		if len(c.ServiceTags) > 0 && slices.Equal(c.ServiceTags, of.Service.Tags) {
 			c.ServiceTags = of.Service.Tags
 		}
 	}

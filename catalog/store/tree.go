@@ -61,7 +61,7 @@ func (n *node) find(ix *index, key []string) (any, bool) {
 func (n *node) lower(ix *index, key []string) int {
 	low, high := 0, len(n.rows)
 	for low < high {
-		mid := int(uint(low+high) >> 1) //nolint:gosec // never negative
+		mid := (low + high) / 2
 		if ix.compare(n.rows[mid], key) < 0 {
 			low = mid + 1
 		} else {
