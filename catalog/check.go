@@ -1,6 +1,9 @@
 package catalog
 
-import "time"
+import (
+	"reflect"
+	"time"
+)
 
 // Status is the state of a check.
 type Status = string
@@ -42,70 +45,73 @@ func Worse(a, b Status) Status {
 // Check is the result of a check as the catalog knows it. ServiceID is empty for
 // checks of the node itself.
 type Check struct {
-	Node        string
-	CheckID     string
-	Name        string
-	Status      Status
-	Notes       string
-	Output      string
-	ServiceID   string
-	ServiceName Name
+	Node        string `weft:",omitempty"`
+	CheckID     string `weft:",omitempty"`
+	Name        string `weft:",omitempty"`
+	Status      Status `weft:",omitempty"`
+	Notes       string `weft:",omitempty"`
+	Output      string `weft:",omitempty"`
+	ServiceID   string `weft:",omitempty"`
+	ServiceName Name   `weft:",omitempty"`
 	ServiceTags []string
-	Type        string // http, tcp, ttl, alias …
-	Interval    string
-	Timeout     string
-	ExposedPort int
-	Definition  CheckDefinition
+	Type        string           `weft:",omitempty"` // http, tcp, ttl, alias …
+	Interval    string           `weft:",omitempty"`
+	Timeout     string           `weft:",omitempty"`
+	ExposedPort int              `weft:",omitempty"`
+	Definition  *CheckDefinition `weft:",omitempty"` // nil where nobody said
 	RaftIndex
 }
 
 // CheckDefinition says how a check is made. Exactly one kind of check is set.
 type CheckDefinition struct {
-	ID        string
-	CheckID   string
-	Name      string
-	Notes     string
-	ServiceID string
-	Status    Status // first state; critical when empty
-	Token     string
+	ID        string `weft:",omitempty"`
+	CheckID   string `weft:",omitempty"`
+	Name      string `weft:",omitempty"`
+	Notes     string `weft:",omitempty"`
+	ServiceID string `weft:",omitempty"`
+	Status    Status `weft:",omitempty"` // first state; critical when empty
+	Token     string `weft:",omitempty"`
 
-	Interval time.Duration
-	Timeout  time.Duration
-	TTL      time.Duration
+	Interval time.Duration `weft:",omitempty"`
+	Timeout  time.Duration `weft:",omitempty"`
+	TTL      time.Duration `weft:",omitempty"`
 
-	HTTP              string
-	Method            string
+	HTTP              string `weft:",omitempty"`
+	Method            string `weft:",omitempty"`
 	Header            map[string][]string
-	Body              string
-	DisableRedirects  bool
-	TCP               string
-	TCPUseTLS         bool
-	UDP               string
-	GRPC              string
-	GRPCUseTLS        bool
-	H2PING            string
-	H2PingUseTLS      bool
-	TLSServerName     string
-	TLSSkipVerify     bool
+	Body              string `weft:",omitempty"`
+	DisableRedirects  bool   `weft:",omitempty"`
+	TCP               string `weft:",omitempty"`
+	TCPUseTLS         bool   `weft:",omitempty"`
+	UDP               string `weft:",omitempty"`
+	GRPC              string `weft:",omitempty"`
+	GRPCUseTLS        bool   `weft:",omitempty"`
+	H2PING            string `weft:",omitempty"`
+	H2PingUseTLS      bool   `weft:",omitempty"`
+	TLSServerName     string `weft:",omitempty"`
+	TLSSkipVerify     bool   `weft:",omitempty"`
 	ScriptArgs        []string
-	DockerContainerID string
-	Shell             string
-	OSService         string
-	AliasNode         string
-	AliasService      string
+	DockerContainerID string `weft:",omitempty"`
+	Shell             string `weft:",omitempty"`
+	OSService         string `weft:",omitempty"`
+	AliasNode         string `weft:",omitempty"`
+	AliasService      string `weft:",omitempty"`
 
-	SuccessBeforePassing           int
-	FailuresBeforeWarning          int
-	FailuresBeforeCritical         int
-	DeregisterCriticalServiceAfter time.Duration
-	OutputMaxSize                  int
+	SuccessBeforePassing           int           `weft:",omitempty"`
+	FailuresBeforeWarning          int           `weft:",omitempty"`
+	FailuresBeforeCritical         int           `weft:",omitempty"`
+	DeregisterCriticalServiceAfter time.Duration `weft:",omitempty"`
+	OutputMaxSize                  int           `weft:",omitempty"`
 
 	// ExposedPort is set by the agent when the check goes through an exposed path.
-	ExposedPort int
+	ExposedPort int `weft:",omitempty"`
 	// Proxied HTTP and gRPC targets while an exposed path is in use.
-	ProxyHTTP string
-	ProxyGRPC string
+	ProxyHTTP string `weft:",omitempty"`
+	ProxyGRPC string `weft:",omitempty"`
 
-	Namespace string // refused unless empty or "default"
-	Partition string // refused unless empty or "default"
+	Namespace string `weft:",omitempty"` // refused unless empty or "default"
+	Partition string `weft:",omitempty"` // refused unless empty or "default"
 }
+
+// IsZero tells whether nothing is defined.
+func (d *CheckDefinition) IsZero() bool { return d == nil || reflect.ValueOf(d).Elem().IsZero() }

@@ -2,20 +2,20 @@ package catalog
 
 // RaftIndex says in which log entries a stored object was created and last changed.
 type RaftIndex struct {
-	CreateIndex uint64
-	ModifyIndex uint64
+	CreateIndex uint64 `weft:",omitempty"`
+	ModifyIndex uint64 `weft:",omitempty"`
 }
 
 // Node is a host as a catalog row. Its name is the key; its ID tells two hosts
 // that claim one name apart.
 type Node struct {
-	ID              string // UUID
-	Node            string // name
-	Address         string
-	Datacenter      string
+	ID              string `weft:",omitempty"` // UUID
+	Node            string `weft:",omitempty"` // name
+	Address         string `weft:",omitempty"`
+	Datacenter      string `weft:",omitempty"`
 	TaggedAddresses map[string]string
 	Meta            map[string]string
-	Locality        *Locality
+	Locality        *Locality `weft:",omitempty"`
 	RaftIndex
 }
 

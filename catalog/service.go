@@ -1,5 +1,7 @@
 package catalog
 
+import "reflect"
+
 // Name is the name of a service: the unit of identity and policy.
 type Name = string
 
@@ -22,21 +24,21 @@ const (
 // Service is one instance of a service on a node: a running copy. Its ID is
 // unique on its node.
 type Service struct {
-	Kind              ServiceKind
-	ID                string
-	Service           Name
+	Kind              ServiceKind `weft:",omitempty"`
+	ID                string      `weft:",omitempty"`
+	Service           Name        `weft:",omitempty"`
 	Tags              []string
-	Address           string // empty: the node's
+	Address           string `weft:",omitempty"` // empty: the node's
 	TaggedAddresses   map[string]ServiceAddress
 	Meta              map[string]string
-	Port              int
+	Port              int `weft:",omitempty"`
 	Ports             []ServicePort
-	SocketPath        string
-	Weights           *Weights
-	EnableTagOverride bool
-	Proxy             ConnectProxy
-	Connect           ServiceConnect
-	Locality          *Locality
+	SocketPath        string         `weft:",omitempty"`
+	Weights           *Weights       `weft:",omitempty"`
+	EnableTagOverride bool           `weft:",omitempty"`
+	Proxy             ConnectProxy   `weft:",omitempty"`
+	Connect           ServiceConnect `weft:",omitempty"`
+	Locality          *Locality      `weft:",omitempty"`
 	RaftIndex
 }
 
@@ -69,23 +71,26 @@ type ServiceConnect struct {
 
 // ConnectProxy is what a service of kind connect-proxy stands in for.
 type ConnectProxy struct {
-	DestinationServiceName Name
-	DestinationServiceID   string
-	LocalServiceAddress    string
-	LocalServicePort       int
-	LocalServiceSocketPath string
-	Mode                   string // "", "direct" or "transparent"
-	TransparentProxy       *TransparentProxy
+	DestinationServiceName Name              `weft:",omitempty"`
+	DestinationServiceID   string            `weft:",omitempty"`
+	LocalServiceAddress    string            `weft:",omitempty"`
+	LocalServicePort       int               `weft:",omitempty"`
+	LocalServiceSocketPath string            `weft:",omitempty"`
+	Mode                   string            `weft:",omitempty"` // "", "direct" or "transparent"
+	TransparentProxy       *TransparentProxy `weft:",omitempty"`
 	// Config is opaque to the catalog; the proxy reads the keys that it knows.
 	Config        map[string]any
 	Upstreams     []Upstream
-	MeshGateway   MeshGatewayConfig
+	MeshGateway   MeshGatewayConfig `weft:",omitempty"`
 	Expose        ExposeConfig
-	AccessLogs    *AccessLogsConfig
-	MutualTLSMode string
+	AccessLogs    *AccessLogsConfig `weft:",omitempty"`
+	MutualTLSMode string            `weft:",omitempty"`
 	// EnvoyExtensions is accepted for compatibility and has no effect.
 	EnvoyExtensions []EnvoyExtension
 }
+
+// IsZero tells whether nothing is said.
+func (p *ConnectProxy) IsZero() bool { return p == nil || reflect.ValueOf(p).Elem().IsZero() }
 
 // TransparentProxy configures traffic capture.
 type TransparentProxy struct {

@@ -11,10 +11,10 @@ type Txn struct{ Ops []TxnOp }
 
 // TxnOp is one operation; exactly one of its fields is set.
 type TxnOp struct {
-	KV      *KVOp
-	Node    *NodeOp
-	Service *ServiceOp
-	Check   *CheckOp
+	KV      *KVOp      `weft:",omitempty"`
+	Node    *NodeOp    `weft:",omitempty"`
+	Service *ServiceOp `weft:",omitempty"`
+	Check   *CheckOp   `weft:",omitempty"`
 }
 
 // TxnVerb is what an operation does.
@@ -99,10 +99,10 @@ type TxnResult struct {
 // TxnItem is a row that an operation read or wrote; exactly one field is set.
 // Deletions and some checks have none. The value of a key is there when it was read.
 type TxnItem struct {
-	KV      *KVPair
-	Node    *Node
-	Service *Service
-	Check   *Check
+	KV      *KVPair  `weft:",omitempty"`
+	Node    *Node    `weft:",omitempty"`
+	Service *Service `weft:",omitempty"`
+	Check   *Check   `weft:",omitempty"`
 }
 
 // TxnError says which operation failed, counted from 0, and why.

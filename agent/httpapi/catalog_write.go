@@ -187,12 +187,16 @@ func (in *registerCheck) check(node string) *catalog.Check {
 	if d.DeregisterCriticalServiceAfter == 0 {
 		d.DeregisterCriticalServiceAfter = in.Definition.DeregisterCriticalServiceAfterDuration
 	}
-	return &catalog.Check{
+	out := &catalog.Check{
 		Node: node, CheckID: orString(in.CheckID, in.Name), Name: in.Name,
 		Status: orString(in.Status, catalog.StatusCritical), Notes: in.Notes, Output: in.Output,
 		ServiceID: in.ServiceID, ServiceName: in.ServiceName, Type: orString(in.Type, kindOfCheck(&d)),
-		Interval: in.Interval, Timeout: in.Timeout, ExposedPort: in.ExposedPort, Definition: d,
+		Interval: in.Interval, Timeout: in.Timeout, ExposedPort: in.ExposedPort,
 	}
+	if !d.IsZero() {
+		out.Definition = &d
+	}
+	return out
 }
 
 // kindOfCheck names the kind of check that a definition describes.

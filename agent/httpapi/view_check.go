@@ -55,8 +55,13 @@ type checkDefinitionView struct {
 	DeregisterCriticalServiceAfter string              `json:",omitempty"`
 }
 
+var noDefinition catalog.CheckDefinition
+
 func viewCheck(c *catalog.Check) checkView {
-	d := &c.Definition
+	d := c.Definition
+	if d == nil {
+		d = &noDefinition
+	}
 	return checkView{
 		Node: c.Node, CheckID: c.CheckID, Name: c.Name, Status: c.Status, Notes: c.Notes, Output: c.Output,
 		ServiceID: c.ServiceID, ServiceName: c.ServiceName, ServiceTags: notNil(c.ServiceTags),

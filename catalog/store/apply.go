@@ -53,8 +53,7 @@ func (s *Store) ApplyBatch(entries []Entry) []Result {
 // leaves its index only. It gives their number and the index of the last, 0 when
 // nothing was written.
 func (st *state) applySome(entries []Entry, out []Result) (n int, last uint64) {
-	w := newWriter(st.db, 0)
-	defer func() { w.txn.Abort() }() // after commit it does nothing
+	w := newWriter(st.now.Load(), 0)
 	had := w.lastIndex()
 	for i, e := range entries {
 		if out[i].Err = follows(e.Index, max(had, last)); out[i].Err != nil {
@@ -68,19 +67,18 @@ func (st *state) applySome(entries []Entry, out []Result) (n int, last uint64) {
 		}
 		// What this one wrote goes with all else of the transaction: the others are
 		// applied again.
-		w.txn.Abort()
-		w = newWriter(st.db, 0)
+		w = newWriter(st.now.Load(), 0)
 		w.again(entries[:i], out)
 		if errors.Is(err, errUndone) {
 			out[i].Value = value
 		} else {
 			out[i].Err = err
 		}
-		w.commit(last)
+		st.commit(w, last)
 		return i + 1, last
 	}
 	if last != 0 {
-		w.commit(last)
+		st.commit(w, last)
 	}
 	return len(entries), last
 }

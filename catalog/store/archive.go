@@ -225,11 +225,11 @@ func Records(r io.Reader, each func(Record) error) error {
 		if err != nil || typ == recEnd {
 			return err
 		}
-		table, _, err := emptyRow(typ)
+		t, _, err := emptyRow(typ)
 		if err != nil {
 			return err
 		}
-		if err := each(Record{Table: table, Size: int64(len(body)) + recordHead, typ: typ, body: body}); err != nil {
+		if err := each(Record{Table: t.name, Size: int64(len(body)) + recordHead, typ: typ, body: body}); err != nil {
 			return err
 		}
 	}

@@ -46,7 +46,7 @@ func TestArchiveRoundTrip(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if tables[tableNodes] != 1 || tables[tableServices] != 1 || tables[tableRoots] != 1 || sizes >= meta.Size {
+	if tables[tableNodes.name] != 1 || tables[tableServices.name] != 1 || tables[tableRoots.name] != 1 || sizes >= meta.Size {
 		t.Errorf("%v, %d of %d bytes", tables, sizes, meta.Size)
 	}
 	enough := errors.New("enough")

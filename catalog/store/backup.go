@@ -10,8 +10,6 @@ import (
 	"hash"
 	"io"
 
-	"github.com/hashicorp/go-memdb"
-
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/wire"
 )
@@ -71,7 +69,7 @@ func (s *Store) Backup() *Backup {
 	s.writes.Lock()
 	defer s.writes.Unlock()
 	st := s.state.Load()
-	r := reader{txn: st.db.Txn(false)}
+	r := st.read()
 	h := header{Format: backupFormat, Index: r.lastIndex(), Epoch: st.epoch.Base, Generation: st.epoch.Generation}
 	if ca, ok := r.caConfig(); ok {
 		h.ClusterID = ca.ClusterID
@@ -87,11 +85,11 @@ func (b *Backup) Write(w io.Writer) error {
 	e := newEncoder(w)
 	e.record(recHeader, &b.header)
 	for _, t := range tables {
-		it, err := b.r.txn.Get(t, byID)
-		must(err)
-		for row := it.Next(); row != nil && e.err == nil; row = it.Next() {
-			typ, v := recordOf(row)
-			e.record(typ, v)
+		for row := range b.r.rows(t, byID) {
+			e.record(recordOf(row))
+			if e.err != nil {
+				break
+			}
 		}
 	}
 	return e.end()
@@ -140,7 +138,7 @@ func recordOf(row any) (byte, any) {
 }
 
 // emptyRow gives the table of a record and a row to decode it into.
-func emptyRow(typ byte) (table string, into any, err error) {
+func emptyRow(typ byte) (t *table, into any, err error) {
 	switch typ {
 	case recNode:
 		return tableNodes, &catalog.Node{}, nil
@@ -177,7 +175,7 @@ func emptyRow(typ byte) (table string, into any, err error) {
 	case recSession:
 		return tableSessions, &catalog.Session{}, nil
 	default:
-		return "", nil, catalog.Invalidf("backup: record type %d is not known; it was written by a newer version", typ)
+		return nil, nil, catalog.Invalidf("backup: record type %d is not known; it was written by a newer version", typ)
 	}
 }
 
@@ -188,7 +186,7 @@ func emptyRow(typ byte) (table string, into any, err error) {
 // leaves the epoch as it is and watches go on. Any other begins an epoch: every
 // watch ends with catalog.ErrStale. For one that is restored by hand see Rebase.
 func (s *Store) Restore(r io.Reader) error {
-	h, db, err := load(r)
+	h, m, err := load(r)
 	if err != nil {
 		return err
 	}
@@ -196,7 +194,7 @@ func (s *Store) Restore(r io.Reader) error {
 	defer s.writes.Unlock()
 	old := s.state.Load()
 	_, at := old.applied.Get()
-	next := &state{db: db, epoch: epochAfter(old.epoch, at, h), replaced: make(chan struct{})}
+	next := newState(epochAfter(old.epoch, at, h), m)
 	next.applied.Set(h.Index, struct{}{})
 	s.state.Store(next)
 	close(old.replaced)
@@ -257,18 +255,13 @@ func Verify(r io.Reader) (uint64, error) {
 	return h.Index, err
 }
 
-// load reads a backup into a database of its own.
-func load(r io.Reader) (header, *memdb.MemDB, error) {
+// load reads a backup into a moment of its own.
+func load(r io.Reader) (header, *moment, error) {
 	d, h, err := newDecoder(r)
 	if err != nil {
 		return h, nil, err
 	}
-	db, err := memdb.NewMemDB(schema())
-	if err != nil {
-		return h, nil, fmt.Errorf("store: %w", err)
-	}
-	txn := db.Txn(true)
-	defer txn.Abort()
+	m, txn := newMoment(), nextTxn()
 	for {
 		typ, body, err := d.next()
 		if err != nil {
@@ -277,39 +270,40 @@ func load(r io.Reader) (header, *memdb.MemDB, error) {
 		if typ == recEnd {
 			break
 		}
-		if err := insertRecord(txn, typ, body); err != nil {
+		if err := insertRecord(m, txn, typ, body); err != nil {
 			return h, nil, err
 		}
 	}
-	if err := txn.Insert(tableMeta, &metaRow{Applied: h.Index}); err != nil {
-		return h, nil, fmt.Errorf("backup: %w", err)
-	}
-	txn.Commit()
-	return h, db, nil
+	m.applied = h.Index
+	return h, m, nil
 }
 
-func insertRecord(txn *memdb.Txn, typ byte, body []byte) error {
-	table, row, err := emptyRow(typ)
+func insertRecord(m *moment, txn txnID, typ byte, body []byte) error {
+	t, row, err := emptyRow(typ)
 	if err != nil {
 		return err
 	}
 	if err := wire.Unmarshal(body, row); err != nil {
-		return fmt.Errorf("backup: record of %s: %w", table, err)
+		return fmt.Errorf("backup: record of %s: %w", t.name, err)
 	}
 	switch v := row.(type) {
 	case *catalog.Entry:
 		if v.ConfigEntry == nil {
-			return catalog.Invalidf("backup: an empty record of %s", table)
+			return catalog.Invalidf("backup: an empty record of %s", t.name)
 		}
 		row = &entryRow{Entry: v.ConfigEntry}
 	case *serviceRow:
 		if v.Service == nil {
-			return catalog.Invalidf("backup: an empty record of %s", table)
+			return catalog.Invalidf("backup: an empty record of %s", t.name)
 		}
+		reader{moment: m}.shareService(v)
+	case *catalog.Check:
+		if v.Definition.IsZero() {
+			v.Definition = nil // as older versions wrote it
+		}
+		reader{moment: m}.shareCheck(v)
 	}
-	if err := txn.Insert(table, row); err != nil {
-		return fmt.Errorf("backup: record of %s: %w", table, err)
-	}
+	m.put(txn, t, row)
 	return nil
 }
 

@@ -2,8 +2,6 @@ package store
 
 import "github.com/weftmesh/weft/catalog"
 
-func certRevocationKey(r *catalog.CertRevocation) []string { return []string{r.Key()} }
-
 func (r reader) certRevocations() []*catalog.CertRevocation {
 	return all[*catalog.CertRevocation](r, tableCertRevocations, byID)
 }

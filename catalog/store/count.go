@@ -16,7 +16,7 @@ type Counts struct {
 
 // Counts counts what is stored now. It walks the tables: for metrics, not for requests.
 func (s *Store) Counts() Counts {
-	r := reader{txn: s.state.Load().db.Txn(false)}
+	r := s.state.Load().read()
 	c := Counts{Mesh: map[string]int{}, Entries: map[string]int{}}
 	c.Nodes = r.count(tableNodes, func(any) {})
 	names := map[catalog.Name]struct{}{}
@@ -34,11 +34,9 @@ func (s *Store) Counts() Counts {
 	return c
 }
 
-func (r reader) count(table string, each func(row any)) int {
-	it, err := r.txn.Get(table, byID)
-	must(err)
+func (r reader) count(t *table, each func(row any)) int {
 	n := 0
-	for row := it.Next(); row != nil; row = it.Next() {
+	for row := range r.rows(t, byID) {
 		each(row)
 		n++
 	}

@@ -17,6 +17,12 @@
 // table grows for ever. The price: who waits for a name that does not exist is
 // woken, with the same empty answer, by about one in 256 deletions of others.
 //
+// How rows lie in memory. A table is one persistent B-tree for each of its indexes;
+// trees hold pointers to rows and compare rows themselves, so that an index costs some
+// 20 bytes a row. Who waits hangs a bell on the keys that his answer rests on; what
+// nobody waits for has neither channel nor entry. What many rows say alike, such as the
+// name of a service, is kept once (share.go).
+//
 // The package imports neither raft nor grpc nor net, and asks nobody for leave:
 // authorisation is above it.
 package store

@@ -7,7 +7,7 @@ import (
 )
 
 // tables in the order of fingerprints and backups.
-var tables = []string{
+var tables = []*table{
 	tableNodes, tableServices, tableChecks, tableEntries, tableCA, tableRoots, tableStated,
 	tableSessions, tableKV, tableDelays,
 	tableQueries, tableCoordinates, tableAutopilot, tableIndex,
@@ -18,11 +18,11 @@ var tables = []string{
 // applied the same log have the same one.
 func (s *Store) Fingerprint() string {
 	st := s.state.Load()
-	r := reader{txn: st.db.Txn(false)}
+	r := st.read()
 	h := sha256.New()
 	fingerprint(h, reflect.ValueOf(r.lastIndex()), true)
 	for _, t := range tables {
-		fingerprintText(h, t)
+		fingerprintText(h, t.name)
 		for _, row := range all[any](r, t, byID) {
 			fingerprint(h, reflect.ValueOf(row), true)
 		}

@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/go-memdb"
-
 	"github.com/weftmesh/weft/catalog"
 )
 
@@ -201,24 +199,35 @@ func (hs *hubs) dropLocked(h *hub, err error) {
 func (hs *hubs) run(ctx context.Context, h *hub) {
 	var published uint64
 	var at time.Time
+	var b *bell
+	defer func() { b.stop() }()
 	for ctx.Err() == nil {
 		st := hs.store.state.Load()
 		if st.epoch != h.epoch {
 			hs.drop(h, errNewEpoch(h.epoch))
 			return
 		}
-		r := reader{txn: st.db.Txn(false)}
-		ws := memdb.NewWatchSet()
-		ws.Add(st.replaced)
-		if i := r.queryIndex(ws, h.query); i > published {
+		if b == nil || b.waits != &st.waits {
+			b.stop()
+			b = newBell(&st.waits)
+		}
+		b.quiet()
+		on := &basis{}
+		if i := st.read().queryIndex(on, h.query); i > published {
 			if !sleep(ctx, hs.store.cfg.Coalesce-time.Since(at), published > 0) {
 				return
 			}
 			published, at = hs.publish(h), time.Now()
 			continue // what changed while waiting is in the view; watch from now on
 		}
-		if ws.WatchCtx(ctx) != nil {
+		if !b.hangsOn(on) {
+			continue // what changed before it did is looked for once more
+		}
+		select {
+		case <-ctx.Done():
 			return
+		case <-st.replaced:
+		case <-b.rings:
 		}
 	}
 }
@@ -229,7 +238,7 @@ func (hs *hubs) publish(h *hub) uint64 {
 	if st.epoch != h.epoch {
 		return 0 // the loop sees to it
 	}
-	v := hs.store.view(reader{txn: st.db.Txn(false)}, st.epoch, h.query)
+	v := hs.store.view(st.read(), st.epoch, h.query)
 	h.latest.Set(v.Index, v)
 	hs.store.views.Add(1)
 	return v.Index

@@ -4,8 +4,6 @@ import (
 	"hash/fnv"
 	"strconv"
 
-	"github.com/hashicorp/go-memdb"
-
 	"github.com/weftmesh/weft/catalog"
 )
 
@@ -29,6 +27,7 @@ const (
 	keyCertRevocations = "cert-revocations"
 	keyRevokedCerts    = "revoked-certs" // which, not why
 	keyPatterns        = "intention-patterns"
+	keyVirtualIPs      = "virtual-ips"
 )
 
 // Classes of keys by name.
@@ -144,32 +143,32 @@ func indexKeys(q catalog.Query) []indexKey {
 		return []indexKey{fixed(keySessions)}
 	case catalog.QueryKeyDelays:
 		return []indexKey{fixed(keyDelays)}
+	case catalog.QueryVirtualIPs:
+		return []indexKey{fixed(keyVirtualIPs)}
 	default:
 		return nil
 	}
 }
 
-// queryIndex is the index of q's view, at least 1. The channels that close when
-// it may have changed are added to ws, which may be nil.
-func (r reader) queryIndex(ws memdb.WatchSet, q catalog.Query) uint64 {
+// queryIndex is the index of q's view, at least 1. What it rests on is added to on,
+// which may be nil.
+func (r reader) queryIndex(on *basis, q catalog.Query) uint64 {
 	index := uint64(1)
 	switch q.Kind {
 	case catalog.QueryKey:
-		index = max(index, r.pairIndex(ws, q.Name))
+		index = max(index, r.pairIndex(on, q.Name))
 	case catalog.QueryKeyTree, catalog.QueryKeyNames:
-		index = max(index, r.treeIndex(ws, q.Name))
-	case catalog.QueryVirtualIPs:
-		index = max(index, r.virtualIPsIndex(ws))
+		index = max(index, r.treeIndex(on, q.Name))
 	case catalog.QueryIntentionsDest:
-		index = max(index, r.patternIndex(ws, entryClass(catalog.KindServiceIntentions), q.Name))
+		index = max(index, r.patternIndex(on, entryClass(catalog.KindServiceIntentions), q.Name))
 	case catalog.QueryIntentionsSrc:
-		index = max(index, r.patternIndex(ws, classSource, q.Name))
+		index = max(index, r.patternIndex(on, classSource, q.Name))
 	}
 	for _, k := range indexKeys(q) {
-		index = max(index, r.keyIndex(ws, k))
+		index = max(index, r.keyIndex(on, k))
 	}
 	for _, k := range r.derivedKeys(q) {
-		index = max(index, r.keyIndex(ws, k))
+		index = max(index, r.keyIndex(on, k))
 	}
 	return index
 }
@@ -178,15 +177,15 @@ func (r reader) queryIndex(ws memdb.WatchSet, q catalog.Query) uint64 {
 const noPattern = 1
 
 // hasPatterns tells whether intentions may name patterns such as "job-*".
-func (r reader) hasPatterns(ws memdb.WatchSet) bool {
-	at, _ := r.indexRow(ws, keyPatterns)
+func (r reader) hasPatterns(on *basis) bool {
+	at, _ := r.indexRow(on, keyPatterns)
 	return at > noPattern
 }
 
 // patternIndex is the index of the patterns of a class that cover name. One row is
 // watched for all of them: they change rarely, and names have many.
-func (r reader) patternIndex(ws memdb.WatchSet, class, name string) uint64 {
-	if !r.hasPatterns(ws) {
+func (r reader) patternIndex(on *basis, class, name string) uint64 {
+	if !r.hasPatterns(on) {
 		return 0
 	}
 	index := uint64(0)
@@ -196,28 +195,25 @@ func (r reader) patternIndex(ws memdb.WatchSet, class, name string) uint64 {
 	return index
 }
 
-func (r reader) keyIndex(ws memdb.WatchSet, k indexKey) uint64 {
+func (r reader) keyIndex(on *basis, k indexKey) uint64 {
 	if k.class == "" {
-		i, _ := r.indexRow(ws, k.name)
+		i, _ := r.indexRow(on, k.name)
 		return i
 	}
-	if i, ok := r.indexRow(ws, classKey(k.class, k.name)); ok {
+	if i, ok := r.indexRow(on, classKey(k.class, k.name)); ok {
 		return i
 	}
-	i, _ := r.indexRow(ws, extinctKey(k.class, k.name))
+	i, _ := r.indexRow(on, extinctKey(k.class, k.name))
 	return i
 }
 
-func (r reader) indexRow(ws memdb.WatchSet, key string) (uint64, bool) {
-	if r.work != nil {
-		if i, ok := r.work.touched[key]; ok {
-			return i, i != 0
-		}
+func (r reader) indexRow(on *basis, key string) (uint64, bool) {
+	on.row(key)
+	if i, ok := r.touched[key]; ok {
+		return i, i != 0
 	}
-	ch, row, err := r.txn.FirstWatch(tableIndex, byID, key)
-	must(err)
-	ws.Add(ch)
-	if row == nil {
+	row, ok := r.find(tableIndex, key)
+	if !ok {
 		return 0, false
 	}
 	return row.(*indexRow).Index, true

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/weftmesh/weft/catalog"
@@ -13,29 +14,31 @@ func (r reader) pair(key string) (*catalog.KVPair, bool) {
 }
 
 func (r reader) pairs(prefix string) []*catalog.KVPair {
-	return all[*catalog.KVPair](r, tableKV, byID+"_prefix", prefix)
+	return slices.Collect(r.pairsFrom(prefix, prefix))
 }
 
 // keyNames lists the keys with the prefix. With a separator, a key is cut after the
 // first one beyond the prefix, and what is cut alike is there once; such keys are
 // stepped over and not walked.
 func (r reader) keyNames(prefix, separator string) []string {
-	it, err := r.txn.Get(tableKV, byID+"_prefix", prefix)
-	must(err)
 	var out []string
-	for row := it.Next(); row != nil; row = it.Next() {
-		key := pairOf(row).Key
-		end := -1
-		if separator != "" {
-			end = strings.Index(key[len(prefix):], separator)
+	for more, from := true, prefix; more; {
+		more = false
+		for p := range r.pairsFrom(from, prefix) {
+			end := -1
+			if separator != "" {
+				end = strings.Index(p.Key[len(prefix):], separator)
+			}
+			if end < 0 {
+				out = append(out, p.Key)
+				continue
+			}
+			cut := p.Key[:len(prefix)+end+len(separator)]
+			out = append(out, cut)
+			from = after(cut)
+			more = from != ""
+			break
 		}
-		if end < 0 {
-			out = append(out, key)
-			continue
-		}
-		cut := key[:len(prefix)+end+len(separator)]
-		out = append(out, cut)
-		it = r.keysFrom(after(cut), prefix)
 	}
 	return out
 }

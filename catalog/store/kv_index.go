@@ -2,10 +2,11 @@ package store
 
 import (
 	"hash/fnv"
+	"iter"
 	"strconv"
 	"strings"
 
-	"github.com/hashicorp/go-memdb"
+	"github.com/weftmesh/weft/catalog"
 )
 
 // The index of an answer about keys.
@@ -64,38 +65,38 @@ func goneKey(folder, begin string) string {
 }
 
 // pairIndex is the index of the answer about one key.
-func (r reader) pairIndex(ws memdb.WatchSet, key string) uint64 {
-	ch, row, err := r.txn.FirstWatch(tableKV, byID, key)
-	must(err)
-	ws.Add(ch)
-	if row != nil {
-		return pairOf(row).ModifyIndex
+func (r reader) pairIndex(on *basis, key string) uint64 {
+	on.row(classKey(classPair, key))
+	if p, ok := r.pair(key); ok {
+		return p.ModifyIndex
 	}
-	i, _ := r.indexRow(ws, extinctKey(classPair, key))
+	i, _ := r.indexRow(on, extinctKey(classPair, key))
 	return i
 }
 
 // treeIndex is the index of the answer about a prefix.
-func (r reader) treeIndex(ws memdb.WatchSet, prefix string) uint64 {
+func (r reader) treeIndex(on *basis, prefix string) uint64 {
 	folder, begin, deep := split(prefix)
 	if begin == "" || deep {
-		return r.keyIndex(ws, indexKey{classFolder, folder})
+		return r.keyIndex(on, indexKey{classFolder, folder})
 	}
-	index, _ := r.indexRow(ws, goneKey(folder, begin))
-	it, err := r.txn.Get(tableKV, byID+"_prefix", prefix)
-	must(err)
-	ws.Add(it.WatchCh())
-	for row := it.Next(); row != nil; row = it.Next() {
-		p := pairOf(row)
-		end := strings.IndexByte(p.Key[len(folder):], '/')
-		if end < 0 {
-			index = max(index, p.ModifyIndex)
-			continue
+	index, _ := r.indexRow(on, goneKey(folder, begin))
+	on.prefix(prefix)
+	for more, from := true, prefix; more; {
+		more = false
+		for p := range r.pairsFrom(from, prefix) {
+			end := strings.IndexByte(p.Key[len(folder):], '/')
+			if end < 0 {
+				index = max(index, p.ModifyIndex)
+				continue
+			}
+			sub := p.Key[:len(folder)+end+1]
+			i, _ := r.indexRow(nil, classKey(classFolder, sub)) // whatever is below is below the prefix
+			index = max(index, i)
+			from = after(sub)
+			more = from != ""
+			break
 		}
-		sub := p.Key[:len(folder)+end+1]
-		i, _ := r.indexRow(nil, classKey(classFolder, sub)) // whatever is below changes the channel of it
-		index = max(index, i)
-		it = r.keysFrom(after(sub), prefix)
 	}
 	return index
 }
@@ -151,9 +152,10 @@ func (w *writer) settlePrefix(folder string) {
 }
 
 func (r reader) hasKeys(prefix string) bool {
-	row, err := r.txn.First(tableKV, byID+"_prefix", prefix)
-	must(err)
-	return row != nil
+	for range r.pairsFrom(prefix, prefix) {
+		return true
+	}
+	return false
 }
 
 // after is the least string above every one that begins with prefix; "" when there
@@ -169,32 +171,13 @@ func after(prefix string) string {
 	return ""
 }
 
-// keysFrom walks the keys with the prefix from a key on.
-func (r reader) keysFrom(from, prefix string) memdb.ResultIterator {
-	if from == "" {
-		return emptyIterator{}
+// pairsFrom walks the keys with the prefix from a key on.
+func (r reader) pairsFrom(from, prefix string) iter.Seq[*catalog.KVPair] {
+	return func(yield func(*catalog.KVPair) bool) {
+		for row := range r.from(tableKV, from) {
+			if p := pairOf(row); !strings.HasPrefix(p.Key, prefix) || !yield(p) {
+				return
+			}
+		}
 	}
-	it, err := r.txn.LowerBound(tableKV, byID, from)
-	must(err)
-	return &until{it, prefix}
 }
-
-// until ends a walk at the first key without the prefix.
-type until struct {
-	memdb.ResultIterator
-	prefix string
-}
-
-// Next implements memdb.ResultIterator.
-func (u *until) Next() any {
-	row := u.ResultIterator.Next()
-	if row == nil || !strings.HasPrefix(pairOf(row).Key, u.prefix) {
-		return nil
-	}
-	return row
-}
-
-type emptyIterator struct{}
-
-func (emptyIterator) WatchCh() <-chan struct{} { return nil }
-func (emptyIterator) Next() any                { return nil }

@@ -18,7 +18,7 @@ func setKey(key, value string) *catalog.SetKey {
 
 func TestKeysLeaveNoRowsBehind(t *testing.T) {
 	s := newStore(t, Config{})
-	rows := func() int { return len(all[any](reader{txn: s.state.Load().db.Txn(false)}, tableIndex, byID)) }
+	rows := func() int { return len(all[any](s.state.Load().read(), tableIndex, byID)) }
 	for i := range 3000 {
 		apply(t, s, setKey(fmt.Sprintf("app-%d/very/deep/%d-key-with-a-long-name", i, i), "v"))
 		if i%2 == 0 {
@@ -35,7 +35,7 @@ func TestKeyOfSlashesIsAsCheapAsAnother(t *testing.T) {
 	s := newStore(t, Config{})
 	key := strings.Repeat("/", catalog.MaxKey)
 	apply(t, s, setKey(key, "v"))
-	rows := all[any](reader{txn: s.state.Load().db.Txn(false)}, tableIndex, byID)
+	rows := all[any](s.state.Load().read(), tableIndex, byID)
 	if len(rows) > maxFolders+1 {
 		t.Fatalf("one key has %d index rows", len(rows))
 	}

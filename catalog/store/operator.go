@@ -8,21 +8,6 @@ import (
 
 // Prepared queries, coordinates and autopilot.
 
-// queryName and queryTemplate are the keys under which a query is found by name.
-func queryName(q *catalog.PreparedQuery) []string {
-	if q.Name == "" || q.Template.Type != "" {
-		return nil
-	}
-	return []string{strings.ToLower(q.Name)}
-}
-
-func queryTemplate(q *catalog.PreparedQuery) []string {
-	if q.Template.Type == "" {
-		return nil
-	}
-	return []string{strings.ToLower(q.Name)}
-}
-
 func (r reader) preparedQuery(index, name string) (*catalog.PreparedQuery, bool) {
 	if index != byID { // DNS knows no case
 		name = strings.ToLower(name)

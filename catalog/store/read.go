@@ -1,60 +1,39 @@
 package store
 
 import (
-	"fmt"
 	"slices"
 	"strings"
-
-	"github.com/hashicorp/go-memdb"
 
 	"github.com/weftmesh/weft/catalog"
 )
 
 // reader reads one moment of the store.
 type reader struct {
-	txn  *memdb.Txn
-	work *work // of the writer; nil where nobody writes
+	*moment
+	// touched are the rows of tableIndex that a writer has not written yet, 0 for one
+	// that is to be removed. Commands that follow each other touch the same ones, and the
+	// few that many touch would be written again by each. nil where nobody writes.
+	touched map[string]uint64
 }
 
-// must panics on errors of memdb, which only a table, an index or an argument
-// that the schema does not know can cause: a mistake in this package.
-func must(err error) {
-	if err != nil {
-		panic(fmt.Sprintf("store: %v", err))
+// first gives the first row whose key in an index begins with parts.
+func first[T any](r reader, t *table, index string, parts ...string) (row T, ok bool) {
+	for v := range r.rows(t, index, parts...) {
+		return v.(T), true
 	}
+	return row, false
 }
 
-func first[T any](r reader, table, index string, args ...any) (row T, ok bool) {
-	var v any
-	if r.work != nil && index == byID {
-		v = r.work.row(table, args)
-	} else {
-		var err error
-		v, err = r.txn.First(table, index, args...)
-		must(err)
-	}
-	if v == nil {
-		return row, false
-	}
-	return v.(T), true
-}
-
-func all[T any](r reader, table, index string, args ...any) []T {
-	it, err := r.txn.Get(table, index, args...)
-	must(err)
+// all gives every row whose key in an index begins with parts.
+func all[T any](r reader, t *table, index string, parts ...string) []T {
 	var rows []T
-	for v := it.Next(); v != nil; v = it.Next() {
+	for v := range r.rows(t, index, parts...) {
 		rows = append(rows, v.(T))
 	}
 	return rows
 }
 
-func (r reader) lastIndex() uint64 {
-	if m, ok := first[*metaRow](r, tableMeta, byID, singleton); ok {
-		return m.Applied
-	}
-	return 0
-}
+func (r reader) lastIndex() uint64 { return r.applied }
 
 func (r reader) node(name string) (*catalog.Node, bool) {
 	return first[*catalog.Node](r, tableNodes, byID, name)
@@ -216,9 +195,7 @@ func (r reader) instances(rows []*serviceRow) []*catalog.Instance {
 func (r reader) everyInstance() []*catalog.Instance {
 	var out []*catalog.Instance
 	var n *catalog.Node
-	it, err := r.txn.Get(tableServices, byID) // by node
-	must(err)
-	for v := it.Next(); v != nil; v = it.Next() {
+	for v := range r.rows(tableServices, byID) { // by node
 		row := v.(*serviceRow)
 		if n == nil || n.Node != row.Node {
 			node, ok := r.node(row.Node)
@@ -244,9 +221,7 @@ func (r reader) summaries() []*catalog.ServiceSummary {
 			out = append(out, cur)
 		}
 	}
-	it, err := r.txn.Get(tableServices, byName)
-	must(err)
-	for v := it.Next(); v != nil; v = it.Next() {
+	for v := range r.rows(tableServices, byName) {
 		row := v.(*serviceRow)
 		if cur == nil || cur.Name != row.Service.Service {
 			close()

@@ -1,8 +1,6 @@
 package store
 
 import (
-	"github.com/hashicorp/go-memdb"
-
 	"github.com/weftmesh/weft/catalog"
 )
 
@@ -109,24 +107,7 @@ const (
 	refTerminating = "terminating/" // of a terminating gateway, to what it speaks for
 )
 
-// references indexes entries by what they refer to.
-type references struct{ keyed }
-
-// FromObject implements memdb.MultiIndexer.
-func (references) FromObject(row any) (bool, [][]byte, error) {
-	var keys [][]byte
-	seen := map[string]bool{}
-	for _, ref := range referencesOf(row.(*entryRow).Entry) {
-		if !seen[ref] {
-			seen[ref] = true
-			keys = append(keys, key(ref))
-		}
-	}
-	return len(keys) > 0, keys, nil
-}
-
-var _ memdb.MultiIndexer = references{}
-
+// referencesOf lists what an entry refers to.
 func referencesOf(e catalog.ConfigEntry) []string {
 	var out []string
 	service := func(n catalog.Name) {

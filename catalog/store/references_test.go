@@ -326,8 +326,7 @@ func TestVirtualIPs(t *testing.T) {
 	if got := register("n1", "b"); got != "240.0.0.3" {
 		t.Errorf("an entry spoke of b all the time, now it is %s", got)
 	}
-	w := newWriter(s.state.Load().db, s.Index()+2)
-	defer w.txn.Abort()
+	w := newWriter(s.state.Load().now.Load(), s.Index()+2)
 	w.insert(tableVirtualIPs, &virtualIPRow{Service: virtualIPMark, Offset: virtualIPLast})
 	if row, ok := w.wantVirtualIP("late"); !ok || row.Offset != 2 {
 		t.Errorf("with all given once, the lowest that is free was wanted: %+v", row)
@@ -433,7 +432,7 @@ func TestTerminatingGatewaysAreConnectCapable(t *testing.T) {
 func TestServicesBehindGatewaysHaveAddresses(t *testing.T) {
 	s := newStore(t, Config{})
 	has := func(service string) bool {
-		_, ok := reader{txn: s.state.Load().db.Txn(false)}.virtualIP(service)
+		_, ok := s.state.Load().read().virtualIP(service)
 		return ok
 	}
 	if err := setEntry(t, s, `{"Kind":"terminating-gateway","Name":"exit","Services":[{"Name":"billing"},{"Name":"*"}]}`); err != nil {

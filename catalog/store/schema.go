@@ -1,43 +1,17 @@
 package store
 
 import (
-	"fmt"
 	"strings"
-
-	"github.com/hashicorp/go-memdb"
 
 	"github.com/weftmesh/weft/catalog"
 )
 
-// Tables.
-const (
-	tableNodes    = "nodes"
-	tableServices = "services"
-	tableChecks   = "checks"
-	tableEntries  = "entries"
-	tableRoots    = "roots"
-	tableCA       = "ca-config"
-	tableStated   = "stated"
-	tableIndex    = "index"
-	tableMeta     = "meta"
-
-	tableVirtualIPs      = "virtual-ips"
-	tableQueries         = "prepared-queries"
-	tableCoordinates     = "coordinates"
-	tableAutopilot       = "autopilot"
-	tableRevocations     = "revocations"
-	tableKV              = "kv"
-	tableDelays          = "kv-delays"
-	tableSessions        = "sessions"
-	tableCertRevocations = "cert-revocations"
-)
-
-// Indexes of tables; "id" is the key.
+// Indexes of tables.
 const (
 	byID          = "id"
+	ofNode        = byID // of tables whose key begins with the node
 	byUUID        = "uuid"
 	byNode        = "node"
-	ofNode        = byID + "_prefix" // of tables whose key begins with the node
 	byName        = "name"
 	byConnect     = "connect"
 	byNodeService = "node-service"
@@ -45,7 +19,6 @@ const (
 	byKind        = "kind"
 	bySource      = "source"
 	byReference   = "reference"
-	byOffset      = "offset"
 	bySession     = "session"
 	byTemplate    = "template"
 	byCheck       = "check"
@@ -88,86 +61,112 @@ type indexRow struct {
 	Index uint64
 }
 
-// metaRow is the one row of the meta table.
-type metaRow struct{ Applied uint64 }
-
 const singleton = "-"
 
-// keyed is a memdb index made of one function from rows to the parts of a key.
-// Parts cannot hold the separator: names with control characters are refused
-// before they get here.
-type keyed struct {
-	parts func(row any) ([]string, bool)
-}
+var (
+	tableNodes = newTable("nodes",
+		on(byID, func(n *catalog.Node) string { return n.Node }),
+		on(byUUID, func(n *catalog.Node) string { return strings.ToLower(n.ID) }).where(func(n *catalog.Node) bool { return n.ID != "" }))
+	tableServices = newTable("services",
+		on(byID, func(r *serviceRow) string { return r.Node }, func(r *serviceRow) string { return r.Service.ID }),
+		on(byName, func(r *serviceRow) string { return r.Service.Service }),
+		on(byConnect, (*serviceRow).connectName).where(func(r *serviceRow) bool { return r.connectName() != "" }))
+	tableChecks = newTable("checks",
+		on(byID, checkNode, func(c *catalog.Check) string { return c.CheckID }),
+		on(byNodeService, checkNode, func(c *catalog.Check) string { return c.ServiceID }),
+		on(byName, func(c *catalog.Check) string { return c.ServiceName }).where(func(c *catalog.Check) bool { return c.ServiceName != "" }),
+		on(byStatus, func(c *catalog.Check) string { return c.Status }))
+	tableEntries = newTable("entries",
+		on(byID, entryKind, func(r *entryRow) string { return r.Entry.EntryName() }),
+		on(byKind, entryKind),
+		onMany(bySource, 1, func(r *entryRow) [][]string { return apart(sourceNames(r.Entry)) }),
+		onMany(byReference, 1, func(r *entryRow) [][]string { return apart(referencesOf(r.Entry)) }))
+	tableVirtualIPs = newTable("virtual-ips", on(byID, func(r *virtualIPRow) string { return r.Service }))
+	tableRoots      = newTable("roots", on(byID, func(r *catalog.Root) string { return r.ID }))
+	tableCA         = newTable("ca-config", on(byID, func(*catalog.CAConfig) string { return singleton }))
+	tableStated     = newTable("stated",
+		on(byID, func(r *statedRow) string { return r.Node }, func(r *statedRow) string { return r.ServiceID }))
+	tableQueries = newTable("prepared-queries",
+		on(byID, func(q *catalog.PreparedQuery) string { return q.ID }),
+		on(byName, queryName).where(func(q *catalog.PreparedQuery) bool { return q.Name != "" && q.Template.Type == "" }),
+		on(byTemplate, queryName).where(func(q *catalog.PreparedQuery) bool { return q.Template.Type != "" }),
+		on(bySession, func(q *catalog.PreparedQuery) string { return q.Session }).where(func(q *catalog.PreparedQuery) bool { return q.Session != "" }))
+	tableCoordinates     = newTable("coordinates", on(byID, func(c *catalog.NodeCoordinate) string { return c.Node }))
+	tableAutopilot       = newTable("autopilot", on(byID, func(*catalog.Autopilot) string { return singleton }))
+	tableCertRevocations = newTable("cert-revocations", on(byID, (*catalog.CertRevocation).Key))
+	tableRevocations     = newTable("revocations",
+		on(byID, func(r *catalog.Revocation) string { return r.Kind }, func(r *catalog.Revocation) string { return r.ID }))
+	tableKV = newTable("kv",
+		on(byID, func(p *catalog.KVPair) string { return p.Key }),
+		on(bySession, func(p *catalog.KVPair) string { return p.Session }).where(func(p *catalog.KVPair) bool { return p.Session != "" }))
+	tableDelays   = newTable("kv-delays", on(byID, func(d *catalog.KeyDelay) string { return d.Key }))
+	tableSessions = newTable("sessions",
+		on(byID, func(s *catalog.Session) string { return s.ID }),
+		on(byNode, func(s *catalog.Session) string { return s.Node }),
+		onMany(byCheck, 2, sessionChecks))
+	tableIndex = newTable("index", on(byID, func(r *indexRow) string { return r.Key }))
+)
 
-func key(parts ...string) []byte {
-	n := 0
-	for _, p := range parts {
-		n += len(p) + 1
-	}
-	b := make([]byte, 0, n)
-	for _, p := range parts {
-		b = append(b, p...)
-		b = append(b, 0)
-	}
-	return b
-}
+func checkNode(c *catalog.Check) string { return c.Node }
 
-// FromObject implements memdb.SingleIndexer.
-func (k keyed) FromObject(row any) (bool, []byte, error) {
-	parts, ok := k.parts(row)
-	if !ok {
-		return false, nil, nil
-	}
-	return true, key(parts...), nil
-}
+func entryKind(r *entryRow) string { return r.Entry.EntryKind() }
 
-// FromArgs implements memdb.Indexer.
-func (k keyed) FromArgs(args ...any) ([]byte, error) {
-	parts := make([]string, len(args))
-	for i, a := range args {
-		s, ok := a.(string)
-		if !ok {
-			return nil, fmt.Errorf("store: index argument %d is a %T", i, a)
+func queryName(q *catalog.PreparedQuery) string { return strings.ToLower(q.Name) }
+
+// indexCount is how many indexes there are, of all tables.
+var indexCount int
+
+func newTable[T any](name string, indexes ...*indexOf[T]) *table {
+	t := &table{name: name}
+	for _, ix := range indexes {
+		if len(t.indexes) > 0 {
+			ix.key = t.indexes[0]
 		}
-		parts[i] = s
+		ix.at = indexCount
+		indexCount++
+		t.indexes = append(t.indexes, ix.index)
 	}
-	return key(parts...), nil
+	return t
 }
 
-// PrefixFromArgs implements memdb.PrefixIndexer: the first parts of a key.
-func (k keyed) PrefixFromArgs(args ...any) ([]byte, error) { return k.FromArgs(args...) }
+// indexOf is an index on its way into its table.
+type indexOf[T any] struct{ *index }
 
-// rawKey is the index of keys as they are. Nothing follows them, so that a prefix of
-// a key is a prefix of its index.
-type rawKey struct{}
+// on is an index by the parts of a key.
+func on[T any](name string, parts ...func(row T) string) *indexOf[T] {
+	ix := &index{name: name}
+	for _, part := range parts {
+		ix.parts = append(ix.parts, func(row any) string { return part(row.(T)) })
+	}
+	return &indexOf[T]{ix}
+}
 
-// FromObject implements memdb.SingleIndexer.
-func (rawKey) FromObject(row any) (bool, []byte, error) { return true, []byte(pairOf(row).Key), nil }
+// where leaves the other rows out.
+func (ix *indexOf[T]) where(has func(row T) bool) *indexOf[T] {
+	ix.has = func(row any) bool { return has(row.(T)) }
+	return ix
+}
 
-// FromArgs implements memdb.Indexer.
-func (rawKey) FromArgs(args ...any) ([]byte, error) {
-	if len(args) == 1 {
-		if s, ok := args[0].(string); ok {
-			return []byte(s), nil
+// onMany is an index of rows that have any number of keys, each of so many parts.
+func onMany[T any](name string, parts int, keys func(row T) [][]string) *indexOf[T] {
+	ix := &index{name: name, many: func(row any) [][]string { return keys(row.(T)) }}
+	for i := range parts {
+		ix.parts = append(ix.parts, func(e any) string { return e.(*alias).key[i] })
+	}
+	return &indexOf[T]{ix}
+}
+
+// apart makes a key of each name, once.
+func apart(names []string) [][]string {
+	var out [][]string
+	seen := map[string]bool{}
+	for _, n := range names {
+		if !seen[n] {
+			seen[n] = true
+			out = append(out, []string{n})
 		}
 	}
-	return nil, fmt.Errorf("store: a key is one string, not %v", args)
-}
-
-// PrefixFromArgs implements memdb.PrefixIndexer.
-func (k rawKey) PrefixFromArgs(args ...any) ([]byte, error) { return k.FromArgs(args...) }
-
-// sources indexes service-intentions by the sources that they name.
-type sources struct{ keyed }
-
-// FromObject implements memdb.MultiIndexer.
-func (sources) FromObject(row any) (bool, [][]byte, error) {
-	var keys [][]byte
-	for _, n := range sourceNames(row.(*entryRow).Entry) {
-		keys = append(keys, key(n))
-	}
-	return len(keys) > 0, keys, nil
+	return out
 }
 
 // sourceNames lists the sources that an entry has intentions of, each once.
@@ -185,95 +184,4 @@ func sourceNames(e catalog.ConfigEntry) []catalog.Name {
 		}
 	}
 	return names
-}
-
-func on[T any](f func(row T) []string) keyed {
-	return keyed{parts: func(row any) ([]string, bool) {
-		p := f(row.(T))
-		return p, p != nil
-	}}
-}
-
-func table(name string, id memdb.Indexer, more ...*memdb.IndexSchema) *memdb.TableSchema {
-	t := &memdb.TableSchema{Name: name, Indexes: map[string]*memdb.IndexSchema{
-		byID: {Name: byID, Unique: true, Indexer: id},
-	}}
-	for _, i := range more {
-		t.Indexes[i.Name] = i
-	}
-	return t
-}
-
-func also(name string, i memdb.Indexer) *memdb.IndexSchema {
-	return &memdb.IndexSchema{Name: name, AllowMissing: true, Indexer: i}
-}
-
-func schema() *memdb.DBSchema {
-	tables := []*memdb.TableSchema{
-		table(tableNodes, on(func(n *catalog.Node) []string { return []string{n.Node} }),
-			also(byUUID, on(func(n *catalog.Node) []string {
-				if n.ID == "" {
-					return nil
-				}
-				return []string{strings.ToLower(n.ID)}
-			}))),
-		table(tableServices, on(func(r *serviceRow) []string { return []string{r.Node, r.Service.ID} }),
-			also(byName, on(func(r *serviceRow) []string { return []string{r.Service.Service} })),
-			also(byConnect, on(func(r *serviceRow) []string {
-				if n := r.connectName(); n != "" {
-					return []string{n}
-				}
-				return nil
-			}))),
-		table(tableChecks, on(func(c *catalog.Check) []string { return []string{c.Node, c.CheckID} }),
-			also(byNodeService, on(func(c *catalog.Check) []string { return []string{c.Node, c.ServiceID} })),
-			also(byName, on(func(c *catalog.Check) []string {
-				if c.ServiceName == "" {
-					return nil
-				}
-				return []string{c.ServiceName}
-			})),
-			also(byStatus, on(func(c *catalog.Check) []string { return []string{c.Status} }))),
-		table(tableEntries, on(func(r *entryRow) []string { return []string{r.Entry.EntryKind(), r.Entry.EntryName()} }),
-			also(byKind, on(func(r *entryRow) []string { return []string{r.Entry.EntryKind()} })),
-			also(bySource, sources{}),
-			also(byReference, references{})),
-		table(tableVirtualIPs, on(func(r *virtualIPRow) []string { return []string{r.Service} }),
-			also(byOffset, on(func(r *virtualIPRow) []string { return []string{offsetKey(r.Offset)} }))),
-		table(tableRoots, on(func(r *catalog.Root) []string { return []string{r.ID} })),
-		table(tableCA, on(func(*catalog.CAConfig) []string { return []string{singleton} })),
-		table(tableStated, on(func(r *statedRow) []string { return []string{r.Node, r.ServiceID} }),
-			also(byNode, on(func(r *statedRow) []string { return []string{r.Node} }))),
-		table(tableQueries, on(func(q *catalog.PreparedQuery) []string { return []string{q.ID} }),
-			also(byName, on(queryName)),
-			also(byTemplate, on(queryTemplate)),
-			also(bySession, on(func(q *catalog.PreparedQuery) []string {
-				if q.Session == "" {
-					return nil
-				}
-				return []string{q.Session}
-			}))),
-		table(tableCoordinates, on(func(c *catalog.NodeCoordinate) []string { return []string{c.Node} })),
-		table(tableAutopilot, on(func(*catalog.Autopilot) []string { return []string{singleton} })),
-		table(tableCertRevocations, on(certRevocationKey)),
-		table(tableRevocations, on(func(r *catalog.Revocation) []string { return []string{r.Kind, r.ID} })),
-		table(tableKV, rawKey{},
-			also(bySession, on(func(p *catalog.KVPair) []string {
-				if p.Session == "" {
-					return nil
-				}
-				return []string{p.Session}
-			}))),
-		table(tableDelays, on(func(d *catalog.KeyDelay) []string { return []string{d.Key} })),
-		table(tableSessions, on(func(s *catalog.Session) []string { return []string{s.ID} }),
-			also(byNode, on(func(s *catalog.Session) []string { return []string{s.Node} })),
-			also(byCheck, sessionChecks{})),
-		table(tableIndex, on(func(r *indexRow) []string { return []string{r.Key} })),
-		table(tableMeta, on(func(*metaRow) []string { return []string{singleton} })),
-	}
-	s := &memdb.DBSchema{Tables: make(map[string]*memdb.TableSchema, len(tables))}
-	for _, t := range tables {
-		s.Tables[t.Name] = t
-	}
-	return s
 }

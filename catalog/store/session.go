@@ -8,21 +8,17 @@ func (r reader) session(id string) (*catalog.Session, bool) {
 	return first[*catalog.Session](r, tableSessions, byID, id)
 }
 
-// sessionChecks indexes sessions by the checks that they depend on.
-type sessionChecks struct{ keyed }
-
-// FromObject implements memdb.MultiIndexer.
-func (sessionChecks) FromObject(row any) (bool, [][]byte, error) {
-	s := row.(*catalog.Session)
+// sessionChecks are the checks that a session depends on, as they are found.
+func sessionChecks(s *catalog.Session) [][]string {
 	seen := map[string]bool{}
-	var keys [][]byte
+	var keys [][]string
 	for _, id := range s.CheckIDs() {
 		if !seen[id] {
 			seen[id] = true
-			keys = append(keys, key(s.Node, id))
+			keys = append(keys, []string{s.Node, id})
 		}
 	}
-	return len(keys) > 0, keys, nil
+	return keys
 }
 
 func (w *writer) createSession(c *catalog.CreateSession) error {
@@ -55,8 +51,8 @@ func (w *writer) touchSession(s *catalog.Session) {
 }
 
 // endSessions ends every session that an index of the table finds.
-func (w *writer) endSessions(index string, args ...any) {
-	for _, s := range all[*catalog.Session](w.reader, tableSessions, index, args...) {
+func (w *writer) endSessions(index string, parts ...string) {
+	for _, s := range all[*catalog.Session](w.reader, tableSessions, index, parts...) {
 		w.endSession(s)
 	}
 }

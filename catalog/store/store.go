@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/go-memdb"
-
 	"github.com/weftmesh/weft/catalog"
 )
 
@@ -67,9 +65,10 @@ type Store struct {
 
 // state is one unbroken stretch of history: it is replaced by Restore.
 type state struct {
-	db      *memdb.MemDB
+	now     atomic.Pointer[moment]
 	epoch   epoch
 	applied catalog.Latest[struct{}]
+	waits   waits
 	// replaced is closed when another state took this one's place.
 	replaced chan struct{}
 }
@@ -96,21 +95,25 @@ func New(cfg Config) (*Store, error) {
 		return nil, catalog.Invalidf("store: the default intention action %q is neither allow nor deny", cfg.DefaultIntention)
 	}
 	s := &Store{cfg: cfg.withDefaults()}
-	st, err := newState(epoch{Base: s.cfg.Epoch})
-	if err != nil {
-		return nil, err
-	}
-	s.state.Store(st)
+	s.state.Store(newState(epoch{Base: s.cfg.Epoch}, newMoment()))
 	s.hubs.init(s)
 	return s, nil
 }
 
-func newState(e epoch) (*state, error) {
-	db, err := memdb.NewMemDB(schema())
-	if err != nil {
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	return &state{db: db, epoch: e, replaced: make(chan struct{})}, nil
+func newState(e epoch, m *moment) *state {
+	st := &state{epoch: e, replaced: make(chan struct{})}
+	st.now.Store(m)
+	return st
+}
+
+// read is for readers: all that they see is of one moment.
+func (st *state) read() reader { return reader{moment: st.now.Load()} }
+
+// commit shows readers what a writer did, up to the command with an index, and wakes
+// those whom it concerns.
+func (st *state) commit(w *writer, applied uint64) {
+	st.now.Store(w.finish(applied))
+	st.waits.wake(w.touched, w.keys)
 }
 
 // Close stops the hubs and waits for them; every watch ends with ErrUnavailable.
@@ -145,7 +148,7 @@ func (s *Store) Read(q catalog.Query) (*catalog.View, error) {
 		return nil, err
 	}
 	st := s.state.Load()
-	return s.view(reader{txn: st.db.Txn(false)}, st.epoch, q), nil
+	return s.view(st.read(), st.epoch, q), nil
 }
 
 // Current tells, as of one moment, the index that a view of q has, the index up
@@ -156,13 +159,13 @@ func (s *Store) Current(q catalog.Query) (view, current uint64, epoch string, er
 		return 0, 0, "", err
 	}
 	st := s.state.Load()
-	r := reader{txn: st.db.Txn(false)}
+	r := st.read()
 	return r.queryIndex(nil, q), r.lastIndex(), st.epoch.String(), nil
 }
 
 // NodeOf finds the name of the node with an ID, "" when there is none.
 func (s *Store) NodeOf(id string) string {
-	if n, ok := (reader{txn: s.state.Load().db.Txn(false)}).nodeByID(id); ok {
+	if n, ok := s.state.Load().read().nodeByID(id); ok {
 		return n.Node
 	}
 	return ""
@@ -171,7 +174,7 @@ func (s *Store) NodeOf(id string) string {
 // Roots gives the certificate roots with their sealed keys, for the servers'
 // certificate authority alone; views carry them without.
 func (s *Store) Roots() []*catalog.Root {
-	return reader{txn: s.state.Load().db.Txn(false)}.roots()
+	return s.state.Load().read().roots()
 }
 
 // Equal tells whether the catalog already says state of its host, so that
@@ -180,10 +183,9 @@ func (s *Store) Equal(ns catalog.NodeState) bool {
 	if ns.Node == nil {
 		return false
 	}
-	// A trial on a snapshot: it cannot differ from what Apply would do.
-	db := s.state.Load().db.Snapshot()
-	w := newWriter(db, reader{txn: db.Txn(false)}.lastIndex()+1)
-	defer w.txn.Abort()
+	// A trial that is thrown away: it cannot differ from what Apply would do.
+	m := s.state.Load().now.Load()
+	w := newWriter(m, m.applied+1)
 	w.trial = true
 	err := w.syncNode(&catalog.SyncNode{State: ns})
 	return err == nil && !w.changed

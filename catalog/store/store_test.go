@@ -446,7 +446,7 @@ func TestTagsThatOthersSetStay(t *testing.T) {
 
 func TestIndexRowsDoNotGrow(t *testing.T) {
 	s := newStore(t, Config{})
-	rows := func() int { return len(all[any](reader{txn: s.state.Load().db.Txn(false)}, tableIndex, byID)) }
+	rows := func() int { return len(all[any](s.state.Load().read(), tableIndex, byID)) }
 	for i := range 1000 {
 		n := &catalog.Node{Node: fmt.Sprintf("n%d", i)}
 		svc := &catalog.Service{ID: "s", Service: fmt.Sprintf("s%d", i), Connect: catalog.ServiceConnect{Native: true}}

@@ -19,12 +19,10 @@ func (s *Store) ReadTxn(c *catalog.Txn) (*catalog.TxnResult, uint64, error) {
 		return nil, 0, catalog.Invalidf("transaction: it does not only read")
 	}
 	// A writer that is thrown away: one code path for both ways.
-	db := s.state.Load().db.Snapshot()
-	index := reader{txn: db.Txn(false)}.lastIndex()
-	w := newWriter(db, index+1)
-	defer w.txn.Abort()
+	m := s.state.Load().now.Load()
+	w := newWriter(m, m.applied+1)
 	result, _ := w.transaction(c) // that it failed is in the result
-	return result, max(index, 1), nil
+	return result, max(m.applied, 1), nil
 }
 
 func (w *writer) transaction(c *catalog.Txn) (*catalog.TxnResult, error) {

@@ -2,11 +2,8 @@ package store
 
 import (
 	"encoding/binary"
-	"fmt"
 	"net/netip"
 	"slices"
-
-	"github.com/hashicorp/go-memdb"
 
 	"github.com/weftmesh/weft/catalog"
 )
@@ -35,8 +32,6 @@ func (r *virtualIPRow) addr() netip.Addr {
 	return netip.AddrFrom4(b)
 }
 
-func offsetKey(n uint32) string { return fmt.Sprintf("%08x", n) }
-
 func (r reader) virtualIP(service catalog.Name) (*virtualIPRow, bool) {
 	return first[*virtualIPRow](r, tableVirtualIPs, byID, service)
 }
@@ -50,23 +45,6 @@ func (r reader) virtualIPs() []*catalog.VirtualIP {
 		}
 	}
 	return out
-}
-
-// virtualIPsIndex is when any of them came, changed or went. It is put together from
-// what is kept for each, so that no command writes a row more than before.
-func (r reader) virtualIPsIndex(ws memdb.WatchSet) uint64 {
-	it, err := r.txn.Get(tableVirtualIPs, byID)
-	must(err)
-	ws.Add(it.WatchCh())
-	index := uint64(0)
-	for v := it.Next(); v != nil; v = it.Next() {
-		index = max(index, r.keyIndex(nil, indexKey{classVirtualIP, v.(*virtualIPRow).Service}))
-	}
-	for n := range extinctBuckets {
-		gone, _ := r.indexRow(nil, extinctBucket(classVirtualIP, n))
-		index = max(index, gone)
-	}
-	return index
 }
 
 // wantVirtualIP gives a service an address unless it has one. Addresses of services
@@ -87,18 +65,23 @@ func (w *writer) wantVirtualIP(service catalog.Name) (*virtualIPRow, bool) {
 	}
 	row := &virtualIPRow{Service: service, Offset: n}
 	w.insert(tableVirtualIPs, row)
-	w.touchName(classVirtualIP, service)
+	w.touchVirtualIP(service)
 	return row, true
 }
 
-// freeOffset is the lowest that nobody has, 0 for none.
+// freeOffset is the lowest that nobody has, 0 for none. It looks at all of them: it is
+// asked once all were given.
 func (w *writer) freeOffset() uint32 {
-	free := uint32(1)
-	for _, row := range all[*virtualIPRow](w.reader, tableVirtualIPs, byOffset) {
-		if row.Service == virtualIPMark {
-			continue
+	var taken []uint32
+	for row := range w.rows(tableVirtualIPs, byID) {
+		if r := row.(*virtualIPRow); r.Service != virtualIPMark {
+			taken = append(taken, r.Offset)
 		}
-		if row.Offset != free {
+	}
+	slices.Sort(taken)
+	free := uint32(1)
+	for _, n := range taken {
+		if n != free {
 			break
 		}
 		free++
@@ -150,6 +133,7 @@ func (w *writer) settleVirtualIP(service catalog.Name) {
 	}
 	w.remove(tableVirtualIPs, row)
 	w.retire(classVirtualIP, service)
+	w.touch(keyVirtualIPs)
 }
 
 // setVirtualIPs gives a service manual addresses; an address is that of one service.
@@ -176,7 +160,12 @@ func (w *writer) giveManual(row *virtualIPRow, ips []string) {
 	next := *row
 	next.Manual = ips
 	w.insert(tableVirtualIPs, &next)
-	w.touchName(classVirtualIP, row.Service)
+	w.touchVirtualIP(row.Service)
+}
+
+func (w *writer) touchVirtualIP(service catalog.Name) {
+	w.touchName(classVirtualIP, service)
+	w.touch(keyVirtualIPs)
 }
 
 // virtualTag is under which tagged address an instance shows that of its service.

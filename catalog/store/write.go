@@ -3,92 +3,57 @@ package store
 import (
 	"slices"
 
-	"github.com/hashicorp/go-memdb"
-
 	"github.com/weftmesh/weft/catalog"
 )
 
-// work is what a writer has done so far. Rows are looked up here and in the state
-// before it: a read of a table that memdb has written to makes it copy all that it
-// writes next once more.
-type work struct {
-	before *memdb.Txn
-	rows   map[rowKey]any // by key, nil for what was removed
-	// touched are the rows of tableIndex that were not written yet, 0 for one that is
-	// to be removed. Commands that follow each other touch the same ones, and the few
-	// that many touch would be written again by each.
-	touched map[string]uint64
-}
-
-type rowKey struct{ table, key string }
-
-// keys are the primary keys of the tables.
-var keys = func() map[string]memdb.SingleIndexer {
-	out := make(map[string]memdb.SingleIndexer)
-	for name, t := range schema().Tables {
-		out[name] = t.Indexes[byID].Indexer.(memdb.SingleIndexer)
-	}
-	return out
-}()
-
-// row finds the row with a key, nil when there is none.
-func (k *work) row(table string, args []any) any {
-	key, err := keys[table].(memdb.Indexer).FromArgs(args...)
-	must(err)
-	if row, ok := k.rows[rowKey{table, string(key)}]; ok {
-		return row
-	}
-	row, err := k.before.First(table, byID, args...)
-	must(err)
-	return row
-}
-
-func (k *work) set(table string, row, to any) {
-	_, key, err := keys[table].FromObject(row)
-	must(err)
-	k.rows[rowKey{table, string(key)}] = to
-}
-
-// writer is commands at work, one after the other: a transaction that keeps the
-// index rows in step with the rows it writes.
+// writer is commands at work, one after the other: a moment of its own, in which the
+// index rows are kept in step with the rows that it writes.
 type writer struct {
 	reader
-	index   uint64 // of the command at work
+	txn     txnID
+	keys    []string // those of pairs that were written or removed
+	index   uint64   // of the command at work
 	changed bool
 	trial   bool // only whether anything changes is asked, not what
 }
 
-func newWriter(db *memdb.MemDB, index uint64) *writer {
-	k := &work{before: db.Txn(false), rows: map[rowKey]any{}, touched: map[string]uint64{}}
-	return &writer{reader: reader{txn: db.Txn(true), work: k}, index: index}
+func newWriter(m *moment, index uint64) *writer {
+	own := &moment{applied: m.applied, roots: slices.Clone(m.roots)}
+	return &writer{reader: reader{moment: own, touched: map[string]uint64{}}, txn: nextTxn(), index: index}
 }
 
-// commit ends the transaction; applied is the index of the last command.
-func (w *writer) commit(applied uint64) {
-	for key, index := range w.work.touched {
+// finish gives the moment after the last command, whose index is applied. The writer
+// is of no use afterwards.
+func (w *writer) finish(applied uint64) *moment {
+	for key, index := range w.touched {
 		row := &indexRow{Key: key, Index: index}
 		if index != 0 {
-			must(w.txn.Insert(tableIndex, row))
-		} else if _, err := w.txn.DeleteAll(tableIndex, byID, key); err != nil {
-			must(err)
+			w.put(w.txn, tableIndex, row)
+		} else if _, ok := w.find(tableIndex, key); ok {
+			w.drop(w.txn, tableIndex, row)
 		}
 	}
-	must(w.txn.Insert(tableMeta, &metaRow{Applied: applied}))
-	w.txn.Commit()
+	w.applied = applied
+	return w.moment
 }
 
 // decided tells that a trial has nothing more to find out.
 func (w *writer) decided() bool { return w.trial && w.changed }
 
-func (w *writer) insert(table string, row any) {
-	must(w.txn.Insert(table, row))
-	w.work.set(table, row, row)
-	w.changed = true
+func (w *writer) insert(t *table, row any) {
+	w.put(w.txn, t, row)
+	w.wrote(t, row)
 }
 
-func (w *writer) remove(table string, row any) {
-	must(w.txn.Delete(table, row))
-	w.work.set(table, row, nil)
+func (w *writer) remove(t *table, row any) {
+	w.drop(w.txn, t, row)
+	w.wrote(t, row)
+}
+
+func (w *writer) wrote(t *table, row any) {
+	if t == tableKV {
+		w.keys = append(w.keys, pairOf(row).Key)
+	}
 	w.changed = true
 }
 
@@ -102,7 +67,7 @@ func (w *writer) stamp(old catalog.RaftIndex) catalog.RaftIndex {
 
 // touch says that answers which rest on key change with this command.
 func (w *writer) touch(key string) {
-	w.work.touched[key] = w.index
+	w.touched[key] = w.index
 	w.changed = true
 }
 
@@ -111,16 +76,14 @@ func (w *writer) touchName(class, name string) { w.touch(classKey(class, name)) 
 // retire drops the row of a name that is no more and leaves word that it changed.
 func (w *writer) retire(class, name string) {
 	if _, ok := w.indexRow(nil, classKey(class, name)); ok {
-		w.work.touched[classKey(class, name)] = 0
+		w.touched[classKey(class, name)] = 0
 	}
 	w.touch(extinctKey(class, name))
 }
 
 // settle touches the name, or retires it when nothing in the table has it.
-func (w *writer) settle(class, name, table, index string, args ...any) {
-	row, err := w.txn.First(table, index, args...)
-	must(err)
-	if row == nil {
+func (w *writer) settle(class, name string, t *table, index string, parts ...string) {
+	if _, ok := first[any](w.reader, t, index, parts...); !ok {
 		w.retire(class, name)
 		return
 	}
@@ -219,6 +182,7 @@ func (w *writer) putService(node string, s *catalog.Service) (stale bool) {
 		stale = old.Service.Service != svc.Service || !same(old.Service.Tags, svc.Tags)
 	}
 	svc.RaftIndex = w.stamp(svc.RaftIndex)
+	w.shareService(row)
 	w.insert(tableServices, row)
 	w.touch(keyInstances)
 	w.touchInstance(row)
@@ -266,6 +230,9 @@ func (w *writer) dropService(r *serviceRow) {
 func (w *writer) putCheck(c *catalog.Check, of *serviceRow) {
 	row := *c
 	row.ServiceName, row.ServiceTags = "", nil
+	if row.Definition != nil && same(*row.Definition, catalog.CheckDefinition{}) {
+		row.Definition = nil
+	}
 	if of != nil {
 		row.ServiceName, row.ServiceTags = of.Service.Service, of.Service.Tags
 	}
@@ -278,6 +245,7 @@ func (w *writer) putCheck(c *catalog.Check, of *serviceRow) {
 		row.RaftIndex = old.RaftIndex
 	}
 	row.RaftIndex = w.stamp(row.RaftIndex)
+	w.shareCheck(&row)
 	w.insert(tableChecks, &row)
 	if exists && (old.ServiceID != row.ServiceID || old.ServiceName != row.ServiceName) {
 		w.settleCheck(old)
@@ -386,6 +354,6 @@ func (w *writer) touchPatterns(destination catalog.Name, versions []catalog.Conf
 	if named {
 		w.touch(keyPatterns)
 	} else if _, ok := w.indexRow(nil, keyPatterns); !ok {
-		w.insert(tableIndex, &indexRow{Key: keyPatterns, Index: noPattern})
+		w.touched[keyPatterns], w.changed = noPattern, true
 	}
 }

@@ -27,8 +27,10 @@ const (
 )
 
 // handle fixes every option of the encoding. Changing one is a change of the log
-// format. Fields go by their Go names (no tags are read), so that a change of the
-// JSON of a noun never changes the log. Times keep their offset, which MessagePack's
+// format. Fields go by their Go names (no tags but weft are read), so that a change of the
+// JSON of a noun never changes the log. A field with the tag weft:",omitempty" is left out
+// where it has no value: rows have fifty fields, of which a few are set. Lists and maps have no such tag, as it would make empty ones nil.
+// Times keep their offset, which MessagePack's
 // own time does not.
 var handle = newHandle(minInit)
 

@@ -19,7 +19,6 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/weftmesh/weft/catalog"
-	"github.com/weftmesh/weft/catalog/store"
 	"github.com/weftmesh/weft/catalog/wire"
 )
 
@@ -41,15 +40,16 @@ type disk struct {
 	bolt      *raftboltdb.BoltStore
 	ahead     map[catalog.CommandType]func(catalog.Command) // Config.Ahead
 
-	log     *slog.Logger
-	onFatal func(error)
-	running atomic.Bool // Raft has goroutines of its own
-	base    atomic.Pointer[base]
-	dog     *watchdog
-	closing chan struct{} // writes that wait for space wait no longer
-	failed  chan struct{}
-	once    sync.Once
-	err     error // set before failed is closed
+	log      *slog.Logger
+	onFatal  func(error)
+	running  atomic.Bool // Raft has goroutines of its own
+	restored bool        // the newest backup is in the store
+	base     atomic.Pointer[base]
+	dog      *watchdog
+	closing  chan struct{} // writes that wait for space wait no longer
+	failed   chan struct{}
+	once     sync.Once
+	err      error // set before failed is closed
 }
 
 func openDisk(cfg Config) (*disk, error) {
@@ -84,7 +84,7 @@ func openDisk(cfg Config) (*disk, error) {
 		if err := d.verify(); err != nil {
 			return nil, errors.Join(d.explain("read", err), d.Close())
 		}
-		if err := d.checkBackup(store.Verify); err != nil {
+		if err := d.restoreBackup(cfg.Store.Restore); err != nil {
 			return nil, errors.Join(d.explain("read", err), d.Close())
 		}
 	}

@@ -116,9 +116,10 @@ func (d *disk) reconcileLast() error {
 	return d.reconcile(list[0].Index, list[0].Term)
 }
 
-// checkBackup reads the newest backup: an older one in its place would be followed
-// by a log with a gap.
-func (d *disk) checkBackup(verify func(io.Reader) (uint64, error)) error {
+// restoreBackup fills the store from the newest backup. Raft would do so too, but take
+// an older one where it cannot be read, after which the log has a gap; and it is read
+// once this way.
+func (d *disk) restoreBackup(restore func(io.Reader) error) error {
 	list, err := d.snapshots.List()
 	if err != nil || len(list) == 0 {
 		return err
@@ -128,9 +129,9 @@ func (d *disk) checkBackup(verify func(io.Reader) (uint64, error)) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w: %w", file, errCorrupt, err)
 	}
-	_, err = verify(r)
-	if err = errors.Join(err, r.Close()); err != nil {
+	if err = errors.Join(restore(r), r.Close()); err != nil {
 		return fmt.Errorf("%s: %w: %w", file, errCorrupt, err)
 	}
+	d.restored = true
 	return nil
 }

@@ -128,6 +128,7 @@ func (n *Node) raftConfig() *raft.Config {
 	c.TrailingLogs = n.cfg.Log.Trailing
 	c.MaxAppendEntries = maxAppendEntries
 	c.BatchApplyCh = true
+	c.NoSnapshotRestoreOnStart = n.disk.restored
 	c.ShutdownOnRemove = false
 	c.NotifyCh = n.notify
 	c.Logger = newHclog(n.log)
