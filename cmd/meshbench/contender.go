@@ -59,21 +59,56 @@ type sample struct {
 type arm struct {
 	name    string
 	running *instance
+	loads   loads
 	samples []sample
 	failed  error // it is asked no more
 }
 
 const idleConns = 1000
 
+// loads are those asked for, by name; none: all.
+type loads map[string]bool
+
+// loadNames are the loads in the order in which they run.
+var loadNames = []string{"requests", "latency", "connections", "bulk", "idle"}
+
+func loadsOf(list string) (loads, error) {
+	l := loads{}
+	for _, name := range strings.Split(list, ",") {
+		if name = strings.TrimSpace(name); name == "" {
+			continue
+		}
+		if !slices.Contains(loadNames, name) {
+			return nil, fmt.Errorf("no load %q; there are %s", name, strings.Join(loadNames, ", "))
+		}
+		l[name] = true
+	}
+	return l, nil
+}
+
+func (l loads) has(name string) bool { return len(l) == 0 || l[name] }
+
 // measure adds a sample.
 func (a *arm) measure(ctx context.Context, window time.Duration) error {
 	var s sample
-	at := a.running.front
-	if _, err := requests(ctx, at, 8, window/4, nil); err != nil {
+	if _, err := requests(ctx, a.running.front, 8, window/4, nil); err != nil {
 		return fmt.Errorf("warming up: %w", err)
 	}
+	for i, f := range []func(context.Context, *sample, time.Duration) error{a.requests, a.latency, a.shortConnections, a.bulk, a.idle} {
+		if !a.loads.has(loadNames[i]) || a.running.short && i > 0 {
+			continue
+		}
+		if err := f(ctx, &s, window); err != nil {
+			return err
+		}
+	}
+	a.samples = append(a.samples, s)
+	return nil
+}
+
+func (a *arm) requests(ctx context.Context, s *sample, window time.Duration) error {
 	var cpu time.Duration
-	r, err := requests(ctx, at, 64, window, func() { cpu = a.cpu() })
+	r, err := requests(ctx, a.running.front, 64, window, func() { cpu = a.cpu() })
 	if err != nil {
 		return fmt.Errorf("requests: %w", err)
 	}
@@ -81,14 +116,6 @@ func (a *arm) measure(ctx context.Context, window time.Duration) error {
 	if r.count > 0 {
 		s.cpuPer100k = (a.cpu() - cpu).Seconds() / r.count * 100_000
 	}
-	if !a.running.short {
-		for _, f := range []func(context.Context, *sample, time.Duration) error{a.latency, a.shortConnections, a.bulk, a.idle} {
-			if err := f(ctx, &s, window); err != nil {
-				return err
-			}
-		}
-	}
-	a.samples = append(a.samples, s)
 	return nil
 }
 

@@ -49,6 +49,7 @@ func main() {
 	rounds := flag.Int("rounds", 3, "interleaved repetitions")
 	window := flag.Duration("window", 2*time.Second, "how long each measurement lasts")
 	only := flag.String("only", "", "comma-separated contenders to run beside direct (default: all that are installed)")
+	which := flag.String("loads", "", "comma-separated loads to run: "+strings.Join(loadNames, ", ")+" (default: all)")
 	mesh := flag.Bool("mesh", true, "also measure what only the mesh has: policy latency, start, memory, size")
 	agents := flag.String("agents", "10,100,1000", "how many agents `meshbench hosts` runs, one after the other")
 	flag.Parse()
@@ -73,13 +74,17 @@ func main() {
 		}
 		return
 	}
-	if err := run(ctx, *rounds, *window, *only, *mesh); err != nil {
+	asked, err := loadsOf(*which)
+	if err == nil {
+		err = run(ctx, *rounds, *window, *only, asked, *mesh)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "meshbench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, rounds int, window time.Duration, only string, mesh bool) error {
+func run(ctx context.Context, rounds int, window time.Duration, only string, asked loads, mesh bool) error {
 	binary, err := weftBinary()
 	if err != nil {
 		return err
@@ -111,6 +116,7 @@ func run(ctx context.Context, rounds int, window time.Duration, only string, mes
 			if a.failed != nil {
 				continue
 			}
+			a.loads = asked
 			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, rounds, a.name)
 			if a.failed = a.measure(ctx, window); ctx.Err() != nil {
 				return ctx.Err()
