@@ -105,7 +105,7 @@ func run(ctx context.Context, rounds int, window time.Duration, only string, ask
 		}
 	}()
 	var rig *tunnelRig
-	if mesh {
+	if mesh && asked.has(memoryLoad) {
 		if rig, err = newTunnelRig(ctx, backend.addr); err != nil {
 			return fmt.Errorf("many tunnels: %w", err)
 		}
@@ -117,12 +117,12 @@ func run(ctx context.Context, rounds int, window time.Duration, only string, ask
 				continue
 			}
 			a.loads = asked
-			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, rounds, a.name)
+			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, rounds, a.name())
 			if a.failed = a.measure(ctx, window); ctx.Err() != nil {
 				return ctx.Err()
 			}
 		}
-		if mesh {
+		if rig != nil {
 			fmt.Fprintf(os.Stderr, "round %d of %d: memory of processes and tunnels\n", round+1, rounds)
 			if err := r.memory(ctx, binary, backend.addr, rig); err != nil {
 				return fmt.Errorf("memory: %w", err)
@@ -132,7 +132,7 @@ func run(ctx context.Context, rounds int, window time.Duration, only string, ask
 	printMachine(rounds, window)
 	printTable(r.arms)
 	fmt.Printf("\nMeasured in %s, checks of mutual TLS included.\n", time.Since(begin).Round(time.Second))
-	if mesh {
+	if mesh && len(asked) == 0 {
 		if err := printMesh(ctx, binary); err != nil {
 			return err
 		}
@@ -179,7 +179,7 @@ func startArms(ctx context.Context, all []contender, backend, only string) (arms
 			fmt.Fprintf(os.Stderr, "left out: %s: %v\n", c.name(), err)
 			continue
 		}
-		arms = append(arms, &arm{name: c.name(), running: r})
+		arms = append(arms, &arm{contender: c, backend: backend, running: r})
 		if err := provesMutualTLS(r); err != nil {
 			return arms, fmt.Errorf("%s is not mutual TLS 1.3: %w", c.name(), err)
 		}
