@@ -128,6 +128,7 @@ func dialLocal(ctx context.Context, w *world) (net.Conn, error) {
 // serveTunnel makes a tunnel of an authenticated connection. Nobody is authorised by
 // that: each stream is.
 func (p *Proxy) serveTunnel(ctx context.Context, c *Conn, state tls.ConnectionState, before *world) {
+	sharedCerts.share(state.PeerCertificates)
 	t := &inboundTunnel{
 		p: p, peer: c.peer, text: c.peer.String(), addr: c.wire.RemoteAddr().String(),
 		chain: state.PeerCertificates, since: p.svc.now(), proof: before.proof(),

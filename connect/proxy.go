@@ -392,6 +392,7 @@ func (p *Proxy) grace() time.Duration {
 
 // drain ends Run: no new connections, a grace period for those that run.
 func (p *Proxy) drain(live context.Context, kill context.CancelFunc) {
+	defer p.svc.journal.flush()
 	p.mu.Lock()
 	if p.inbound != nil {
 		p.inbound.stop()

@@ -57,23 +57,65 @@ type sample struct {
 }
 
 type arm struct {
-	name    string
+	contender
+	backend string
 	running *instance
+	loads   loads
 	samples []sample
 	failed  error // it is asked no more
 }
 
-const idleConns = 1000
+const (
+	idleConns  = 1000
+	idleWarmUp = 8
+)
+
+// loads are those asked for, by name; none: all.
+type loads map[string]bool
+
+// loadNames are the loads in the order in which they run.
+var loadNames = []string{"requests", "latency", "connections", "bulk", "idle", memoryLoad}
+
+// memoryLoad is of ours alone: what an idle process and an idle tunnel cost.
+const memoryLoad = "memory"
+
+func loadsOf(list string) (loads, error) {
+	l := loads{}
+	for _, name := range strings.Split(list, ",") {
+		if name = strings.TrimSpace(name); name == "" {
+			continue
+		}
+		if !slices.Contains(loadNames, name) {
+			return nil, fmt.Errorf("no load %q; there are %s", name, strings.Join(loadNames, ", "))
+		}
+		l[name] = true
+	}
+	return l, nil
+}
+
+func (l loads) has(name string) bool { return len(l) == 0 || l[name] }
 
 // measure adds a sample.
 func (a *arm) measure(ctx context.Context, window time.Duration) error {
 	var s sample
-	at := a.running.front
-	if _, err := requests(ctx, at, 8, window/4, nil); err != nil {
+	if _, err := requests(ctx, a.running.front, 8, window/4, nil); err != nil {
 		return fmt.Errorf("warming up: %w", err)
 	}
+	for i, f := range []func(context.Context, *sample, time.Duration) error{a.requests, a.latency, a.shortConnections, a.bulk, a.idle} {
+		if !a.loads.has(loadNames[i]) || a.running.short && i > 0 {
+			continue
+		}
+		if err := f(ctx, &s, window); err != nil {
+			return err
+		}
+	}
+	a.samples = append(a.samples, s)
+	return nil
+}
+
+func (a *arm) requests(ctx context.Context, s *sample, window time.Duration) error {
 	var cpu time.Duration
-	r, err := requests(ctx, at, 64, window, func() { cpu = a.cpu() })
+	r, err := requests(ctx, a.running.front, 64, window, func() { cpu = a.cpu() })
 	if err != nil {
 		return fmt.Errorf("requests: %w", err)
 	}
@@ -81,14 +123,6 @@ func (a *arm) measure(ctx context.Context, window time.Duration) error {
 	if r.count > 0 {
 		s.cpuPer100k = (a.cpu() - cpu).Seconds() / r.count * 100_000
 	}
-	if !a.running.short {
-		for _, f := range []func(context.Context, *sample, time.Duration) error{a.latency, a.shortConnections, a.bulk, a.idle} {
-			if err := f(ctx, &s, window); err != nil {
-				return err
-			}
-		}
-	}
-	a.samples = append(a.samples, s)
 	return nil
 }
 
@@ -131,13 +165,25 @@ func (a *arm) bulk(ctx context.Context, s *sample, window time.Duration) error {
 	return nil
 }
 
+// idle measures in fresh processes: those that have been under load take idle
+// connections into memory that they have already.
 func (a *arm) idle(ctx context.Context, s *sample, _ time.Duration) error {
 	if len(a.running.pids) == 0 {
 		return nil
 	}
-	before := a.rss()
-	err := idle(ctx, a.running.front, idleConns, answerSize, func() error {
-		for i, now := range a.rss() {
+	fresh, err := a.start(ctx, a.backend)
+	if err != nil {
+		return fmt.Errorf("fresh processes for idle connections: %w", err)
+	}
+	defer fresh.stop()
+	// What the first connections make once, and what starting left, is not theirs.
+	if err := idle(ctx, fresh.front, idleWarmUp, answerSize, func() error { return nil }); err != nil {
+		return fmt.Errorf("%d connections: %w", idleWarmUp, err)
+	}
+	time.Sleep(time.Second)
+	before := fresh.rss()
+	err = idle(ctx, fresh.front, idleConns, answerSize, func() error {
+		for i, now := range fresh.rss() {
 			each := float64(now-before[i]) / 1024 / idleConns
 			if i == 0 {
 				s.idleServer = each
@@ -157,7 +203,7 @@ func (a *arm) idle(ctx context.Context, s *sample, _ time.Duration) error {
 const clockTick = 100
 
 // cpu is the processor time that the contender's processes have used.
-func (a *arm) cpu() time.Duration { return processorTime(slices.Concat(a.sides()...)) }
+func (a *arm) cpu() time.Duration { return processorTime(slices.Concat(a.running.sides()...)) }
 
 // processorTime is what processes have used of the processors.
 func processorTime(pids []int) (sum time.Duration) {
@@ -179,9 +225,9 @@ func processorTime(pids []int) (sum time.Duration) {
 }
 
 // sides lists the processes of each side with their children, such as nginx's workers.
-func (a *arm) sides() [][]int {
+func (in *instance) sides() [][]int {
 	var out [][]int
-	for _, pid := range a.running.pids {
+	for _, pid := range in.pids {
 		side := []int{pid}
 		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid)) // none, when it is gone
 		for _, f := range strings.Fields(string(b)) {
@@ -195,9 +241,9 @@ func (a *arm) sides() [][]int {
 }
 
 // rss is the resident memory of each side in bytes.
-func (a *arm) rss() []int64 {
+func (in *instance) rss() []int64 {
 	var out []int64
-	for _, side := range a.sides() {
+	for _, side := range in.sides() {
 		var sum int64
 		for _, pid := range side {
 			sum += rss(pid)

@@ -49,6 +49,7 @@ func main() {
 	rounds := flag.Int("rounds", 3, "interleaved repetitions")
 	window := flag.Duration("window", 2*time.Second, "how long each measurement lasts")
 	only := flag.String("only", "", "comma-separated contenders to run beside direct (default: all that are installed)")
+	which := flag.String("loads", "", "comma-separated loads to run: "+strings.Join(loadNames, ", ")+" (default: all)")
 	mesh := flag.Bool("mesh", true, "also measure what only the mesh has: policy latency, start, memory, size")
 	agents := flag.String("agents", "10,100,1000", "how many agents `meshbench hosts` runs, one after the other")
 	flag.Parse()
@@ -73,13 +74,17 @@ func main() {
 		}
 		return
 	}
-	if err := run(ctx, *rounds, *window, *only, *mesh); err != nil {
+	asked, err := loadsOf(*which)
+	if err == nil {
+		err = run(ctx, *rounds, *window, *only, asked, *mesh)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "meshbench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, rounds int, window time.Duration, only string, mesh bool) error {
+func run(ctx context.Context, rounds int, window time.Duration, only string, asked loads, mesh bool) error {
 	binary, err := weftBinary()
 	if err != nil {
 		return err
@@ -100,7 +105,7 @@ func run(ctx context.Context, rounds int, window time.Duration, only string, mes
 		}
 	}()
 	var rig *tunnelRig
-	if mesh {
+	if mesh && asked.has(memoryLoad) {
 		if rig, err = newTunnelRig(ctx, backend.addr); err != nil {
 			return fmt.Errorf("many tunnels: %w", err)
 		}
@@ -111,12 +116,13 @@ func run(ctx context.Context, rounds int, window time.Duration, only string, mes
 			if a.failed != nil {
 				continue
 			}
-			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, rounds, a.name)
+			a.loads = asked
+			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, rounds, a.name())
 			if a.failed = a.measure(ctx, window); ctx.Err() != nil {
 				return ctx.Err()
 			}
 		}
-		if mesh {
+		if rig != nil {
 			fmt.Fprintf(os.Stderr, "round %d of %d: memory of processes and tunnels\n", round+1, rounds)
 			if err := r.memory(ctx, binary, backend.addr, rig); err != nil {
 				return fmt.Errorf("memory: %w", err)
@@ -126,7 +132,7 @@ func run(ctx context.Context, rounds int, window time.Duration, only string, mes
 	printMachine(rounds, window)
 	printTable(r.arms)
 	fmt.Printf("\nMeasured in %s, checks of mutual TLS included.\n", time.Since(begin).Round(time.Second))
-	if mesh {
+	if mesh && len(asked) == 0 {
 		if err := printMesh(ctx, binary); err != nil {
 			return err
 		}
@@ -173,7 +179,7 @@ func startArms(ctx context.Context, all []contender, backend, only string) (arms
 			fmt.Fprintf(os.Stderr, "left out: %s: %v\n", c.name(), err)
 			continue
 		}
-		arms = append(arms, &arm{name: c.name(), running: r})
+		arms = append(arms, &arm{contender: c, backend: backend, running: r})
 		if err := provesMutualTLS(r); err != nil {
 			return arms, fmt.Errorf("%s is not mutual TLS 1.3: %w", c.name(), err)
 		}

@@ -12,9 +12,10 @@ import (
 )
 
 const (
-	manyTunnels = 256              // to as many instances, each with a certificate of its own
-	perTunnel   = 4                // connections over each, so that every instance gets one
-	afterBulk   = 256 << 10        // bytes over each of those
+	manyTunnels = 256       // to as many instances, each with a certificate of its own
+	perTunnel   = 4         // connections over each, so that every instance gets one
+	afterBulk   = 256 << 10 // bytes over each of those
+	settled     = 200 * time.Millisecond
 	untilClosed = 60 * time.Second // tunnels that are quiet after bulk
 )
 
@@ -151,6 +152,7 @@ func freshMemory(ctx context.Context, binary, backend string) (float64, error) {
 
 // atRest is the resident memory of the server's and the client's side.
 func (in *instance) atRest() (out [2]int64, err error) {
+	time.Sleep(settled) // the last lines of the log are written
 	for i, r := range in.resting {
 		if err := r.rest(); err != nil {
 			return out, fmt.Errorf("a proxy ended: %w", err)

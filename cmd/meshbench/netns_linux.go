@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -55,5 +56,19 @@ func loopbackUp() error {
 		return err
 	}
 	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	// For everybody alike: where the host's default is BBR, it paces by a timer what
+	// nothing limits here. The setting is this namespace's alone.
+	_ = os.WriteFile(congestionFile, []byte("cubic"), 0o600) // where there is none, the host's default serves
 	return os.NewSyscallError("ioctl", unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo))
+}
+
+const congestionFile = "/proc/sys/net/ipv4/tcp_congestion_control"
+
+// congestionControl is what TCP uses where the run takes place.
+func congestionControl() string {
+	b, err := os.ReadFile(congestionFile)
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(b))
 }

@@ -22,8 +22,8 @@ func printMachine(rounds int, window time.Duration) {
 			}
 		}
 	}
-	fmt.Printf("%s, %s, %d CPUs (%s), everything on this machine; medians of %d interleaved rounds of %s windows; the spread is (max−min)/median.\n\n",
-		time.Now().UTC().Format("2006-01-02"), runtime.Version(), runtime.NumCPU(), model, rounds, window)
+	fmt.Printf("%s, %s, %d CPUs (%s), everything on this machine, TCP %s; medians of %d interleaved rounds of %s windows; the spread is (max−min)/median.\n\n",
+		time.Now().UTC().Format("2006-01-02"), runtime.Version(), runtime.NumCPU(), model, congestionControl(), rounds, window)
 }
 
 const tableHead = "| contender | req/s, 64 conns | × direct | CPU s / 100k req | p50 µs, 1 conn | p99 ms, 64 | short conn/s | × direct | CPU ms / conn | " +
@@ -38,7 +38,7 @@ func printTable(arms []*arm) {
 			continue
 		}
 		req := a.of(func(s sample) float64 { return s.requests })
-		fmt.Printf("| %s | %s | %.2f | %s |", a.name, req.text("%.0f"), req.median/base.of(func(s sample) float64 { return s.requests }).median,
+		fmt.Printf("| %s | %s | %.2f | %s |", a.name(), req.text("%.0f"), req.median/base.of(func(s sample) float64 { return s.requests }).median,
 			a.cell("%.2f", func(s sample) float64 { return s.cpuPer100k }))
 		if a.running.short {
 			fmt.Printf(" – | %.1f |%s\n", a.of(func(s sample) float64 { return s.p99.Seconds() * 1000 }).median, strings.Repeat(" – |", 7))

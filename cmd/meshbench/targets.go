@@ -97,7 +97,7 @@ func plain(who string, f func(sample) float64) func(*results) ([]float64, string
 	return func(r *results) ([]float64, string) {
 		var out []float64
 		for _, a := range r.arms {
-			if a.name == who {
+			if a.name() == who {
 				for _, s := range a.samples {
 					out = append(out, f(s))
 				}
@@ -165,10 +165,10 @@ func (r *results) failures() error {
 	for _, a := range r.arms {
 		switch {
 		case a.failed == nil:
-		case strings.HasPrefix(a.name, "weft") || a.name == "direct":
-			errs = errors.Join(errs, fmt.Errorf("%s: %w", a.name, a.failed))
+		case strings.HasPrefix(a.name(), "weft") || a.name() == "direct":
+			errs = errors.Join(errs, fmt.Errorf("%s: %w", a.name(), a.failed))
 		default:
-			fmt.Printf("\n%s ended early: %v\n", a.name, a.failed)
+			fmt.Printf("\n%s ended early: %v\n", a.name(), a.failed)
 		}
 	}
 	return errs

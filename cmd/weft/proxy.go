@@ -86,6 +86,7 @@ func runProxy(c *cli.Context, cl *client) error {
 	if err != nil {
 		return err
 	}
+	defer letGoAfterStart()()
 	log.Info("the proxy runs until it is interrupted", "id", plan.id, "service", plan.service, "addr", cl.addr)
 	return p.Run(ctx, plan.source)
 }

@@ -104,3 +104,56 @@ func TestAcceptedConnectionIsAConn(t *testing.T) {
 	}
 	eventually(t, "its place is free", func() bool { return r.client.Status().Streams == 0 })
 }
+
+// TestListenerFollowsItsTunnel: the loop that carries what a listener accepts accepts it,
+// too; while it moves nobody is refused, and the address is freed as ever.
+func TestListenerFollowsItsTunnel(t *testing.T) {
+	d, err := NewLoops(Config{}, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	r := newRigOn(t, d, d, rigOptions{backend: echo})
+	home := r.client.(*loopTunnel).l
+	var moved int
+	for range 2 { // one of two listeners begins elsewhere
+		addr, stop := onLoop(t, d, func(c net.Conn) {
+			if _, err := r.client.Carry(c, nil, nil); err != nil {
+				t.Error(err)
+				c.Close()
+			}
+		})
+		before := listenersOf(t, home)
+		for i := range uint64(3 * followAfter) {
+			c, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := exchange(c.(*net.TCPConn), pattern(i, 1000), i); err != nil {
+				t.Fatal(err)
+			}
+		}
+		eventually(t, "the listener is where its tunnel is", func() bool { return listenersOf(t, home) == 1 })
+		moved += 1 - before
+		stop()
+		if n := listenersOf(t, home); n != 0 {
+			t.Fatalf("%d listeners after stop", n)
+		}
+		if c, err := net.Dial("tcp", addr); err == nil {
+			c.Close()
+			t.Fatal("somebody listens after stop")
+		}
+	}
+	if moved != 1 {
+		t.Fatalf("%d of 2 listeners moved", moved)
+	}
+}
+
+func listenersOf(t *testing.T, l *loop) int {
+	t.Helper()
+	n := make(chan int, 1)
+	if !l.post(func() { n <- len(l.listeners) }) {
+		t.Fatal("the loop has ended")
+	}
+	return wait(t, n, "answer of a loop")
+}

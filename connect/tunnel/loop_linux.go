@@ -21,6 +21,7 @@ const (
 	pairRead    = 64 << 10            // the same of a pair: it waits for its application
 	readChunk   = 64<<10 - headerSize // of an application a turn: with its header, four full records
 	maxUnsent   = 1 << 20             // a peer that provokes output and takes none is given up
+	pollAloud   = 16                  // turns in a row, one of which the scheduler hears of
 )
 
 // loop owns an epoll set, raw sockets and the tunnels between them. One goroutine
@@ -43,6 +44,7 @@ type loop struct {
 
 	// active are those to serve in the next turn, each once.
 	active, spare []server
+	accepting     []*loopListener // the same for listeners, first: what they accept is served in the same turn
 	tunnels       map[*loopTunnel]struct{}
 	lingering     map[*loopStream]struct{} // of tunnels that are gone
 	pairs         map[*loopPair]struct{}
@@ -59,6 +61,7 @@ type loop struct {
 	stage []byte // ciphertext for the socket
 
 	ticking bool
+	dials   dials
 
 	mailbox  sync.Mutex
 	mail     []func()
@@ -73,7 +76,7 @@ type loop struct {
 // handler is what a descriptor belongs to. It only marks; serve does the work.
 type handler interface{ ready(events uint32) }
 
-// server is a tunnel, a pair or a listener: all of its work in a turn is done in one go.
+// server is a tunnel or a pair: all of its work in a turn is done in one go.
 type server interface{ serve() }
 
 // slot ties an event to a handler. The generation makes an event harmless that is
@@ -104,6 +107,7 @@ func newLoop(cfg Config) (*loop, error) {
 		in: make([]byte, inBuffer), plain: make([]byte, plainBuffer), out: make([]byte, 0, outBuffer+32<<10),
 		stage: make([]byte, 0, outBuffer+32<<10),
 	}
+	l.dials.init(l)
 	l.raw, err = l.ep.SyscallConn()
 	if err == nil {
 		_, err = l.register(wake, wakeUp{})
@@ -134,9 +138,9 @@ func (l *loop) register(fd int, h handler) (int32, error) {
 	s := &l.slots[i]
 	s.h = h
 	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET, Fd: i, Pad: s.gen}
-	if err := unix.EpollCtl(l.epfd, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+	if e := rawEpollCtl(l.epfd, unix.EPOLL_CTL_ADD, fd, &ev); e != 0 {
 		l.release(i)
-		return -1, os.NewSyscallError("epoll_ctl", err)
+		return -1, os.NewSyscallError("epoll_ctl", e)
 	}
 	return i, nil
 }
@@ -160,7 +164,7 @@ func (l *loop) post(f func()) bool {
 	l.mailbox.Unlock()
 	if l.sleeping.CompareAndSwap(true, false) {
 		one := [8]byte{1}
-		_, _ = unix.Write(l.wake, one[:]) // a full counter has woken it too
+		_, _ = rawWrite(l.wake, one[:]) // a full counter has woken it too
 	}
 	return true
 }
@@ -194,6 +198,7 @@ func (l *loop) run() {
 	}
 	l.ep.Close()
 	_ = unix.Close(l.wake)
+	l.dials.stop()
 	for _, p := range l.pipes {
 		p.close()
 	}
@@ -204,14 +209,14 @@ func (l *loop) run() {
 // Go's poller remembers them.
 func (l *loop) turns(uintptr) bool {
 	l.sleeping.Store(false)
-	for busy := false; ; busy = true {
-		l.poll(busy)
+	for n := 1; ; n++ {
+		l.poll(n%pollAloud == 0)
 		l.turn()
 		if l.stopping && l.finished() {
 			l.over = true
 			return true
 		}
-		if len(l.active) > 0 || l.nready == len(l.events) || l.stopping {
+		if len(l.active)+len(l.accepting) > 0 || l.nready == len(l.events) || l.stopping {
 			continue
 		}
 		l.sleeping.Store(true)
@@ -234,6 +239,7 @@ func (l *loop) turn() {
 			s.h.ready(ev.Events)
 		}
 	}
+	l.acceptAll()
 	l.runMail()
 	batch := l.active
 	l.active = l.spare[:0]
@@ -244,12 +250,21 @@ func (l *loop) turn() {
 	l.spare = batch
 }
 
-// poll gets the next events, without waiting. A busy loop lets the scheduler know.
-func (l *loop) poll(busy bool) {
+// acceptAll serves the listeners. One that has more comes again in the next turn.
+func (l *loop) acceptAll() {
+	for n := len(l.accepting); n > 0; n-- {
+		a := l.accepting[0]
+		l.accepting = append(l.accepting[:0], l.accepting[1:]...)
+		a.serve()
+	}
+}
+
+// poll gets the next events, without waiting; aloud, the scheduler hears of it.
+func (l *loop) poll(aloud bool) {
 	for {
 		var n int
 		var err error
-		if busy {
+		if aloud {
 			n, err = unix.EpollWait(l.epfd, l.events[:], 0)
 		} else if k, e := rawEpollWait(l.epfd, l.events[:]); e != 0 {
 			err = e
@@ -342,7 +357,15 @@ func writeSome(fd int, p []byte) (int, error) {
 // closeFD closes a socket; cut lets its far end see a reset.
 func closeFD(fd int, cut bool) {
 	resetOnClose(fd, cut)
-	_ = unix.Close(fd)
+	rawClose(fd)
+}
+
+// endFD is closeFD for a socket that is carried: closing resets its far end already.
+func endFD(fd int, cut bool) {
+	if !cut {
+		resetOnClose(fd, false)
+	}
+	rawClose(fd)
 }
 
 // resetOnClose has the kernel reset the far end when the socket is closed. It is set
@@ -353,7 +376,7 @@ func resetOnClose(fd int, on bool) {
 	if on {
 		l.Onoff = 1
 	}
-	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &l) // Unix sockets ignore it
+	_ = setLinger(fd, l) // Unix sockets ignore it
 }
 
 var errNotSocket = errors.New("the event loop needs a connection with a descriptor of its own (TCP or Unix)")

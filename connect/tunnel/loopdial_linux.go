@@ -14,25 +14,28 @@ import (
 // dialSocket starts connecting a fresh socket; pending: its first event tells how that
 // went. It is to be registered after that: a fresh one would report a hang-up.
 func (l *loop) dialSocket(to netip.AddrPort) (fd int, pending bool, err error) {
-	family, sa := sockaddr(to)
-	fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
-	if err != nil {
-		return -1, false, os.NewSyscallError("socket", err)
+	family := unix.AF_INET6
+	if to.Addr().Unmap().Is4() {
+		family = unix.AF_INET
+	}
+	fd, e := rawSocket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	if e != 0 {
+		return -1, false, os.NewSyscallError("socket", e)
 	}
 	if l.tooHigh(fd) {
-		_ = unix.Close(fd)
+		rawClose(fd)
 		return -1, false, errTooHigh
 	}
-	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // always there
+	_ = setInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // always there
 	dontPace(fd, to.Addr())
-	switch err := unix.Connect(fd, sa); err { //nolint:errorlint // a bare errno
-	case nil:
+	switch e := rawConnect(fd, to, zoneOf(to.Addr())); e {
+	case 0:
 		return fd, false, nil
 	case unix.EINPROGRESS, unix.EINTR:
 		return fd, true, nil
 	default:
-		_ = unix.Close(fd)
-		return -1, false, os.NewSyscallError("connect", err)
+		rawClose(fd)
+		return -1, false, os.NewSyscallError("connect", e)
 	}
 }
 
@@ -54,12 +57,15 @@ func (l *loop) tooHigh(fd int) bool { return l.cfg.Descriptors > 0 && fd >= l.cf
 // nothing limits, which is half of what bulk costs here. Reno is always there.
 func dontPace(fd int, at netip.Addr) {
 	if at.Unmap().IsLoopback() {
-		_ = unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno") // without it all works too
+		_ = setReno(fd) // without it all works too
 	}
 }
 
-// connectResult tells how connecting went.
-func connectResult(fd int) error {
+// connectResult tells how connecting went, of which events told.
+func connectResult(fd int, events uint32) error {
+	if events&(unix.EPOLLHUP|unix.EPOLLERR) == 0 {
+		return nil
+	}
 	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err == nil && code != 0 {
 		err = unix.Errno(code)
@@ -74,32 +80,75 @@ func (s *loopStream) connect(to netip.AddrPort, limit time.Duration) {
 		s.dialled(fd, err)
 		return
 	}
-	s.fd, s.connecting = fd, true
-	if !s.register() {
-		return
+	s.fd, s.connecting, s.near = fd, true, to.Addr().Unmap().IsLoopback()
+	if s.register() {
+		s.t.l.dials.add(s, limit)
 	}
-	timer := time.AfterFunc(limit, func() {
-		s.t.l.post(func() {
-			if s.connecting && !s.ended {
-				s.dialFailed(os.NewSyscallError("connect", unix.ETIMEDOUT))
-			}
-		})
-	})
-	s.cancel = func() { timer.Stop() }
 }
 
-func sockaddr(to netip.AddrPort) (family int, sa unix.Sockaddr) {
-	addr := to.Addr().Unmap()
-	if addr.Is4() {
-		return unix.AF_INET, &unix.SockaddrInet4{Port: int(to.Port()), Addr: addr.As4()}
+// timedOut implements dialling.
+func (s *loopStream) timedOut() {
+	if s.connecting && !s.ended {
+		s.dialFailed(os.NewSyscallError("connect", unix.ETIMEDOUT))
 	}
-	v6 := &unix.SockaddrInet6{Port: int(to.Port()), Addr: addr.As16()}
+}
+
+// dialling is what waits for a socket to connect.
+type dialling interface{ timedOut() }
+
+// dials are those of a loop that wait, and until when. One timer serves all: one for
+// each would wake a thread for each connection.
+type dials struct {
+	until map[dialling]time.Time
+	timer *time.Timer
+	at    time.Time // when it fires; zero: it does not
+}
+
+func (d *dials) init(l *loop) {
+	d.until = map[dialling]time.Time{}
+	d.timer = time.AfterFunc(time.Hour, func() { l.post(d.fire) })
+	d.timer.Stop()
+}
+
+func (d *dials) add(s dialling, limit time.Duration) {
+	until := time.Now().Add(limit)
+	d.until[s] = until
+	d.arm(until)
+}
+
+func (d *dials) arm(until time.Time) {
+	if d.at.IsZero() || until.Before(d.at) {
+		d.at = until
+		d.timer.Reset(time.Until(until))
+	}
+}
+
+// done forgets one that connected, or gave up.
+func (d *dials) done(s dialling) { delete(d.until, s) }
+
+func (d *dials) fire() {
+	d.at = time.Time{}
+	now := time.Now()
+	for s, until := range d.until {
+		if now.Before(until) {
+			d.arm(until)
+			continue
+		}
+		delete(d.until, s)
+		s.timedOut()
+	}
+}
+
+func (d *dials) stop() { d.timer.Stop() }
+
+// zoneOf is the scope of a link-local address.
+func zoneOf(addr netip.Addr) uint32 {
 	if zone := addr.Zone(); zone != "" {
 		if i, err := net.InterfaceByName(zone); err == nil {
-			v6.ZoneId = uint32(i.Index)
+			return uint32(i.Index)
 		}
 	}
-	return unix.AF_INET6, v6
+	return 0
 }
 
 // connected acts on the first event of a socket that connects.
@@ -107,7 +156,7 @@ func (s *loopStream) connected(events uint32) {
 	if events&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPOLLERR) == 0 {
 		return
 	}
-	if err := connectResult(s.fd); err != nil {
+	if err := connectResult(s.fd, events); err != nil {
 		s.dialFailed(err)
 		return
 	}
@@ -154,6 +203,7 @@ func (s *loopStream) dialFailed(err error) {
 
 // begin hands over what has come while the application was dialled.
 func (s *loopStream) begin() {
+	s.t.l.dials.done(s)
 	if s.cancel != nil {
 		s.cancel()
 		s.cancel = nil

@@ -5,7 +5,9 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,9 +15,14 @@ import (
 
 const acceptTurn = 64 // connections accepted in one turn
 
-// loopListener accepts on a loop.
+// followAfter is the number of connections in a row that another loop carried, after
+// which the listener moves there: each of them woke two loops where one would do.
+const followAfter = 32
+
+// loopListener accepts on a loop, the one that carries what it accepts if there is one.
 type loopListener struct {
-	l      *loop
+	at     atomic.Pointer[loop] // nobody else touches the rest, but for away
+	away   atomic.Int32         // carried by another loop, in a row
 	fd     int
 	slot   int32
 	addr   net.Addr
@@ -24,6 +31,10 @@ type loopListener struct {
 	done   chan struct{} // closed when the address is free
 	queued bool
 	closed bool
+
+	mu      sync.Mutex // of a move
+	moving  atomic.Bool
+	stopped bool
 }
 
 // Listen implements Driver. The connections that a loop accepts are real ones, but as
@@ -41,35 +52,45 @@ func (d *Loops) Listen(ln net.Listener, accept func(net.Conn), failed func(error
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 		dontPace(fd, tcp.AddrPort().Addr())
 	}
-	a := &loopListener{l: d.pick(), fd: fd, addr: addr, accept: accept, failed: failed, done: make(chan struct{})}
+	a := &loopListener{fd: fd, addr: addr, accept: accept, failed: failed, done: make(chan struct{})}
+	l := d.pick()
+	a.at.Store(l)
 	started := make(chan error, 1)
-	if !a.l.post(func() { started <- a.start() }) {
+	if !l.post(func() { started <- a.start(l) }) {
 		unix.Close(fd)
 		return nil, net.ErrClosed
 	}
 	if err := <-started; err != nil {
+		unix.Close(fd)
 		return nil, err
 	}
-	return func() {
-		if a.l.post(a.close) {
-			<-a.done
-		}
-	}, nil
+	return a.stop, nil
 }
 
-func (a *loopListener) start() error {
-	slot, err := a.l.register(a.fd, a)
-	if err == nil && a.l.stopping {
-		a.l.release(slot)
+// stop returns when the address is free.
+func (a *loopListener) stop() {
+	a.mu.Lock()
+	a.stopped = true // it moves no more
+	l, moving := a.at.Load(), a.moving.Load()
+	a.mu.Unlock()
+	if moving || l.post(a.close) {
+		<-a.done
+	}
+}
+
+// start makes the listener one of l, on which it runs.
+func (a *loopListener) start(l *loop) error {
+	slot, err := l.register(a.fd, a)
+	if err == nil && l.stopping {
+		l.release(slot)
 		err = net.ErrClosed
 	}
 	if err != nil {
-		unix.Close(a.fd)
 		return err
 	}
 	a.slot = slot
-	a.l.listeners[a] = struct{}{}
-	a.enqueue()
+	l.listeners[a] = struct{}{}
+	a.enqueue(l)
 	return nil
 }
 
@@ -77,48 +98,135 @@ func (a *loopListener) close() {
 	if a.closed {
 		return
 	}
+	a.leave(a.at.Load())
+	a.free()
+}
+
+// free closes the address, on whichever loop.
+func (a *loopListener) free() {
 	a.closed = true
-	delete(a.l.listeners, a)
-	a.l.release(a.slot)
 	unix.Close(a.fd)
 	close(a.done)
 }
 
-func (a *loopListener) ready(uint32) { a.enqueue() }
+// leave takes the listener off its loop.
+func (a *loopListener) leave(l *loop) {
+	if _, ok := l.listeners[a]; !ok {
+		return
+	}
+	delete(l.listeners, a)
+	l.release(a.slot)
+	l.accepting = slices.DeleteFunc(l.accepting, func(o *loopListener) bool { return o == a })
+	a.queued = false
+}
 
-func (a *loopListener) enqueue() {
-	if !a.queued && !a.closed {
-		a.queued = true
-		a.l.activate(a)
+// carriedBy notes, from any goroutine, which loop carries what was accepted.
+func (a *loopListener) carriedBy(l *loop) {
+	switch at := a.at.Load(); {
+	case at != l:
+		if a.away.Add(1) == followAfter {
+			at.post(func() { a.follow(at, l) })
+		}
+	case a.away.Load() != 0:
+		a.away.Store(0)
 	}
 }
 
+// noteCarrier tells the listener of an accepted connection who carries it.
+func noteCarrier(c net.Conn, l *loop) {
+	if a, ok := c.(*app); ok && a.by != nil {
+		a.by.carriedBy(l)
+	}
+}
+
+// follow moves the listener from one loop, on which it runs, to another.
+func (a *loopListener) follow(from, to *loop) {
+	a.away.Store(0)
+	a.mu.Lock()
+	stays := a.stopped || a.closed || a.moving.Load() || a.at.Load() != from || from.stopping
+	if !stays {
+		a.moving.Store(true)
+	}
+	a.mu.Unlock()
+	if stays {
+		return
+	}
+	_ = rawEpollCtl(from.epfd, unix.EPOLL_CTL_DEL, a.fd, nil) // it was added
+	a.leave(from)
+	if !to.post(func() { a.arrive(to) }) {
+		a.free()
+	}
+}
+
+// arrive is the other end of follow.
+func (a *loopListener) arrive(l *loop) {
+	a.mu.Lock()
+	a.at.Store(l)
+	a.moving.Store(false)
+	stopped := a.stopped
+	a.mu.Unlock()
+	if stopped {
+		a.free()
+		return
+	}
+	a.restart(l)
+}
+
+// restart starts the listener on l, now or a little later.
+func (a *loopListener) restart(l *loop) {
+	if a.closed {
+		return
+	}
+	err := a.start(l)
+	switch {
+	case err == nil:
+	case errors.Is(err, net.ErrClosed):
+		a.free()
+	default:
+		a.failed(err)
+		time.AfterFunc(acceptPause, func() { l.post(func() { a.restart(l) }) })
+	}
+}
+
+func (a *loopListener) ready(uint32) { a.enqueue(a.at.Load()) }
+
+// enqueue runs on l, which the listener may have left: where it comes it looks by itself.
+func (a *loopListener) enqueue(l *loop) {
+	if a.moving.Load() || a.at.Load() != l || a.queued || a.closed {
+		return
+	}
+	a.queued = true
+	l.accepting = append(l.accepting, a)
+}
+
+// serve accepts what waits, a bounded number of it.
 func (a *loopListener) serve() {
 	a.queued = false
+	l := a.at.Load()
 	for n := 0; n < acceptTurn; n++ {
 		if a.closed {
 			return
 		}
-		fd, _, err := unix.Accept4(a.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-		switch err { //nolint:errorlint // a bare errno
-		case nil:
-			if a.l.tooHigh(fd) {
+		fd, e := rawAccept(a.fd)
+		switch e {
+		case 0:
+			if l.tooHigh(fd) {
 				closeFD(fd, true)
 				a.failed(errTooHigh)
 				continue
 			}
-			a.accept(&app{fd: fd, addr: a.addr})
+			a.accept(&app{fd: fd, addr: a.addr, by: a})
 		case unix.EAGAIN:
 			return
 		case unix.EINTR, unix.ECONNABORTED, unix.EPROTO:
 		default:
 			// Out of descriptors or memory: the backlog keeps them for a while.
-			a.failed(os.NewSyscallError("accept", err))
-			time.AfterFunc(acceptPause, func() { a.l.post(a.enqueue) })
+			a.failed(os.NewSyscallError("accept", e))
+			time.AfterFunc(acceptPause, func() { l.post(func() { a.enqueue(l) }) })
 			return
 		}
 	}
-	a.enqueue()
+	a.enqueue(l)
 }
 
 // app is an accepted connection that enters Go's poller only when it is used.
@@ -126,6 +234,7 @@ type app struct {
 	mu   sync.Mutex
 	fd   int // -1: taken, closed, or conn
 	addr net.Addr
+	by   *loopListener // that accepted it; nil: it was carried before
 	conn net.Conn
 }
 

@@ -143,7 +143,7 @@ func (p *loopPair) toApp() bool {
 	}
 	if p.heardAll && p.in.n == 0 && !p.shutDone && !p.deaf {
 		p.shutDone = true
-		_ = unix.Shutdown(p.app, unix.SHUT_WR) // fails when the application is gone, which reading tells
+		_ = rawShutdown(p.app, unix.SHUT_WR) // fails when the application is gone, which reading tells
 	}
 	return true
 }

@@ -71,7 +71,7 @@ func (j *joint) ready(events uint32) {
 		if events&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPOLLERR) == 0 {
 			return
 		}
-		if err := connectResult(j.fd); err != nil {
+		if err := connectResult(j.fd, events); err != nil {
 			j.s.dialFailed(err)
 			return
 		}
@@ -171,14 +171,14 @@ func (s *loopSplice) connect(v Verdict) {
 		s.begin()
 		return
 	}
-	timer := time.AfterFunc(v.Timeout, func() {
-		s.l.post(func() {
-			if !s.joined {
-				s.dialFailed(os.NewSyscallError("connect", unix.ETIMEDOUT))
-			}
-		})
-	})
-	s.cancel = func() { timer.Stop() }
+	s.l.dials.add(s, v.Timeout)
+}
+
+// timedOut implements dialling.
+func (s *loopSplice) timedOut() {
+	if !s.joined {
+		s.dialFailed(os.NewSyscallError("connect", unix.ETIMEDOUT))
+	}
 }
 
 func (s *loopSplice) dial(ctx context.Context, dial func(context.Context) (net.Conn, error)) {
@@ -226,6 +226,7 @@ func (s *loopSplice) begin() {
 }
 
 func (s *loopSplice) cancelDial() {
+	s.l.dials.done(s)
 	if s.cancel != nil {
 		s.cancel()
 		s.cancel = nil
@@ -279,7 +280,7 @@ func (s *loopSplice) move(h *half, from, to *joint) bool {
 		if from.said {
 			if !to.told && !to.deaf {
 				to.told = true
-				_ = unix.Shutdown(to.fd, unix.SHUT_WR) // fails when it is gone, which reading tells
+				_ = rawShutdown(to.fd, unix.SHUT_WR) // fails when it is gone, which reading tells
 			}
 			return false
 		}

@@ -28,6 +28,7 @@ type loopStream struct {
 	registered bool
 	openDue    bool
 	connecting bool
+	near       bool // connecting on this host, which is over at once
 
 	inRead, inWrite bool
 	readable        bool // the kernel may have more
@@ -216,11 +217,18 @@ func (s *loopStream) deliver(b []byte) {
 		s.t.m.consumed(s.p, len(b))
 		return
 	}
-	if s.fd >= 0 && s.in.n == 0 && !s.connecting {
+	if s.fd >= 0 && s.in.n == 0 && (!s.connecting || s.near) {
 		n, err := writeSome(s.fd, b)
-		if err != nil {
+		switch {
+		case err != nil && s.connecting:
+			s.dialFailed(err)
+			return
+		case err != nil:
 			s.writeFailed(err, len(b))
 			return
+		case n > 0 && s.connecting:
+			s.connecting = false
+			s.begin()
 		}
 		s.flow.received.Add(int64(n))
 		s.t.m.consumed(s.p, n)
@@ -264,7 +272,7 @@ func (s *loopStream) passEnd() {
 		s.finish(End{}, false)
 	default:
 		s.shutDone = true
-		_ = unix.Shutdown(s.fd, unix.SHUT_WR) // fails when the application is gone, which reading tells
+		_ = rawShutdown(s.fd, unix.SHUT_WR) // fails when the application is gone, which reading tells
 	}
 }
 
@@ -354,7 +362,7 @@ func (s *loopStream) giveBack(e End) {
 	if s.registered {
 		s.t.l.release(s.slot)
 		s.registered = false
-		_ = unix.EpollCtl(s.t.l.epfd, unix.EPOLL_CTL_DEL, s.fd, nil) // it was added
+		_ = rawEpollCtl(s.t.l.epfd, unix.EPOLL_CTL_DEL, s.fd, nil) // it was added
 		resetOnClose(s.fd, false)
 	}
 	if s.end != nil {
@@ -379,11 +387,16 @@ func (s *loopStream) finish(e End, cut bool) {
 	if s.cancel != nil {
 		s.cancel()
 	}
+	if s.connecting {
+		s.t.l.dials.done(s)
+	}
 	if s.fd >= 0 {
 		if s.registered {
 			s.t.l.release(s.slot)
+			endFD(s.fd, cut)
+		} else {
+			closeFD(s.fd, cut)
 		}
-		closeFD(s.fd, cut)
 		s.fd = -1
 	}
 	s.in.clear()

@@ -353,6 +353,7 @@ func (t *loopTunnel) Carry(app net.Conn, meta []byte, end EndFunc) (*Flow, error
 		t.pending.Add(-1)
 		return nil, err
 	}
+	noteCarrier(app, t.l)
 	s := &loopStream{t: t, fd: fd, flow: &Flow{}, end: end}
 	if end != nil {
 		s.kept = &kept{b: said}
