@@ -85,11 +85,11 @@ func explain(err error) error {
 // inbound is for what arrives from other hosts.
 func inbound(r *Rules) [][]expr.Any {
 	rules := [][]expr.Any{
-		rule(meta(expr.MetaKeyIIFTYPE, binaryutil.NativeEndian.PutUint16(unix.ARPHRD_LOOPBACK)), verdict(expr.VerdictReturn)),
-		rule(notLocal(), verdict(expr.VerdictReturn)), // it is only passing through
+		rule(meta(expr.MetaKeyIIFTYPE, binaryutil.NativeEndian.PutUint16(unix.ARPHRD_LOOPBACK)), leave()),
+		rule(notLocal(), leave()), // it is only passing through
 	}
 	for _, port := range append([]int{r.InboundPort}, r.ExcludeInboundPorts...) {
-		rules = append(rules, rule(tcp(), toPort(port), verdict(expr.VerdictReturn)))
+		rules = append(rules, rule(tcp(), toPort(port), leave()))
 	}
 	return append(rules, rule(tcp(), redirect(r.InboundPort)))
 }
@@ -98,7 +98,7 @@ func inbound(r *Rules) [][]expr.Any {
 func outbound(r *Rules) [][]expr.Any {
 	var rules [][]expr.Any
 	pass := func(parts ...[]expr.Any) {
-		rules = append(rules, rule(append(parts, verdict(expr.VerdictReturn))...))
+		rules = append(rules, rule(append(parts, leave())...))
 	}
 	for _, uid := range append([]uint32{r.ProxyUID}, r.ExcludeUIDs...) {
 		pass(meta(expr.MetaKeySKUID, binaryutil.NativeEndian.PutUint32(uid)))
@@ -180,7 +180,8 @@ func notLocal() []expr.Any {
 	}
 }
 
-func verdict(kind expr.VerdictKind) []expr.Any { return []expr.Any{&expr.Verdict{Kind: kind}} }
+// leave ends the chain for what the rule is about.
+func leave() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}} }
 
 // redirect sends it to a port of this host.
 func redirect(port int) []expr.Any {

@@ -20,14 +20,20 @@ func estate(tb testing.TB, s *Store, hosts int) {
 		c := &catalog.Txn{}
 		for n := h; n < min(h+perTxn, hosts); n++ {
 			node := fmt.Sprintf("host-%05d", n)
-			c.Ops = append(c.Ops, catalog.TxnOp{Node: &catalog.NodeOp{Verb: catalog.TxnSet,
-				Node: catalog.Node{Node: node, Address: fmt.Sprintf("10.0.%d.%d", n>>8, n&255)}}})
+			c.Ops = append(c.Ops, catalog.TxnOp{Node: &catalog.NodeOp{
+				Verb: catalog.TxnSet,
+				Node: catalog.Node{Node: node, Address: fmt.Sprintf("10.0.%d.%d", n>>8, n&255)},
+			}})
 			for i := n * perHost; i < (n+1)*perHost; i++ {
 				name := fmt.Sprintf("svc-%05d", i%services)
-				c.Ops = append(c.Ops, catalog.TxnOp{Service: &catalog.ServiceOp{Verb: catalog.TxnSet, Node: node,
-					Service: catalog.Service{ID: name, Service: name, Port: 1024, Tags: []string{"v1"}, Meta: map[string]string{"team": "shop"}}}},
-					catalog.TxnOp{Check: &catalog.CheckOp{Verb: catalog.TxnSet,
-						Check: catalog.Check{Node: node, CheckID: "up-" + name, Name: "up", Status: catalog.StatusPassing, ServiceID: name}}})
+				c.Ops = append(c.Ops, catalog.TxnOp{Service: &catalog.ServiceOp{
+					Verb: catalog.TxnSet, Node: node,
+					Service: catalog.Service{ID: name, Service: name, Port: 1024, Tags: []string{"v1"}, Meta: map[string]string{"team": "shop"}},
+				}},
+					catalog.TxnOp{Check: &catalog.CheckOp{
+						Verb:  catalog.TxnSet,
+						Check: catalog.Check{Node: node, CheckID: "up-" + name, Name: "up", Status: catalog.StatusPassing, ServiceID: name},
+					}})
 			}
 		}
 		b, err := wire.EncodeEntry(c)
