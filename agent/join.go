@@ -208,7 +208,7 @@ func (j *joiner) refresh(ctx context.Context) error {
 // untold logs why nobody told what changed.
 func (j *joiner) untold(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() != nil {
-		return nil
+		return err
 	}
 	var refusal *enroll.Refusal
 	if j.cfg.Refresh != nil && errors.As(err, &refusal) && refusal.Lasting() {
