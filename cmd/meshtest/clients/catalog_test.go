@@ -28,9 +28,10 @@ func TestAgentServices(t *testing.T) {
 	if one.Port != 80 || one.TaggedAddresses["wan"].Port != 8080 || one.Weights.Passing != 5 || !one.EnableTagOverride || one.Meta["k"] != "v" || one.ContentHash == "" {
 		t.Fatalf("%+v", one)
 	}
-	changed := make(chan *api.AgentService, 1)
+	changed, blocked := make(chan *api.AgentService, 1), error(nil)
 	go func() {
-		s, _, _ := a.Service("web1", &api.QueryOptions{WaitHash: one.ContentHash, WaitTime: meshtest.Patience})
+		var s *api.AgentService
+		s, _, blocked = a.Service("web1", &api.QueryOptions{WaitHash: one.ContentHash, WaitTime: meshtest.Patience})
 		changed <- s
 	}()
 	for id, set := range map[string]func(string, string) error{"ttl": a.PassTTL, "second": a.WarnTTL} {
@@ -57,7 +58,7 @@ func TestAgentServices(t *testing.T) {
 	select {
 	case s := <-changed:
 		if s == nil || s.Port != 82 {
-			t.Fatalf("%+v", s)
+			t.Fatalf("%+v, %v", s, blocked)
 		}
 	case <-time.After(meshtest.Patience):
 		t.Fatal("the blocked read did not wake")
