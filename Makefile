@@ -27,8 +27,8 @@ race: ## Unit, integration and real-program tests under the race detector
 	$(GO) test -race -timeout 15m $(PKGS)
 
 .PHONY: benchmarks-run
-benchmarks-run: ## Every benchmark once, so that none rots
-	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 10m $(PKGS) > /dev/null
+benchmarks-run: ## Every benchmark once, so that none rots, and what the race detector cannot look at
+	$(GO) test -run '^TestNewAddress$$' -bench . -benchtime 1x -timeout 10m $(PKGS) > /dev/null
 
 .PHONY: lint
 lint: ## gofumpt, go vet, golangci-lint

@@ -93,9 +93,9 @@ type fleet struct {
 	expect int
 	nodes  map[int]*rig
 	dirs   map[int]string
-	// settled servers come back at their old address. Raft 1.8 has a data race where an
-	// address changes while entries are sent (replication.go, updateLastAppended).
-	settled bool
+	// Servers come back at their old address unless they wander. Raft 1.8 has a data race
+	// where an address changes while entries are sent (replication.go, updateLastAppended).
+	wander bool
 	addrs   map[int]string
 	change  func(i int, cfg *Config)
 }
@@ -115,10 +115,13 @@ func (f *fleet) up(i int) *rig {
 		f.dirs[i] = f.t.TempDir()
 	}
 	at := "127.0.0.1:0"
-	if f.settled && f.addrs[i] != "" {
+	if !f.wander && f.addrs[i] != "" {
 		at = f.addrs[i]
 	}
 	ln, err := net.Listen("tcp", at)
+	if err != nil { // somebody took the old one
+		ln, err = net.Listen("tcp", "127.0.0.1:0")
+	}
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -469,32 +469,12 @@ func TestOddExpectations(t *testing.T) {
 	}
 }
 
-// TestNewAddress: a server that comes back at another address is followed there.
-func TestNewAddress(t *testing.T) {
-	f := newFleet(t, 3)
-	f.change = quick
-	for i := 1; i <= 3; i++ {
-		f.up(i)
-	}
-	lead := f.leader()
-	mover := 1 + lead%3
-	old := f.nodes[mover].server.cfg.Addr
-	f.down(mover)
-	f.up(mover) // every start takes a free port
-	now := f.nodes[mover].server.cfg.Addr
-	if old == now {
-		t.Fatal("the same address")
-	}
-	f.until("the list has the new address", func() bool { return f.peers(f.leader())[idOf(mover)].Address == now })
-	f.put(mover, "k", "x")
-}
-
 // TestRebuiltServer: a server whose host was built anew, with an empty disk and so
 // another ID, takes the place of the one that was at its address, though too few voters
 // remain for a dead one to be removed otherwise.
 func TestRebuiltServer(t *testing.T) {
 	f := newFleet(t, 3)
-	f.change, f.settled = quick, true
+	f.change = quick
 	for i := 1; i <= 3; i++ {
 		f.up(i)
 	}
@@ -534,7 +514,7 @@ func TestTwoServersOneAddress(t *testing.T) {
 // it is brought up to date and votes.
 func TestLostDiskDoesNotVote(t *testing.T) {
 	f := newFleet(t, 3)
-	f.change, f.settled = quick, true
+	f.change = quick
 	for i := 1; i <= 3; i++ {
 		f.up(i)
 	}
