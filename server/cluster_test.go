@@ -96,8 +96,8 @@ type fleet struct {
 	// Servers come back at their old address unless they wander. Raft 1.8 has a data race
 	// where an address changes while entries are sent (replication.go, updateLastAppended).
 	wander bool
-	addrs   map[int]string
-	change  func(i int, cfg *Config)
+	addrs  map[int]string
+	change func(i int, cfg *Config)
 }
 
 func newFleet(t testing.TB, expect int) *fleet {
