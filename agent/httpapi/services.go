@@ -76,23 +76,25 @@ func (a servicesAPI) get(c *call) (any, error) {
 func (a servicesAPI) waitForOther(c *call, hash string) (*agentServiceView, error) {
 	ctx, cancel := context.WithTimeout(c.ctx(), c.opts.wait)
 	defer cancel()
+	// The watch comes after Host, by the time that central configuration takes: it says
+	// only when to look again.
 	watch := a.cfg.Local.Watch()
 	for after := uint64(0); ; {
-		host, at, err := watch.Next(ctx, after)
-		if err != nil && c.ctx().Err() != nil {
-			return nil, context.Cause(c.ctx())
-		}
-		if errors.Is(err, context.DeadlineExceeded) {
-			return a.service(a.cfg.Local.Host(), c.tail)
-		}
-		if err != nil {
-			return nil, err
-		}
-		v, err := a.service(host, c.tail)
+		v, err := a.service(a.cfg.Local.Host(), c.tail)
 		if err != nil || v.ContentHash != hash {
 			return v, err
 		}
-		after = at
+		_, at, err := watch.Next(ctx, after)
+		switch {
+		case err == nil:
+			after = at
+		case c.ctx().Err() != nil:
+			return nil, context.Cause(c.ctx())
+		case errors.Is(err, context.DeadlineExceeded):
+			return v, nil
+		default:
+			return nil, err
+		}
 	}
 }
 
