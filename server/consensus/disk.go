@@ -250,8 +250,9 @@ func inspect(file string) (used int64, err error) {
 // failStopStore passes everything to the log file, and nothing more after the
 // first write that failed.
 type failStopStore struct {
-	d  *disk
-	to boltStore
+	d    *disk
+	to   boltStore
+	torn atomic.Bool // entries could not be written, or not be removed
 }
 
 // boltStore is what is used of the log file.
@@ -352,6 +353,10 @@ func (f *failStopStore) LastIndex() (i uint64, err error) {
 // GetLog implements raft.LogStore. What it gives was compared with its checksum:
 // a damaged entry reaches neither the store nor another server. The entry at which
 // a backup ends is known even where the log begins after it.
+//
+// A follower whose log could be cut but not be written goes on as if it ended where it
+// did, and panics when it comes to what is not there. As in keep, only Raft's own
+// goroutine ends then.
 func (f *failStopStore) GetLog(index uint64, l *raft.Log) error {
 	err := f.read(func() error {
 		err := f.to.GetLog(index, l)
@@ -365,6 +370,9 @@ func (f *failStopStore) GetLog(index uint64, l *raft.Log) error {
 	if b := f.d.base.Load(); errors.Is(err, raft.ErrLogNotFound) && b != nil && b.index == index && index > 1 {
 		*l = raft.Log{Index: b.index, Term: b.term, Type: raft.LogNoop}
 		return nil
+	}
+	if errors.Is(err, raft.ErrLogNotFound) && f.torn.Load() && f.d.running.Load() {
+		runtime.Goexit()
 	}
 	return err
 }
@@ -384,14 +392,22 @@ func (f *failStopStore) GetUint64(key []byte) (n uint64, err error) {
 func (f *failStopStore) StoreLog(l *raft.Log) error { return f.StoreLogs([]*raft.Log{l}) }
 
 func (f *failStopStore) StoreLogs(ls []*raft.Log) error {
-	return f.write("write", func() error { return f.to.StoreLogs(ls) })
+	return f.tear(f.write("write", func() error { return f.to.StoreLogs(ls) }))
 }
 
 func (f *failStopStore) DeleteRange(low, high uint64) error {
 	if first, err := f.FirstIndex(); err != nil || first == 0 {
 		return err // it is empty
 	}
-	return f.write("truncate", func() error { return f.to.DeleteRange(low, high) })
+	return f.tear(f.write("truncate", func() error { return f.to.DeleteRange(low, high) }))
+}
+
+// tear remembers that the log is not what Raft takes it for.
+func (f *failStopStore) tear(err error) error {
+	if err != nil {
+		f.torn.Store(true)
+	}
+	return err
 }
 
 func (f *failStopStore) Set(key, value []byte) error {

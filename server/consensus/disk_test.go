@@ -393,3 +393,45 @@ func TestReserve(t *testing.T) {
 		t.Error("it was not given up once")
 	}
 }
+
+// fullStore cannot write entries any more.
+type fullStore struct{ boltStore }
+
+func (fullStore) StoreLogs([]*raft.Log) error { return errors.New("input/output error") }
+
+// TestP09CutAndNotWritten: where a follower's log was cut and its new end could not be
+// written, Raft, which takes the log for longer than it is, ends without a panic: the
+// process is to end with its own reason.
+func TestP09CutAndNotWritten(t *testing.T) {
+	cfg := config(t, t.TempDir())
+	if err := cfg.validate(); err != nil {
+		t.Fatal(err)
+	}
+	d, err := openDisk(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := d.logs.StoreLogs(entries(1, 9, 1)); err != nil {
+		t.Fatal(err)
+	}
+	f := &failStopStore{d: d, to: fullStore{d.bolt}}
+	d.running.Store(true)
+	var l raft.Log
+	if err := f.GetLog(12, &l); !errors.Is(err, raft.ErrLogNotFound) {
+		t.Fatal("before the failure:", err)
+	}
+	if err := errors.Join(f.DeleteRange(5, 9), f.StoreLogs(entries(5, 12, 2))); !errors.Is(err, ErrStorage) {
+		t.Fatal(err)
+	}
+	ended, returned := make(chan struct{}), false
+	go func() {
+		defer close(ended)
+		var l raft.Log
+		_ = f.GetLog(5, &l)
+		returned = true
+	}()
+	if <-ended; returned {
+		t.Error("Raft was told that an entry is missing, and would panic")
+	}
+}
