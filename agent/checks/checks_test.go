@@ -72,11 +72,16 @@ func TestHTTP(t *testing.T) {
 		{"/kept", func(d *catalog.CheckDefinition) { d.Method = http.MethodPut }, "critical", "307 Temporary Redirect"},
 		{"/round", nil, "critical", "stopped after 10 redirects"},
 		{"/long", nil, "passing", " ... (captured 4096 of 10000 bytes)"},
+		{"/ok", func(d *catalog.CheckDefinition) { d.HTTP = strings.Replace(d.HTTP, "127.0.0.1", "[127.0.0.1]", 1) }, "passing", "200 OK"},
 		{"/long", func(d *catalog.CheckDefinition) { d.OutputMaxSize = 10 }, "passing", "xxxxxxxxxx ... (captured 10 of 10000 bytes)"},
 	} {
 		def := &catalog.CheckDefinition{HTTP: srv.URL + c.path}
 		if c.edit != nil {
 			c.edit(def)
+		}
+		def.Interval = time.Second
+		if _, err := Validate(def); err != nil {
+			t.Errorf("%s: %v", c.path, err)
 		}
 		if status, output := once(t, def); status != c.status || !strings.Contains(output, c.output) {
 			t.Errorf("%s: %s, %s", c.path, status, output)

@@ -44,12 +44,13 @@ func httpProbe(def *catalog.CheckDefinition, base *tls.Config) probe {
 	if method == "" {
 		method = http.MethodGet
 	}
-	shown := def.HTTP
-	if u, err := url.Parse(def.HTTP); err == nil {
+	target := PlainURL(def.HTTP)
+	shown := target
+	if u, err := url.Parse(target); err == nil {
 		shown = u.Redacted()
 	}
 	return func(ctx context.Context) (catalog.Status, string) {
-		req, err := http.NewRequestWithContext(ctx, method, def.HTTP, strings.NewReader(def.Body))
+		req, err := http.NewRequestWithContext(ctx, method, target, strings.NewReader(def.Body))
 		if err != nil {
 			return catalog.StatusCritical, err.Error()
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
@@ -222,8 +223,16 @@ func validTarget(def *catalog.CheckDefinition) error {
 	return nil
 }
 
+// bracketed is a URL whose host is an IPv4 address in brackets.
+var bracketed = regexp.MustCompile(`^(https?://(?:[^/@]*@)?)\[(\d+\.\d+\.\d+\.\d+)\]`)
+
+// PlainURL gives the URL of an HTTP check without brackets around an IPv4 address.
+// RFC 3986 knows none, and net/url refuses them, but clients, fabio among them, write
+// them and Consul takes them.
+func PlainURL(s string) string { return bracketed.ReplaceAllString(s, "$1$2") }
+
 func validHTTP(def *catalog.CheckDefinition) error {
-	u, err := url.Parse(def.HTTP)
+	u, err := url.Parse(PlainURL(def.HTTP))
 	if err != nil {
 		return refuse("Invalid check: HTTP is no URL: %v", stripURL(err))
 	}

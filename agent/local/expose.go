@@ -146,7 +146,7 @@ func exposable(c *check) (ExposedCheck, bool) {
 	out := ExposedCheck{CheckID: c.def.CheckID, Port: c.row.ExposedPort}
 	switch c.kind {
 	case checks.TypeHTTP:
-		u, err := url.Parse(c.def.HTTP)
+		u, err := url.Parse(checks.PlainURL(c.def.HTTP))
 		if err != nil || u.Scheme != "http" || u.Hostname() == "" {
 			return out, false
 		}
@@ -176,7 +176,7 @@ func led(def *catalog.CheckDefinition, through string) *catalog.CheckDefinition 
 		}
 		return &out
 	}
-	u, err := url.Parse(def.HTTP)
+	u, err := url.Parse(checks.PlainURL(def.HTTP))
 	if err != nil {
 		return def // it was not exposable
 	}
