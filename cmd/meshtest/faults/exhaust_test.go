@@ -135,8 +135,10 @@ func TestP34MoreConnectionsThanDescriptors(t *testing.T) {
 				}
 			}
 			said := o.end(t)
-			if refused > 0 && !strings.Contains(h.to.Log()+h.from.Log(), "no descriptors left") {
-				t.Error("connections were refused, and no line says that a limit was reached")
+			// Of one service, 16 tunnels of 1,024 streams are the most.
+			logs := h.to.Log() + h.from.Log()
+			if refused > 0 && !strings.Contains(logs, "no descriptors left") && !strings.Contains(logs, "too many tunnels are open") {
+				t.Errorf("connections were refused, and no line says that a limit was reached:\n%s", tail(logs))
 			}
 			if c.files > 0 && refused == 0 {
 				t.Errorf("%d connections are open where there are %d descriptors", len(open), c.files)
