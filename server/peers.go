@@ -163,7 +163,7 @@ func (c *peerConn) send(ctx context.Context, method string, args, reply any, opt
 	var sent atomic.Bool
 	err := c.cc.Invoke(context.WithValue(ctx, sentKey{}, &sent), method, args, reply, opts...)
 	if status.Code(err) == codes.Unavailable && !sent.Load() {
-		return fmt.Errorf("%w: server %s at %s cannot be reached; nothing was sent", catalog.ErrNoLeader, c.id, c.addr)
+		return fmt.Errorf("%w: server %s at %s cannot be reached; nothing was sent (%s)", catalog.ErrNoLeader, c.id, c.addr, status.Convert(err).Message())
 	}
 	return err
 }

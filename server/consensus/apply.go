@@ -62,7 +62,14 @@ func (n *Node) Apply(ctx context.Context, cmd catalog.Command) (index uint64, re
 	start := time.Now()
 	// Filled by the time that await returns nil, and not looked at otherwise.
 	var f raft.ApplyFuture
-	if err := n.awaitDisk(ctx, func() raft.Future { f = n.raft.Apply(entry, wait); return f }); err != nil {
+	err = n.awaitDisk(ctx, func() raft.Future {
+		if !n.writes.begin() {
+			return doneFuture{raft.ErrLeadershipTransferInProgress}
+		}
+		f = n.raft.Apply(entry, wait)
+		return written{f, &n.writes}
+	})
+	if err != nil {
 		return 0, nil, outcome("write", err)
 	}
 	n.metrics.applied(time.Since(start))
@@ -114,43 +121,6 @@ func (n *Node) awaitUnless(ctx context.Context, ended <-chan struct{}, ask func(
 	case <-n.ended:
 		return raft.ErrRaftShutdown
 	}
-}
-
-// pending counts the questions to Raft that wait for an answer.
-type pending struct {
-	mu     sync.Mutex
-	n      int
-	closed bool
-	idle   chan struct{} // made by close, closed when n is 0
-}
-
-func (p *pending) begin() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
-		return false
-	}
-	p.n++
-	return true
-}
-
-func (p *pending) end() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.n--; p.n == 0 && p.closed {
-		close(p.idle)
-	}
-}
-
-// close refuses new questions; the channel is closed when none is left.
-func (p *pending) close() <-chan struct{} {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.closed, p.idle = true, make(chan struct{})
-	if p.n == 0 {
-		close(p.idle)
-	}
-	return p.idle
 }
 
 func unavailable(format string, args ...any) error {

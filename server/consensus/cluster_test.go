@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -79,6 +80,40 @@ func TestHandover(t *testing.T) {
 	}
 	if i := apply(t, next, register(99)); i <= index {
 		t.Errorf("the index fell from %d to %d", index, i)
+	}
+}
+
+// TestP06NoWriteIsInDoubt: leadership goes when the writes that Raft has are answered,
+// or after a while; those that come meanwhile are refused as not begun. Before and after
+// they are carried out.
+func TestP06NoWriteIsInDoubt(t *testing.T) {
+	const answered = drainWrites / 2
+	for name, takes := range map[string]time.Duration{"answered": answered, "never answered": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				nodes := cluster(t)
+				apply(t, nodes[0], register(1))
+				if !nodes[0].writes.begin() { // as a write that Raft has
+					t.Fatal("a write is refused at rest")
+				}
+				over := time.AfterFunc(takes, nodes[0].writes.end)
+				defer over.Stop()
+				begin := time.Now()
+				done := make(chan error, 1)
+				go func() { done <- nodes[0].TransferLeadership(t.Context(), "") }()
+				time.Sleep(answered / 2)
+				if _, _, err := nodes[0].Apply(t.Context(), register(2)); !errors.Is(err, catalog.ErrNoLeader) {
+					t.Errorf("a write while leadership is handed over: %v", err)
+				}
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
+				if took, least := time.Since(begin), min(takes, drainWrites); took < least {
+					t.Errorf("leadership went after %s, with a write in doubt until %s", took, least)
+				}
+				apply(t, anyLeader(t, nodes[1:]), register(3))
+			})
+		})
 	}
 }
 

@@ -26,6 +26,24 @@ func entries(from, to, term uint64) []*raft.Log {
 	return out
 }
 
+// diskWith opens an empty directory and writes a log there.
+func diskWith(t *testing.T, logs []*raft.Log) *disk {
+	t.Helper()
+	cfg := config(t, t.TempDir())
+	if err := cfg.validate(); err != nil {
+		t.Fatal(err)
+	}
+	d, err := openDisk(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	if err := d.logs.StoreLogs(logs); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
 // TestBackupMendsLog: entries that a backup shows to be of a deposed leader go, so
 // that nobody is ever sent them; those that agree with it stay.
 func TestBackupMendsLog(t *testing.T) {
@@ -42,18 +60,7 @@ func TestBackupMendsLog(t *testing.T) {
 		{"there is none", nil, 50, 5, 0, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			cfg := config(t, t.TempDir())
-			if err := cfg.validate(); err != nil {
-				t.Fatal(err)
-			}
-			d, err := openDisk(cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer d.Close()
-			if err := d.logs.StoreLogs(tc.logs); err != nil {
-				t.Fatal(err)
-			}
+			d := diskWith(t, tc.logs)
 			sink, err := d.snapshots.Create(raft.SnapshotVersionMax, tc.index, tc.term, raft.Configuration{}, 1, loneTransport("a:1"))
 			if err != nil {
 				t.Fatal(err)
@@ -403,18 +410,7 @@ func (fullStore) StoreLogs([]*raft.Log) error { return errors.New("input/output 
 // written, Raft, which takes the log for longer than it is, ends without a panic: the
 // process is to end with its own reason.
 func TestP09CutAndNotWritten(t *testing.T) {
-	cfg := config(t, t.TempDir())
-	if err := cfg.validate(); err != nil {
-		t.Fatal(err)
-	}
-	d, err := openDisk(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
-	if err := d.logs.StoreLogs(entries(1, 9, 1)); err != nil {
-		t.Fatal(err)
-	}
+	d := diskWith(t, entries(1, 9, 1))
 	f := &failStopStore{d: d, to: fullStore{d.bolt}}
 	d.running.Store(true)
 	var l raft.Log

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -29,6 +30,7 @@ type fsm struct {
 	stop func(error)
 	// applied is told the last index of what was applied together.
 	applied func(index uint64)
+	closing <-chan struct{}
 }
 
 // ErrNewer is why a node stops that was sent a log entry which it cannot read: it is
@@ -97,7 +99,7 @@ func (f *fsm) decode(l *raft.Log) (catalog.Command, error) {
 }
 
 // Snapshot implements raft.FSM. It takes a reference, no copy.
-func (f *fsm) Snapshot() (raft.FSMSnapshot, error) { return &backup{f.store.Backup()}, nil }
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) { return &backup{f.store.Backup(), f.closing}, nil }
 
 // Restore implements raft.FSM.
 func (f *fsm) Restore(r io.ReadCloser) error {
@@ -105,16 +107,42 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 }
 
 // backup is a state of the store on its way to the disk.
-type backup struct{ of *store.Backup }
+type backup struct {
+	of      *store.Backup
+	closing <-chan struct{}
+}
 
 // Persist implements raft.FSMSnapshot.
 func (b *backup) Persist(sink raft.SnapshotSink) error {
-	w := bufio.NewWriterSize(sink, 64<<10)
+	w := bufio.NewWriterSize(&paced{to: sink, since: time.Now(), closing: b.closing}, 64<<10)
 	if err := errors.Join(b.of.Write(w), w.Flush()); err != nil {
 		return errors.Join(err, sink.Cancel())
 	}
 	return sink.Close()
 }
+
+// paced rests three times as long as what it is given took to make, so that a backup
+// leaves most of a processor to those who wait for an answer. Servers begin theirs at
+// the same entry of the log, all at once.
+type paced struct {
+	to      io.Writer
+	since   time.Time
+	closing <-chan struct{}
+}
+
+// Write implements io.Writer.
+func (p *paced) Write(b []byte) (int, error) {
+	n, err := p.to.Write(b)
+	select {
+	case <-time.After(min(3*time.Since(p.since), maxRest)):
+	case <-p.closing:
+	}
+	p.since = time.Now()
+	return n, err
+}
+
+// maxRest bounds what one slow write to a disk can add.
+const maxRest = 50 * time.Millisecond
 
 // Release implements raft.FSMSnapshot.
 func (b *backup) Release() {}

@@ -97,7 +97,7 @@ func (n *Node) StepDown(ctx context.Context) error {
 	if err != nil || voters(servers) < 2 || n.raft.State() != raft.Leader {
 		return err
 	}
-	return n.await(ctx, n.raft.LeadershipTransfer)
+	return n.cede(ctx, n.raft.LeadershipTransfer)
 }
 
 // Position is how far the log of this node reaches, and what of it is applied.

@@ -50,7 +50,8 @@ type Node struct {
 	halted  chan struct{} // the log cannot be followed any more
 	haltErr error         // set before halted is closed
 
-	pending  pending
+	pending  inFlight
+	writes   inFlight
 	closing  chan struct{} // no more work is begun
 	ended    chan struct{} // Raft answers no more
 	closed   sync.Once
@@ -99,6 +100,9 @@ func New(cfg Config) (*Node, error) {
 	n.past = n.raft.LastIndex()
 	n.watch()
 	n.wg.Go(n.followLeadership)
+	if n.longLog() {
+		n.wg.Go(n.shorten)
+	}
 	if n.network != nil {
 		n.network.layer.serve()
 		n.network.layer.wg.Go(func() { n.network.outlive(n.network.layer.ctx, n) })
@@ -168,7 +172,7 @@ func (n *Node) start() (err error) {
 			return n.disk.explain("mark", err)
 		}
 	}
-	fsm := &fsm{store: n.cfg.Store, log: n.log, observe: n.cfg.hooks.observe, stop: n.halt, applied: n.applied}
+	fsm := &fsm{store: n.cfg.Store, log: n.log, observe: n.cfg.hooks.observe, stop: n.halt, applied: n.applied, closing: n.closing}
 	n.raft, err = raft.NewRaft(conf, fsm, n.disk.logs, n.disk.stable, n.disk.snapshots, n.witness)
 	if err != nil {
 		return n.disk.explain("restore from", err)
@@ -217,7 +221,7 @@ func (n *Node) Run(ctx context.Context) error {
 		return errors.Join(n.haltErr, n.Close())
 	}
 	if servers, err := n.servers(); err == nil && len(servers) > 1 && n.raft.State() == raft.Leader {
-		if err := n.await(context.Background(), n.raft.LeadershipTransfer); err != nil {
+		if err := n.cede(context.Background(), n.raft.LeadershipTransfer); err != nil {
 			n.log.Warn("leadership was not handed over; the others elect a leader when they miss this one", "err", err)
 		}
 	}
@@ -244,7 +248,7 @@ func (n *Node) halt(err error) {
 func (n *Node) Close() error {
 	n.closed.Do(func() {
 		close(n.closing)
-		idle := n.pending.close()
+		idle := n.pending.hold()
 		select {
 		case <-idle:
 		case <-n.disk.failed:
@@ -405,6 +409,27 @@ func (n *Node) Backup(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// longLog tells whether a backup is due at the start.
+func (n *Node) longLog() bool {
+	kept, err := n.disk.snapshots.List()
+	if err != nil || len(kept) == 0 { // what is wrong with them shows when one is written or read
+		return n.past >= n.cfg.Log.Threshold
+	}
+	return n.past >= kept[0].Index+n.cfg.Log.Threshold
+}
+
+// shorten writes a backup at the start. Raft looks at the length of the log after half a
+// minute for the first time, and a process that never lives so long would have a longer
+// log, and a longer start, each time.
+func (n *Node) shorten() {
+	if n.CaughtUp(context.Background()) != nil {
+		return // this node stops
+	}
+	if err := n.Backup(context.Background()); err != nil && !errors.Is(err, raft.ErrRaftShutdown) {
+		n.log.Warn("the log is long, and no backup could be written to shorten it; it is tried again as it grows", "last", n.past, "err", err)
+	}
 }
 
 var _ io.Closer = (*Node)(nil)

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -259,6 +261,36 @@ func TestRestart(t *testing.T) {
 		if !info.IsDir() && info.Mode().Perm()&0o077 != 0 {
 			t.Errorf("%s may be read by others: %s", f, info.Mode())
 		}
+	}
+}
+
+// TestLongLogAtTheStart: a node that is never up for long enough to come to a backup
+// writes one at its next start.
+func TestLongLogAtTheStart(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "raft")
+	cfg := config(t, dir)
+	cfg.Log = LogSettings{Threshold: 100, Trailing: 10}
+	n := open(t, cfg)
+	for i := range 120 {
+		apply(t, n, register(i))
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Store = newStore(t)
+	n = open(t, cfg)
+	backedUp := func() uint64 {
+		index, err := strconv.ParseUint(n.raft.Stats()["last_snapshot_index"], 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return index
+	}
+	for end := time.Now().Add(patience); backedUp() == 0 && time.Now().Before(end); {
+		runtime.Gosched()
+	}
+	if index := backedUp(); index < n.past {
+		t.Errorf("the last backup is of entry %d, the log reached to %d at the start", index, n.past)
 	}
 }
 

@@ -85,7 +85,7 @@ func (n *Node) TransferLeadership(ctx context.Context, id string) error {
 		if voters(servers) < 2 {
 			return catalog.Conflictf("leadership cannot be transferred: there is no other server that votes")
 		}
-		return n.change(ctx, "transfer leadership", n.raft.LeadershipTransfer)
+		return n.transfer(ctx, n.raft.LeadershipTransfer)
 	}
 	s, _, err := n.find(id, "")
 	switch {
@@ -96,9 +96,14 @@ func (n *Node) TransferLeadership(ctx context.Context, id string) error {
 	case s.ID == raft.ServerID(n.cfg.NodeID):
 		return catalog.Conflictf("leadership cannot be transferred: server %s leads already", id)
 	}
-	return n.change(ctx, "transfer leadership", func() raft.Future {
-		return n.raft.LeadershipTransferToServer(s.ID, s.Address)
-	})
+	return n.transfer(ctx, func() raft.Future { return n.raft.LeadershipTransferToServer(s.ID, s.Address) })
+}
+
+func (n *Node) transfer(ctx context.Context, ask func() raft.Future) error {
+	if err := n.cede(ctx, ask); err != nil {
+		return outcome("transfer leadership", err)
+	}
+	return nil
 }
 
 func (n *Node) change(ctx context.Context, what string, ask func() raft.Future) error {

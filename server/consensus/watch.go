@@ -115,7 +115,7 @@ func (h *handOver) look() {
 		defer h.busy.Store(false)
 		ctx, cancel := context.WithTimeout(context.Background(), 2*n.cfg.Timers.Election+time.Second)
 		defer cancel()
-		if err := n.await(ctx, n.raft.LeadershipTransfer); err != nil {
+		if err := n.cede(ctx, n.raft.LeadershipTransfer); err != nil {
 			n.log.Warn("leadership could not be handed over", "err", err)
 		}
 	})
