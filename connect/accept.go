@@ -3,6 +3,7 @@ package connect
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -56,16 +57,22 @@ func (s *Service) meet(ctx context.Context, w *wire, config *tls.Config) (*Conn,
 // authorize makes the peer's connection a row, and judges it.
 func (s *Service) authorize(c *Conn, state tls.ConnectionState, before *world) (*Conn, error) {
 	r := &row{
-		svc: s, source: c.peer.Service, destination: before.service(), peer: c.peer.String(),
-		addr: c.wire.RemoteAddr().String(), chain: state.PeerCertificates, started: s.now(),
-		legs: []aborter{c},
+		ends:    s.inboundEnds(c.peer, before.service(), c.wire.RemoteAddr().String(), state.PeerCertificates),
+		started: s.now(), leg: c,
 	}
-	r.pair = s.metrics.pair(false, r.source, r.destination)
 	c.row = r
 	if _, e := s.judgeRow(r, before.proof()); e != nil {
 		return nil, e
 	}
 	return c, nil
+}
+
+// inboundEnds are those of what a peer opens to this service.
+func (s *Service) inboundEnds(peer identity.ServiceID, destination catalog.Name, addr string, chain []*x509.Certificate) *ends {
+	return &ends{
+		svc: s, source: peer.Service, destination: destination, peer: peer.String(), addr: addr, chain: chain,
+		pair: s.metrics.pair(false, peer.Service, destination),
+	}
 }
 
 // proof is what the handshake behind a connection rests on: who we were, and the

@@ -212,10 +212,10 @@ func (p *Proxy) refuseCaptured(app net.Conn, l line) {
 // authenticated there, and the application speaks for itself.
 func (p *Proxy) passOutside(w *world, app net.Conn, from, to netip.AddrPort) {
 	s := p.svc
-	r := &row{
+	r := &row{ends: &ends{
 		svc: s, outbound: true, outside: true, source: w.service(), destination: to.String(), addr: to.String(),
-		started: s.now(), pair: s.metrics.pair(true, w.service(), outside),
-	}
+		pair: s.metrics.pair(true, w.service(), outside),
+	}, started: s.now()}
 	p.live.add()
 	p.capture.loops.takes(from)
 	s.table.reserve(r.upstream, 0)

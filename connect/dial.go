@@ -120,8 +120,7 @@ func (s *Service) connect(ctx context.Context, w *world, up *upstream, e *candid
 	if err != nil {
 		return nil, err
 	}
-	r := s.outboundRow(w, up, e, id, c.tls.ConnectionState().PeerCertificates)
-	r.legs = []aborter{c}
+	r := &row{ends: s.outboundEnds(w, up, e, id, c.tls.ConnectionState().PeerCertificates), started: s.now(), leg: c}
 	c.row = r
 	if err := s.enter(r, w); err != nil {
 		return nil, err
@@ -154,13 +153,12 @@ func (u *upstream) connectTimeout() time.Duration {
 	return u.ConnectTimeout
 }
 
-func (s *Service) outboundRow(w *world, up *upstream, e *candidate, id identity.ServiceID, chain []*x509.Certificate) *row {
-	r := &row{
+func (s *Service) outboundEnds(w *world, up *upstream, e *candidate, id identity.ServiceID, chain []*x509.Certificate) *ends {
+	return &ends{
 		svc: s, outbound: true, source: w.service(), destination: id.Service, peer: id.String(),
-		addr: e.Addr, upstream: up.key, instance: e.ID, endpoint: e.state, chain: chain, started: s.now(),
+		addr: e.Addr, upstream: up.key, instance: e.ID, endpoint: e.state, chain: chain,
+		pair: s.metrics.pair(true, w.service(), id.Service),
 	}
-	r.pair = s.metrics.pair(true, r.source, r.destination)
-	return r
 }
 
 // enter puts an outbound row in the table, and then makes sure that the world still

@@ -3,7 +3,6 @@ package connect
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -23,12 +22,8 @@ const maxTunnelsPerLeaf = 16
 // inboundTunnel is a tunnel that a source opened. What its handshake proved holds for
 // each of its streams, as long as the world of now still accepts the certificate.
 type inboundTunnel struct {
+	*ends
 	p     *Proxy
-	peer  identity.ServiceID
-	text  string // peer
-	addr  string
-	chain []*x509.Certificate
-	pair  *pairMetrics
 	since time.Time
 	link  atomic.Pointer[tunnel.Link] // nil until the greeting is done
 
@@ -130,15 +125,14 @@ func dialLocal(ctx context.Context, w *world) (net.Conn, error) {
 func (p *Proxy) serveTunnel(ctx context.Context, c *Conn, state tls.ConnectionState, before *world) {
 	sharedCerts.share(state.PeerCertificates)
 	t := &inboundTunnel{
-		p: p, peer: c.peer, text: c.peer.String(), addr: c.wire.RemoteAddr().String(),
-		chain: state.PeerCertificates, since: p.svc.now(), proof: before.proof(),
+		ends: p.svc.inboundEnds(c.peer, before.service(), c.wire.RemoteAddr().String(), state.PeerCertificates),
+		p:    p, since: p.svc.now(), proof: before.proof(),
 	}
-	t.pair = p.svc.metrics.pair(false, t.peer.Service, before.service())
 	if !p.tunnels.enter(t, before.limits().MaxInboundConnections) {
 		_ = p.svc.refuse(c.wire, &RefusedError{
-			Reason: ReasonLimit, Source: t.peer.Service, Destination: before.service(),
+			Reason: ReasonLimit, Source: t.source, Destination: t.destination,
 			Err: fmt.Errorf("too many tunnels are open (%d of one certificate are allowed; this one is %s)", maxTunnelsPerLeaf, identity.Serial(t.chain[0].SerialNumber)),
-		}, t.text)
+		}, t.peer)
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, before.limits().HandshakeTimeout)
@@ -146,7 +140,7 @@ func (p *Proxy) serveTunnel(ctx context.Context, c *Conn, state tls.ConnectionSt
 	link, err := p.driver.Server(ctx, c.tls, t.accept)
 	if err != nil {
 		p.tunnels.leave(t)
-		p.log.Debug("no tunnel", "source", t.peer.Service, "addr", t.addr, "err", err)
+		p.log.Debug("no tunnel", "source", t.source, "addr", t.addr, "err", err)
 		return
 	}
 	if !p.tunnels.join(t, link) {
@@ -166,14 +160,11 @@ func (t *inboundTunnel) accept(f *tunnel.Flow, _ []byte) (v tunnel.Verdict) {
 	s := t.p.svc
 	defer func() {
 		if e := recover(); e != nil { // costs this connection and no other
-			s.journal.panicked(t.text, e, debug.Stack())
+			s.journal.panicked(t.peer, e, debug.Stack())
 			v = tunnel.Verdict{Refuse: tunnel.CodeInternal}
 		}
 	}()
-	r := &row{
-		svc: s, source: t.peer.Service, destination: t.proof.id.Service, peer: t.text, addr: t.addr,
-		chain: t.chain, started: s.now(), pair: t.pair, stream: true,
-	}
+	r := &row{ends: t.ends, started: s.now(), stream: true}
 	r.flow.Store(f)
 	w := s.world.Load()
 	if e := s.judgeStream(r, t, w); e != nil {

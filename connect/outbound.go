@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
@@ -23,9 +24,7 @@ type attempt struct {
 	ctx      context.Context // of the proxy's connections
 	w        *world
 	up       *upstream
-	app      net.Conn
-	from     string         // the application, for the log
-	direct   netip.AddrPort // of the one instance that is meant; not valid: any
+	app      net.Conn // nil while it is carried
 	tried    []bool
 	tries    int
 	failures []string
@@ -42,12 +41,12 @@ func (p *Proxy) serveUpstream(ctx context.Context, key catalog.Name, direct neti
 		}
 	}()
 	p.live.add()
-	a := &attempt{p: p, ctx: ctx, app: app, direct: direct}
+	a := &attempt{p: p, ctx: ctx, app: app}
 	var first *candidate
 	w := p.svc.world.Load()
 	if w.problem == "" && p.svc.keys.usable(w) == nil {
 		if up := w.upstreams[key]; up != nil && !p.svc.guard.full() && p.svc.table.reserve(up.key, up.MaxConnections) {
-			a.begin(w, up)
+			a.begin(w, up, direct)
 			if first = a.next(); first == nil {
 				p.svc.table.release(up.key)
 			} else if a.quick(first) {
@@ -55,14 +54,14 @@ func (p *Proxy) serveUpstream(ctx context.Context, key catalog.Name, direct neti
 			}
 		}
 	}
-	go a.run(key, first)
+	go a.run(key, direct, first)
 }
 
-func (a *attempt) begin(w *world, up *upstream) {
+func (a *attempt) begin(w *world, up *upstream, direct netip.AddrPort) {
 	a.w, a.up = w, up
 	a.tried = make([]bool, len(up.Instances))
 	for i := range up.Instances {
-		a.tried[i] = a.direct.IsValid() && !slices.Contains(up.Instances[i].Direct, a.direct)
+		a.tried[i] = direct.IsValid() && !slices.Contains(up.Instances[i].Direct, direct)
 	}
 }
 
@@ -88,13 +87,15 @@ func (a *attempt) quick(e *candidate) bool {
 	return c.outboundTunnel != nil && !c.wait && a.carry(c.outboundTunnel, e) == nil
 }
 
-// run goes from instance to instance; first is one that is chosen already, with its
-// reservation. It ends what serveUpstream has begun.
-func (a *attempt) run(key catalog.Name, e *candidate) {
+// run goes from instance to instance; e is one that is chosen already, with its
+// reservation, or nil. It ends what serveUpstream has begun.
+func (a *attempt) run(key catalog.Name, direct netip.AddrPort, e *candidate) {
 	ctx := a.ctx
 	defer func() {
 		if v := recover(); v != nil {
-			abort(a.app)
+			if a.app != nil {
+				abort(a.app)
+			}
 			a.p.svc.journal.panicked(key, v, debug.Stack())
 			a.p.live.done()
 		}
@@ -106,7 +107,7 @@ func (a *attempt) run(key catalog.Name, e *candidate) {
 			a.p.live.done()
 			return
 		}
-		a.begin(w, up)
+		a.begin(w, up, direct)
 		e = a.next()
 	}
 	for ; e != nil; e = a.next() {
@@ -128,12 +129,8 @@ func (a *attempt) run(key catalog.Name, e *candidate) {
 	a.p.live.done()
 }
 
-func (a *attempt) source() string {
-	if a.from == "" {
-		a.from = a.app.RemoteAddr().String()
-	}
-	return a.from
-}
+// source is the application, for the log.
+func (a *attempt) source() string { return a.app.RemoteAddr().String() }
 
 // reach carries the application to one instance, over a tunnel that may have to be
 // made, or one to one.
@@ -176,21 +173,34 @@ func wantsAnother(err error) bool {
 // carry makes the application a stream of t. On error the counts of the instance and
 // the upstream are the caller's again.
 func (a *attempt) carry(t *outboundTunnel, e *candidate) error {
-	return a.hand(e, t.key.id, t.chain, func(end tunnel.EndFunc) (*tunnel.Flow, error) {
-		return t.link.Carry(a.app, nil, end)
+	return a.hand(e, a.endsOf(e, t.key.id, t.chain, &t.last), func(app net.Conn, end tunnel.EndFunc) (*tunnel.Flow, error) {
+		return t.link.Carry(app, nil, end)
 	})
 }
 
-// hand makes the application a row, towards a peer of this identity, and gives it away.
-func (a *attempt) hand(e *candidate, id identity.ServiceID, chain []*x509.Certificate, give func(tunnel.EndFunc) (*tunnel.Flow, error)) error {
+// endsOf are those of a connection to an instance, which is a peer of this identity;
+// last are those of another one over the same tunnel, mostly the same.
+func (a *attempt) endsOf(e *candidate, id identity.ServiceID, chain []*x509.Certificate, last *atomic.Pointer[ends]) *ends {
+	if x := last.Load(); x != nil && x.endpoint == e.state && x.instance == e.ID && x.source == a.w.service() {
+		return x
+	}
+	x := a.p.svc.outboundEnds(a.w, a.up, e, id, chain)
+	last.Store(x)
+	return x
+}
+
+// hand makes the application a row and gives it away.
+func (a *attempt) hand(e *candidate, between *ends, give func(net.Conn, tunnel.EndFunc) (*tunnel.Flow, error)) error {
 	s := a.p.svc
-	r := s.outboundRow(a.w, a.up, e, id, chain)
-	r.stream = true
+	r := &row{ends: between, started: s.now(), stream: true}
 	if err := s.enter(r, a.w); err != nil {
 		return err
 	}
-	f, err := give(func(f *tunnel.Flow, end tunnel.End) { a.ended(r, e, f, end) })
+	app := a.app
+	a.app = nil // before: it may end, and come back, at once
+	f, err := give(app, func(f *tunnel.Flow, end tunnel.End) { a.ended(r, e, f, end) })
 	if err != nil {
+		a.app = app
 		if !r.withdraw() {
 			return errors.New("trust changed")
 		}
@@ -248,7 +258,7 @@ func elsewhere(end tunnel.End) bool {
 func (a *attempt) again(e *candidate, end tunnel.End) {
 	s := a.p.svc
 	if a.tries++; end.Cause == tunnel.CauseUnprocessed && a.tries <= maxAttempts {
-		a.run(a.up.key, e)
+		a.run(a.up.key, netip.AddrPort{}, e)
 		return
 	}
 	s.balancer.failed(e.state, end.Err)
@@ -261,14 +271,13 @@ func (a *attempt) again(e *candidate, end tunnel.End) {
 		a.p.live.done()
 		return
 	}
-	a.run(a.up.key, next)
+	a.run(a.up.key, netip.AddrPort{}, next)
 }
 
 // pair carries the application over a connection of its own.
 func (a *attempt) pair(c *Conn, e *candidate) error {
 	s := a.p.svc
-	r := s.outboundRow(a.w, a.up, e, c.peer, c.tls.ConnectionState().PeerCertificates)
-	r.legs = []aborter{c}
+	r := &row{ends: s.outboundEnds(a.w, a.up, e, c.peer, c.tls.ConnectionState().PeerCertificates), started: s.now(), leg: c}
 	c.row = r
 	if err := s.enter(r, a.w); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weftmesh/weft/connect/identity"
@@ -42,6 +43,7 @@ type outboundTunnel struct {
 	cred  *credential // ours, of its handshake
 	chain []*x509.Certificate
 	since time.Time
+	last  atomic.Pointer[ends] // of a stream
 
 	// Guarded by the pool.
 	world  *world    // the last one that trusted chain
@@ -450,7 +452,7 @@ func (t *tunnels) status() []TunnelStatus {
 	}
 	for i := range t.inbound {
 		if l := i.link.Load(); l != nil {
-			add(direction(false), i.text, i.addr, i.since, *l)
+			add(direction(false), i.peer, i.addr, i.since, *l)
 		}
 	}
 	for _, in := range t.instances {

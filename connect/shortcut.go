@@ -124,6 +124,7 @@ func (c *ShortCut) find(key instanceKey) *Proxy {
 type localPath struct {
 	ours, theirs *credential
 	bundle       *identity.Bundle // ours, which accepted theirs
+	last         atomic.Pointer[ends]
 
 	mu sync.Mutex // of in: its proof moves on with the destination's trust
 	in *inboundTunnel
@@ -183,9 +184,8 @@ func (p *Proxy) prove(to *Proxy, key instanceKey, w *world) (*localPath, error) 
 	}
 	dst := to.svc.world.Load()
 	t := &inboundTunnel{
-		p: to, peer: ours.id, text: ours.id.String(), addr: localPeer, chain: ours.chain, since: now,
-		proof: proof{id: dst.id},
-		pair:  to.svc.metrics.pair(false, ours.id.Service, dst.service()),
+		ends: to.svc.inboundEnds(ours.id, dst.service(), localPeer, ours.chain),
+		p:    to, since: now, proof: proof{id: dst.id},
 	}
 	made := &localPath{ours: ours, theirs: theirs, bundle: w.bundle, in: t}
 	p.local.put(to, made)
@@ -223,7 +223,7 @@ func (a *attempt) short(e *candidate, mayProve bool) bool {
 	if by == nil {
 		return false
 	}
-	return a.hand(e, key.id, by.theirs.chain, func(end tunnel.EndFunc) (*tunnel.Flow, error) {
-		return a.p.driver.Splice(a.app, by.accept, end)
+	return a.hand(e, a.endsOf(e, key.id, by.theirs.chain, &by.last), func(app net.Conn, end tunnel.EndFunc) (*tunnel.Flow, error) {
+		return a.p.driver.Splice(app, by.accept, end)
 	}) == nil
 }

@@ -25,10 +25,10 @@ type ending struct {
 // goroutine, so that its far end sees a reset.
 type aborter interface{ abort() }
 
-// row is one connection of the table, from before it is judged to its end.
-type row struct {
+// ends is who a connection is between. All streams of a tunnel to an instance share one,
+// so that a connection that rests costs little more than its counters.
+type ends struct {
 	svc         *Service
-	id          uint64
 	outbound    bool
 	outside     bool // it leaves the mesh: nobody is authenticated
 	source      catalog.Name
@@ -38,10 +38,15 @@ type row struct {
 	upstream    catalog.Name
 	instance    string
 	endpoint    *endpoint // outbound: counted as active there
-	stream      bool      // one descriptor is its own, that of the application
 	chain       []*x509.Certificate
-	started     time.Time
 	pair        *pairMetrics
+}
+
+// row is one connection of the table, from before it is judged to its end.
+type row struct {
+	*ends
+	id      uint64
+	started time.Time
 
 	// Bytes from source to destination, and back: of a Conn in and out, else of flow.
 	in, out atomic.Int64
@@ -51,7 +56,8 @@ type row struct {
 	countIn  int64 // of the bytes, in the metrics
 	countOut int64
 	rule     string
-	legs     []aborter
+	leg      aborter // that of the mesh, where it is a connection of its own
+	stream   bool    // one descriptor is its own, that of the application; never changes
 	admitted bool
 	ended    bool
 }
@@ -145,16 +151,16 @@ func (r *row) finish(e ending, cut bool) bool {
 		return false
 	}
 	r.ended = true
-	legs := r.legs
-	r.legs = nil
+	leg := r.leg
+	r.leg = nil
 	if e.rule == "" {
 		e.rule = r.rule
 	}
 	admitted := r.admitted
 	r.mu.Unlock()
 	if cut {
-		for _, l := range legs {
-			l.abort()
+		if leg != nil {
+			leg.abort()
 		}
 		if f := r.flow.Load(); f != nil {
 			f.Reset(codeOf(e.reason))

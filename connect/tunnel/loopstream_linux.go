@@ -37,7 +37,7 @@ type loopStream struct {
 	deaf            bool // the application reads no more, but may still speak
 	discarding      bool // the peer has left: what the application sends is thrown away
 	ended           bool
-	resetEnd        End   // with discarding: how it will be reported
+	resetEnd        *End  // with discarding: how it will be reported
 	broken          error // deaf by a reset: what it said before that is still to be read
 }
 
@@ -301,7 +301,7 @@ func (s *loopStream) writeFailed(err error, undelivered int) {
 
 func (s *loopStream) appFailed(err error) {
 	if s.discarding {
-		s.finish(s.resetEnd, true)
+		s.finish(*s.resetEnd, true)
 		return
 	}
 	if s.p != nil {
@@ -314,7 +314,7 @@ func (s *loopStream) appFailed(err error) {
 // some time to take it; closing at once, with unread bytes of it here, would reset
 // it under its last read.
 func (s *loopStream) leave(e End) {
-	s.discarding, s.resetEnd = true, e
+	s.discarding, s.resetEnd = true, &e
 	if s.in.n == 0 {
 		s.passEnd()
 	}
@@ -333,13 +333,13 @@ func (s *loopStream) discard() {
 	n, again, err := readSome(s.fd, s.t.l.plain)
 	switch {
 	case err != nil:
-		s.finish(s.resetEnd, true)
+		s.finish(*s.resetEnd, true)
 	case again:
 		s.readable = false
 	case n == 0 && s.in.n > 0: // its end; what is queued comes first
 		s.readable = false
 	case n == 0:
-		s.finish(s.resetEnd, false)
+		s.finish(*s.resetEnd, false)
 	default:
 		s.wantRead()
 	}
