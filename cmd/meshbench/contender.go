@@ -66,7 +66,7 @@ type arm struct {
 }
 
 const (
-	idleConns  = 1000
+	idleConns  = 5000
 	idleWarmUp = 8
 )
 
@@ -171,7 +171,13 @@ func (a *arm) idle(ctx context.Context, s *sample, _ time.Duration) error {
 	if len(a.running.pids) == 0 {
 		return nil
 	}
-	fresh, err := a.start(ctx, a.backend)
+	starts := a.contender
+	if pair, ok := starts.(*weftPair); ok {
+		own := *pair
+		own.binary = "" // which can be asked to rest
+		starts = &own
+	}
+	fresh, err := starts.start(ctx, a.backend)
 	if err != nil {
 		return fmt.Errorf("fresh processes for idle connections: %w", err)
 	}
@@ -181,17 +187,14 @@ func (a *arm) idle(ctx context.Context, s *sample, _ time.Duration) error {
 		return fmt.Errorf("%d connections: %w", idleWarmUp, err)
 	}
 	time.Sleep(time.Second)
-	before := fresh.rss()
+	before, err := fresh.atRest()
+	if err != nil {
+		return err
+	}
 	err = idle(ctx, fresh.front, idleConns, answerSize, func() error {
-		for i, now := range fresh.rss() {
-			each := float64(now-before[i]) / 1024 / idleConns
-			if i == 0 {
-				s.idleServer = each
-			} else {
-				s.idleClient = each
-			}
-		}
-		return nil
+		now, err := fresh.atRest()
+		s.idleServer, s.idleClient = float64(now[0]-before[0])/1024/idleConns, float64(now[1]-before[1])/1024/idleConns
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("%d idle connections: %w", idleConns, err)

@@ -57,8 +57,11 @@ func loopbackUp() error {
 	}
 	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
 	// For everybody alike: where the host's default is BBR, it paces by a timer what
-	// nothing limits here. The setting is this namespace's alone.
-	_ = os.WriteFile(congestionFile, []byte("cubic"), 0o600) // where there is none, the host's default serves
+	// nothing limits here. The setting is this namespace's alone. Where the host allows
+	// no namespace to choose CUBIC, Reno is what each may have.
+	if os.WriteFile(congestionFile, []byte("cubic"), 0o600) != nil {
+		_ = os.WriteFile(congestionFile, []byte("reno"), 0o600) // where there is none, the host's default serves
+	}
 	return os.NewSyscallError("ioctl", unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo))
 }
 
