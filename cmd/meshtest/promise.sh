@@ -3,7 +3,8 @@
 # TestP07), with their full counts, and what they say into results/P07.txt, with
 # the date, the machine and the command. It needs root where the promise does.
 # `make promise P=20 T=ChurnOfAgents`: one test of those, into
-# results/P20-ChurnOfAgents.txt.
+# results/P20-ChurnOfAgents.txt. Data directories are in $TMPDIR: TMPDIR=/dev/shm
+# shows what is left when the disk takes no time.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 [[ ${1:-} =~ ^[0-9]+$ ]] || { echo "usage: make promise P=7" >&2; exit 2; }
@@ -22,6 +23,7 @@ out=results/$name${one:+-$one}.txt
   echo "date:     $(date -u +'%Y-%m-%d %H:%M UTC')"
   echo "commit:   $(git rev-parse --short HEAD 2>/dev/null || echo unknown)$(git diff --quiet HEAD -- . ':!results' 2>/dev/null || echo ', with changes')"
   echo "machine:  $(nproc) × $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1), $(awk '/^MemTotal/ {printf "%.0f GiB", $2 / 1048576}' /proc/meminfo), $(uname -sr), $(go version | cut -d' ' -f3)"
+  echo "disk:     $(stat -f -c %T "${TMPDIR:-/tmp}") at ${TMPDIR:-/tmp}"
   echo "load:     $(cut -d' ' -f1-3 /proc/loadavg) at the start"
   echo
 } > "$out.new"

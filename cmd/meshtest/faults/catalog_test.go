@@ -40,13 +40,14 @@ func TestP19CatalogAtScale(t *testing.T) {
 		e.t.Logf("resident memory of %s: %d MiB, %.2f KiB an instance more than when it was empty", c.Servers[i].Name, now>>10, float64(now-before[i])/float64(n))
 	}
 
-	w := e.watch(c, proc.Count(10, 300))
+	w, disk := e.watch(c, proc.Count(10, 300)), watchSyncs(t)
 	churned := e.churn(c, w, proc.Count(100, 500), proc.Count(3*time.Second, time.Minute))
 	w.stop()
 	slices.Sort(churned.asked)
 	slices.Sort(churned.answered)
 	e.t.Logf("%.0f changes/s: %d of them at each of %d watchers' servers after p50 %s, p99 %s of the request, %s and %s of its answer",
 		churned.rate, len(churned.asked), w.watchers, half(churned.asked), p99(churned.asked), half(churned.answered), p99(churned.answered))
+	disk.report(t)
 
 	for _, victim := range []*proc.Node{c.Followers()[0], lead} {
 		role := map[bool]string{true: "leader", false: "follower"}[victim == lead]

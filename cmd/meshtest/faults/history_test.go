@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -134,7 +135,7 @@ func (r *recorder) next(rng *rand.Rand) bool {
 	select {
 	case <-r.stop:
 		return false
-	case <-time.After(time.Duration(5+rng.IntN(40)) * time.Millisecond):
+	case <-time.After(time.Duration(rng.IntN(proc.Count(45, 20))) * time.Millisecond):
 		return true
 	}
 }
@@ -286,30 +287,33 @@ func victim(c *proc.Cluster, rng *rand.Rand) *proc.Node {
 // TestP02Linearizable lets clients use registers, compare-and-set and locks through
 // all servers, while these are killed, frozen, cut off, hand leadership over and write
 // backups every 500 entries, and wants a history that one single store could have given.
+// Before, while nothing is wrong, it asks how many reads a second there are of either kind.
 func TestP02Linearizable(t *testing.T) {
 	c := proc.StartCluster(t, proc.ClusterOptions{
 		Servers: 3, Namespaces: true,
-		ServerArgs: []string{"-hcl", "raft_snapshot_threshold = 500 raft_trailing_logs = 250 raft_snapshot_interval = \"1s\""},
+		ServerArgs: append([]string{"-hcl", "raft_snapshot_threshold = 500 raft_trailing_logs = 250 raft_snapshot_interval = \"1s\""}, manyConns...),
 	})
+	reportReads(t, c)
 	seed := uint64(1)
 	keys, each := proc.Count(8, 64), proc.Count(6, 8)
 	sum, unknown, faults, backups := 0, 0, map[string]int{}, 0
-	for batch := range proc.Count(1, 400) {
-		rng := rand.New(rand.NewPCG(seed, uint64(batch)))
-		r := startRecorder(t, seed+uint64(batch), keys, each, c.Servers...)
-		order := rng.Perm(len(nemeses))
-		for i := range proc.Count(len(nemeses), 8) {
-			nem := nemeses[order[i%len(order)]]
-			d := time.Duration(500+rng.IntN(proc.Count(2500, 19_500))) * time.Millisecond
-			nem.do(c, rng, d)
-			faults[nem.name]++
-			pause(700)
+	begin := time.Now()
+	for batch := uint64(0); sum < proc.Count(1, 10_000_000); batch++ {
+		rng := rand.New(rand.NewPCG(seed, batch))
+		r := startRecorder(t, seed+batch, keys, each, c.Servers...)
+		for _, i := range rng.Perm(len(nemeses)) {
+			nemeses[i].do(c, rng, time.Duration(500+rng.IntN(proc.Count(2500, 7500)))*time.Millisecond)
+			faults[nemeses[i].name]++
+			pause(proc.Count[time.Duration](700, 2000))
 		}
 		c.WaitServing(60 * time.Second)
 		sum += r.judge(t)
 		unknown += r.unknown
 		if t.Failed() {
 			break
+		}
+		if proc.Full() {
+			t.Logf("%9d operations after %s", sum, time.Since(begin).Round(time.Second))
 		}
 	}
 	for _, n := range c.Servers {
@@ -320,4 +324,39 @@ func TestP02Linearizable(t *testing.T) {
 	}
 	equal(t, c.Servers...)
 	t.Logf("%d operations, %d of them of unknown outcome, are linearizable; faults %v; the last backup is of entry %d", sum, unknown, faults, backups)
+}
+
+// reportReads says how many reads a second 32 clients get through all servers, linearizable
+// and stale ones in turns.
+func reportReads(t *testing.T, c *proc.Cluster) {
+	t.Helper()
+	s := newStore(t, 5*time.Second)
+	_, err := s.put(c.Servers[0], "read", "me", "")
+	must(t, err)
+	window := proc.Count(200*time.Millisecond, 2*time.Second)
+	rates := map[string][]float64{}
+	for range 5 {
+		for _, params := range []string{"", "?stale"} {
+			var done, failed atomic.Int64
+			var wg sync.WaitGroup
+			for i := range 32 {
+				wg.Go(func() {
+					for until := time.Now().Add(window); time.Now().Before(until); {
+						if p, err := s.get(c.Servers[i%len(c.Servers)], "read", params); err != nil || p.Value != "me" {
+							failed.Add(1)
+						}
+						done.Add(1)
+					}
+				})
+			}
+			wg.Wait()
+			if n := failed.Load(); n > 0 && params == "" {
+				t.Errorf("%d of %d reads failed or did not see a write from before", n, done.Load())
+			}
+			rates[params] = append(rates[params], float64(done.Load())/window.Seconds())
+		}
+	}
+	median := func(of string) float64 { slices.Sort(rates[of]); return rates[of][len(rates[of])/2] }
+	t.Logf("reads a second, 32 clients: linearizable %.0f, stale %.0f, ratio %.2f (target 0.8)",
+		median(""), median("?stale"), median("")/median("?stale"))
 }

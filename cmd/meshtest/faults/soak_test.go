@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"maps"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,7 +41,8 @@ var measures = []measure{
 	}},
 	{"goroutines", 25, func(n *proc.Node) (float64, error) { return gauge(n, "consul_runtime_num_goroutines") }},
 	{"metric series", 20, func(n *proc.Node) (float64, error) {
-		return float64(len(seriesOf(n))), nil
+		all, err := seriesOf(n)
+		return float64(len(all)), err
 	}},
 	{"disk MiB", 6, func(n *proc.Node) (float64, error) { return onDisk(n.Dir) }},
 }
@@ -226,7 +228,9 @@ func TestP33SoakWithoutGrowth(t *testing.T) {
 	base := settled(t, c, agents, nil)
 	known := map[*proc.Node]map[string]bool{}
 	for _, p := range steady {
-		known[p] = seriesOf(p)
+		var err error
+		known[p], err = seriesOf(p)
+		must(t, err)
 	}
 	m.start(pace)
 	all := map[*proc.Node][]series{}
@@ -242,7 +246,9 @@ func TestP33SoakWithoutGrowth(t *testing.T) {
 	}
 	m.stop()
 	for _, p := range steady {
-		t.Logf("P33: metric series of %s that were not there: %s", p.Name, added(known[p], seriesOf(p)))
+		now, err := seriesOf(p)
+		must(t, err)
+		t.Logf("P33: metric series of %s that were not there: %s", p.Name, added(known[p], now))
 	}
 	judgeGrowth(t, c, agents, all)
 	settled(t, c, agents, base)
@@ -292,8 +298,11 @@ func judgeGrowth(t *testing.T, c *proc.Cluster, agents []*proc.Node, all map[*pr
 }
 
 // seriesOf gives the metric series of a process, by name and labels. A histogram is one.
-func seriesOf(n *proc.Node) map[string]bool {
-	_, text, _ := n.Get("/v1/agent/metrics?format=prometheus")
+func seriesOf(n *proc.Node) (map[string]bool, error) {
+	status, text, err := n.Get("/v1/agent/metrics?format=prometheus")
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("metrics: status %d", status)
+	}
 	all := map[string]bool{}
 	for line := range strings.Lines(text) {
 		name, _, _ := strings.Cut(line, "{")
@@ -301,7 +310,7 @@ func seriesOf(n *proc.Node) map[string]bool {
 			all[line[:at]] = true
 		}
 	}
-	return all
+	return all, err
 }
 
 // added counts, by name, the series that are new: a family whose labels have no bound
