@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -296,11 +297,17 @@ type keysReply struct {
 	Err  string `json:",omitempty"`
 }
 
-// keysWait is how long members have to answer.
-const keysWait = 5 * time.Second
+const (
+	// keysWait is how long members have to answer.
+	keysWait = 5 * time.Second
+	// keysLook is between two looks at which of them are alive still.
+	keysLook = 100 * time.Millisecond
+)
 
 // Keyring carries out op on the keyring of every member that is alive, and tells
-// what came of it. The error is of this host alone: see KeyringReport.Errors.
+// what came of it. A member that turns out to have failed meanwhile does not count:
+// it is given the keys when it is back. The error is of this host alone: see
+// KeyringReport.Errors.
 func (g *Gossip) Keyring(ctx context.Context, op catalog.KeyringOp, key string) (*catalog.KeyringReport, error) {
 	if g.keys == nil {
 		return nil, catalog.Conflictf("the keyring is empty: gossip is not encrypted; set encrypt to a key of `weft keygen` and restart the agents")
@@ -327,29 +334,33 @@ func (g *Gossip) Keyring(ctx context.Context, op catalog.KeyringOp, key string) 
 			report.Errors[node] = failure
 		}
 	}
-	missing := map[string]bool{}
+	missing := map[string]string{} // why, by member
 	for _, m := range others {
+		missing[m.Name] = "no answer"
 		if err := g.sendTo(m.Name, msgKeys, q); err != nil {
-			report.Errors[m.Name] = err.Error()
-			continue
+			missing[m.Name] = err.Error()
 		}
-		missing[m.Name] = true
 	}
 	// This host last: a key that it no longer has could not carry the question.
 	add(g.keys.answer(g.cfg.NodeName, q))
 	wait, cancel := context.WithTimeout(ctx, keysWait)
 	defer cancel()
+	look := time.NewTicker(keysLook)
+	defer look.Stop()
 	for len(missing) > 0 {
 		select {
 		case r := <-replies:
-			if missing[r.From] {
+			if _, asked := missing[r.From]; asked {
 				delete(missing, r.From)
 				add(r.From, r.Keys, r.Err)
 			}
+		case <-look.C:
+			alive := g.table.alive()
+			maps.DeleteFunc(missing, func(name, _ string) bool {
+				return !slices.ContainsFunc(alive, func(m catalog.Member) bool { return m.Name == name })
+			})
 		case <-wait.Done():
-			for name := range missing {
-				report.Errors[name] = "no answer"
-			}
+			maps.Copy(report.Errors, missing)
 			return report, nil
 		}
 	}

@@ -81,6 +81,30 @@ func TestKeyringTurnsOver(t *testing.T) {
 	}
 }
 
+// TestKeyringPassesOverTheFailed asks for a change just after a member has crashed,
+// while it is still thought alive: the change does not fail for it.
+func TestKeyringPassesOverTheFailed(t *testing.T) {
+	quick := func(c *Config) {
+		c.SecretKeys = [][]byte{bytes.Repeat([]byte{1}, 32)}
+		c.Pace = Pace{ProbeInterval: 100 * time.Millisecond, ProbeTimeout: 50 * time.Millisecond, SuspicionMult: 2}
+	}
+	a, stopA := start(t, "a", quick)
+	defer stopA()
+	b, stopB := start(t, "b", quick)
+	if _, err := b.Join(t.Context(), []string{a.Addr()}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 10*time.Second, "two are alive", func() bool { return len(a.table.alive()) == 2 })
+	stopB()
+	if n := len(a.table.alive()); n != 2 {
+		t.Fatalf("%d alive: the crash was noticed too soon to show anything", n)
+	}
+	r, err := a.Keyring(t.Context(), catalog.KeyringInstall, text(bytes.Repeat([]byte{2}, 32)))
+	if err != nil || len(r.Errors) != 0 || len(r.Keys) != 1 || len(r.Keys["a"]) != 2 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
 func TestKeyringRefuses(t *testing.T) {
 	plain, stop := start(t, "plain", nil)
 	defer stop()

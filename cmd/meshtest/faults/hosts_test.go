@@ -56,6 +56,7 @@ func TestKeyRotationWithHostsDown(t *testing.T) {
 		t.Errorf("an agent installs a key: %v", err)
 	}
 	op := c.Leader()
+	alive(t, op, 3, 60*time.Second) // it may hear of the second failure after a
 	op.MustCLI("keyring", "-install", key)
 	op.MustCLI("keyring", "-use", key)
 	for k := range old[0].Keys {
