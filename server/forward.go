@@ -172,7 +172,7 @@ func (d *doubt) judge(now time.Time) error {
 func (c *cluster) leaderIndex() (uint64, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, leaderHold)
 	defer cancel()
-	rep, err := wire.NewPeersClient(leaderConn{c}).ReadIndex(ctx, &wire.ReadIndexRequest{})
+	rep, err := wire.NewPeersClient(leaderConn{c}).ReadIndex(ctx, &wire.ReadIndexRequest{Term: c.raft.Term()})
 	if err != nil {
 		return 0, err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/wire"
 	"github.com/weftmesh/weft/server/consensus"
+	"github.com/weftmesh/weft/server/rpc"
 )
 
 // peerService answers other servers.
@@ -51,8 +52,8 @@ func (s *peerService) Promise(_ context.Context, req *wire.PromiseRequest) (*wir
 }
 
 // ReadIndex implements wire.Peers.
-func (s *peerService) ReadIndex(ctx context.Context, _ *wire.ReadIndexRequest) (*wire.ReadIndexReply, error) {
-	index, err := s.raft.ReadIndex(ctx)
+func (s *peerService) ReadIndex(ctx context.Context, req *wire.ReadIndexRequest) (*wire.ReadIndexReply, error) {
+	index, err := s.raft.ReadIndexFor(ctx, rpc.CallerOf(ctx).NodeID, req.Term)
 	if err != nil {
 		return nil, err
 	}

@@ -57,8 +57,9 @@ type PromiseRequest struct {
 // PromiseReply is a promise given.
 type PromiseReply struct{}
 
-// ReadIndexRequest asks the leader.
-type ReadIndexRequest struct{}
+// ReadIndexRequest asks the leader. Term is the one that the asker is in, after those
+// for whom it asks came to it; 0: it does not say.
+type ReadIndexRequest struct{ Term uint64 }
 
 // ReadIndexReply answers a ReadIndexRequest.
 type ReadIndexReply struct{ Index uint64 }

@@ -206,6 +206,43 @@ func (r *Rounds) run() {
 // proves that this node leads while it runs; the error wraps ErrNoLeader when not.
 func (n *Node) ReadIndex(ctx context.Context) (uint64, error) { return n.reads.Index(ctx) }
 
+// ReadIndexFor is ReadIndex for another server, by its node ID, which says in which
+// term it was when it asked. That is a heartbeat answered in advance: who elected a
+// newer leader before, and has acknowledged its writes, is in a newer term. Where the
+// two are most of the voters, as in a cluster of three, nobody else is asked.
+func (n *Node) ReadIndexFor(ctx context.Context, id string, term uint64) (uint64, error) {
+	if term == 0 || term != n.readyTerm.Load() || n.refuseRead() != nil {
+		return n.ReadIndex(ctx)
+	}
+	servers, err := n.servers()
+	if err != nil || !pair(servers, raft.ServerID(n.cfg.NodeID), raft.ServerID(id)) {
+		return n.ReadIndex(ctx)
+	}
+	index := n.cfg.Store.Index()
+	if !n.leads(term) {
+		return 0, errNoLeader
+	}
+	return index, nil
+}
+
+// pair tells whether two servers are voters, and a majority.
+func pair(servers []raft.Server, a, b raft.ServerID) bool {
+	voters, agree := 0, 0
+	for _, s := range servers {
+		if s.Suffrage != raft.Voter {
+			continue
+		}
+		voters++
+		if s.ID == a || s.ID == b {
+			agree++
+		}
+	}
+	return agree > voters/2
+}
+
+// Term is the one that this server is in.
+func (n *Node) Term() uint64 { return n.raft.CurrentTerm() }
+
 // readIndex: every write of this term is acknowledged by this node, after its
 // store has applied it; those of earlier terms were applied before readyTerm was
 // set. So the store's index now is enough, if nobody else leads: that is what a
@@ -216,23 +253,26 @@ func (n *Node) readIndex() (uint64, error) {
 		return 0, err
 	}
 	index, asked := n.cfg.Store.Index(), time.Now()
+	look := time.NewTicker(askAgain)
+	defer look.Stop()
 	for {
-		// Has the followers asked at once, and fails when leadership is lost.
 		if err := n.refuseRead(); err != nil {
 			return 0, err
 		}
-		if err := n.awaitDisk(context.Background(), n.raft.VerifyLeader); err != nil {
-			return 0, errNoLeader
-		}
-		if n.raft.CurrentTerm() != term {
-			return 0, errNoLeader
-		}
 		servers, err := n.servers()
-		if err != nil {
+		if err != nil || !n.leads(term) {
 			return 0, errNoLeader
 		}
-		if n.witness.majority(servers, raft.ServerID(n.cfg.NodeID), term, asked) {
+		proved, heard := n.witness.majority(servers, raft.ServerID(n.cfg.NodeID), term, asked)
+		if proved {
 			return index, nil
+		}
+		n.witness.ask(servers, n.header(), term)
+		select {
+		case <-heard:
+		case <-look.C:
+		case <-n.ended:
+			return 0, errNoLeader
 		}
 	}
 }

@@ -168,6 +168,15 @@ func TestDeposedLeaderDoesNotAnswer(t *testing.T) {
 			}
 		}
 	}
+	term := nodes[0].Term()
+	if got, err := nodes[0].ReadIndexFor(t.Context(), "node-2", term); err == nil && got < index {
+		t.Error("a follower's word gave", got)
+	}
+	for id, term := range map[string]uint64{"node-1": term, "nobody": term, "node-3": 0, "node-2": term + 1} {
+		if _, err := nodes[0].ReadIndexFor(t.Context(), id, term); !errors.Is(err, catalog.ErrNoLeader) {
+			t.Errorf("read for %s in term %d: %v", id, term, err)
+		}
+	}
 	if _, err := nodes[0].ReadIndex(t.Context()); !errors.Is(err, catalog.ErrNoLeader) {
 		t.Error("read:", err)
 	}
@@ -177,9 +186,15 @@ func TestDeposedLeaderDoesNotAnswer(t *testing.T) {
 		t.Error("a minority acknowledged a write")
 	}
 	next := anyLeader(t, nodes[1:])
-	apply(t, next, register(3))
+	index = apply(t, next, register(3))
 	if _, err := next.ReadIndex(t.Context()); err != nil {
 		t.Error(err)
+	}
+	if _, err := nodes[0].ReadIndexFor(t.Context(), "node-2", nodes[1].Term()); !errors.Is(err, catalog.ErrNoLeader) {
+		t.Error("a server of the new term vouches for the old leader:", err)
+	}
+	if got, err := next.ReadIndexFor(t.Context(), "node-1", nodes[0].Term()); err != nil || got < index {
+		t.Error("read for a server in an older term:", got, err)
 	}
 }
 
@@ -227,17 +242,21 @@ func TestLateReplyIsNoProof(t *testing.T) {
 		t.Fatal(err)
 	}
 	two := []raft.Server{{ID: "a"}, {ID: "b"}}
-	if w.majority(two, "a", 7, since) {
+	most := func(voters []raft.Server, term uint64) bool {
+		proved, _ := w.majority(voters, "a", term, since)
+		return proved
+	}
+	if most(two, 7) {
 		t.Error("a reply to an earlier question counts")
 	}
 	late.gate.Store(nil)
 	if err := ask(); err != nil {
 		t.Fatal(err)
 	}
-	if !w.majority(two, "a", 7, since) || w.majority(two, "a", 8, since) {
+	if !most(two, 7) || most(two, 8) {
 		t.Error("a reply to a later question in its term does not count, or one of another term does")
 	}
-	if !w.majority(two[:1], "a", 9, since) {
+	if !most(two[:1], 9) {
 		t.Error("a lone voter is its own majority")
 	}
 }

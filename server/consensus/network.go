@@ -13,8 +13,9 @@ import (
 const (
 	// networkTimeout bounds one exchange between servers.
 	networkTimeout = 10 * time.Second
-	// pooledConns is how many idle connections to one server are kept.
-	pooledConns = 3
+	// pooledConns is how many idle connections to one server are kept: heartbeats,
+	// entries, word of what is committed and questions for reads go beside each other.
+	pooledConns = 4
 	// redialEvery is how often a leader tries to reach a server that it cannot reach.
 	redialEvery = 100 * time.Millisecond
 	// vouchTimeout bounds the question to others about a server that is not known.

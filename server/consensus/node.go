@@ -197,13 +197,7 @@ func (n *Node) checkPast() error {
 		return nil
 	}
 	n.wg.Go(func() {
-		addr := n.witness.LocalAddr()
-		req := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
-			ProtocolVersion: raft.ProtocolVersionMax,
-			ID:              []byte(n.cfg.NodeID),
-			Addr:            n.witness.EncodePeer(raft.ServerID(n.cfg.NodeID), addr),
-		}}
-		if err := n.witness.TimeoutNow(self.ID, addr, req, &raft.TimeoutNowResponse{}); err != nil {
+		if err := n.witness.TimeoutNow(self.ID, n.witness.LocalAddr(), &raft.TimeoutNowRequest{RPCHeader: n.header()}, &raft.TimeoutNowResponse{}); err != nil {
 			n.log.Debug("the election waits for its timeout", "err", err) // only slower
 		}
 	})
@@ -262,6 +256,7 @@ func (n *Node) Close() error {
 		n.reads.Wait()
 		n.leadership.Close(errStopped)
 		if !errors.Is(err, errLeftBehind) {
+			n.witness.wg.Wait()
 			err = errors.Join(err, n.disk.Close()) // Raft has closed the transport
 		}
 		n.closeErr = err
@@ -355,6 +350,12 @@ func (n *Node) servers() ([]raft.Server, error) {
 		return nil, err
 	}
 	return f.Configuration().Servers, nil
+}
+
+// header is what this node's own questions to others begin with.
+func (n *Node) header() raft.RPCHeader {
+	id := raft.ServerID(n.cfg.NodeID)
+	return raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(id), Addr: n.witness.EncodePeer(id, n.witness.LocalAddr())}
 }
 
 // leads tells whether this node leads in a term.

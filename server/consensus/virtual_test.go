@@ -566,6 +566,10 @@ func (v *virtual) client(ctx context.Context, id int) {
 }
 
 func (v *virtual) do(ctx context.Context, n *vnode, in vinput, at uint64) (voutput, uint64, error) {
+	var term uint64 // before the leader hears of it
+	if self, _ := n.get(); self != nil {
+		term = self.Term()
+	}
 	leader, err := v.reach(n)
 	if err != nil {
 		return voutput{}, 0, err
@@ -576,7 +580,7 @@ func (v *virtual) do(ctx context.Context, n *vnode, in vinput, at uint64) (voutp
 		done, _ := result.(bool)
 		return voutput{done: done}, index, err
 	}
-	index, err := leader.ReadIndex(ctx)
+	index, err := leader.ReadIndexFor(ctx, n.id, term)
 	if err != nil {
 		return voutput{}, 0, err
 	}

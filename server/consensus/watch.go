@@ -50,11 +50,7 @@ func (n *Node) abdicate() {
 	if id == "" {
 		return
 	}
-	req := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
-		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.cfg.NodeID),
-		Addr: n.witness.EncodePeer(raft.ServerID(n.cfg.NodeID), n.witness.LocalAddr()),
-	}}
-	if err := n.witness.TimeoutNow(id, addr, req, &raft.TimeoutNowResponse{}); err != nil {
+	if err := n.witness.TimeoutNow(id, addr, &raft.TimeoutNowRequest{RPCHeader: n.header()}, &raft.TimeoutNowResponse{}); err != nil {
 		n.log.Debug("another server was not asked to lead; they will miss this one", "id", string(id), "err", err)
 	}
 }

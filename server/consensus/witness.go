@@ -16,16 +16,20 @@ type Transport interface {
 }
 
 // witness is a transport that remembers which followers have acknowledged this
-// leader in which term, and when the question that they answered was sent.
+// leader in which term, and when the question that they answered was sent; and that
+// asks them when somebody wants to know now.
 //
-// VerifyLeader alone is no proof for a read: it counts any reply that arrives
+// Raft's VerifyLeader is no proof for a read: it counts any reply that arrives
 // after it was asked, so also one to a heartbeat that was sent, and judged by the
 // follower, before. Under a slow network a new leader may be elected, and may
 // acknowledge writes, between that judgement and the read.
 type witness struct {
 	Transport
-	mu   sync.Mutex
-	acks map[raft.ServerID]ack
+	mu    sync.Mutex
+	acks  map[raft.ServerID]ack
+	asked map[raft.ServerID]time.Time // who is not asked before then
+	heard chan struct{}               // closed when one answers, or failed to
+	wg    sync.WaitGroup
 }
 
 type ack struct {
@@ -33,7 +37,12 @@ type ack struct {
 	sent time.Time
 }
 
-func newWitness(t Transport) *witness { return &witness{Transport: t, acks: map[raft.ServerID]ack{}} }
+// askAgain is how long a server that could not be asked is left alone.
+const askAgain = 20 * time.Millisecond
+
+func newWitness(t Transport) *witness {
+	return &witness{Transport: t, acks: map[raft.ServerID]ack{}, asked: map[raft.ServerID]time.Time{}, heard: make(chan struct{})}
+}
 
 // AppendEntries implements raft.Transport. Heartbeats come this way always.
 func (w *witness) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
@@ -46,15 +55,23 @@ func (w *witness) AppendEntries(id raft.ServerID, target raft.ServerAddress, arg
 		w.mu.Lock()
 		if old := w.acks[id]; args.Term > old.term || (args.Term == old.term && sent.After(old.sent)) {
 			w.acks[id] = ack{args.Term, sent}
+			w.stir()
 		}
 		w.mu.Unlock()
 	}
 	return nil
 }
 
+// stir wakes those who wait for word of the others.
+func (w *witness) stir() {
+	close(w.heard)
+	w.heard = make(chan struct{})
+}
+
 // majority tells whether most voters, self included, have acknowledged term in
-// answer to a question that was sent after since.
-func (w *witness) majority(voters []raft.Server, self raft.ServerID, term uint64, since time.Time) bool {
+// answer to a question that was sent after since; when not, the channel is closed at
+// the next word of one of them.
+func (w *witness) majority(voters []raft.Server, self raft.ServerID, term uint64, since time.Time) (bool, <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	total, agree := 0, 0
@@ -67,5 +84,29 @@ func (w *witness) majority(voters []raft.Server, self raft.ServerID, term uint64
 			agree++
 		}
 	}
-	return agree > total/2
+	return agree > total/2, w.heard
+}
+
+// ask sends a heartbeat to each voter to which none of ours is under way.
+func (w *witness) ask(voters []raft.Server, header raft.RPCHeader, term uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := time.Now()
+	for _, s := range voters {
+		if s.Suffrage != raft.Voter || string(s.ID) == string(header.ID) || now.Before(w.asked[s.ID]) {
+			continue
+		}
+		w.asked[s.ID] = now.Add(networkTimeout)
+		w.wg.Go(func() {
+			args := &raft.AppendEntriesRequest{RPCHeader: header, Term: term, Leader: header.Addr} //nolint:staticcheck // older members read it
+			err := w.AppendEntries(s.ID, s.Address, args, &raft.AppendEntriesResponse{})
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			delete(w.asked, s.ID)
+			if err != nil {
+				w.asked[s.ID] = time.Now().Add(askAgain)
+			}
+			w.stir()
+		})
+	}
 }
