@@ -255,7 +255,7 @@ func (n *Node) readIndex() (uint64, error) {
 	index, asked := n.cfg.Store.Index(), time.Now()
 	look := time.NewTicker(askAgain)
 	defer look.Stop()
-	for {
+	for late := false; ; {
 		if err := n.refuseRead(); err != nil {
 			return 0, err
 		}
@@ -267,10 +267,11 @@ func (n *Node) readIndex() (uint64, error) {
 		if proved {
 			return index, nil
 		}
-		n.witness.ask(servers, n.header(), term)
+		n.witness.ask(servers, n.header(), term, late)
 		select {
 		case <-heard:
 		case <-look.C:
+			late = true
 		case <-n.ended:
 			return 0, errNoLeader
 		}

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -87,15 +88,28 @@ func (w *witness) majority(voters []raft.Server, self raft.ServerID, term uint64
 	return agree > total/2, w.heard
 }
 
-// ask sends a heartbeat to each voter to which none of ours is under way.
-func (w *witness) ask(voters []raft.Server, header raft.RPCHeader, term uint64) {
+// ask sends a heartbeat to voters to which none of ours is under way: to all of them,
+// or to as many as make a majority with this node, those that answered last.
+func (w *witness) ask(voters []raft.Server, header raft.RPCHeader, term uint64, all bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
+	idle := make([]raft.Server, 0, len(voters))
+	total := 0
 	for _, s := range voters {
-		if s.Suffrage != raft.Voter || string(s.ID) == string(header.ID) || now.Before(w.asked[s.ID]) {
+		if s.Suffrage != raft.Voter {
 			continue
 		}
+		total++
+		if string(s.ID) != string(header.ID) && !now.Before(w.asked[s.ID]) {
+			idle = append(idle, s)
+		}
+	}
+	if !all && len(idle) > total/2 {
+		slices.SortFunc(idle, func(a, b raft.Server) int { return w.acks[b.ID].sent.Compare(w.acks[a.ID].sent) })
+		idle = idle[:total/2]
+	}
+	for _, s := range idle {
 		w.asked[s.ID] = now.Add(networkTimeout)
 		w.wg.Go(func() {
 			args := &raft.AppendEntriesRequest{RPCHeader: header, Term: term, Leader: header.Addr} //nolint:staticcheck // older members read it
