@@ -80,15 +80,6 @@ func (n *Node) Apply(ctx context.Context, cmd catalog.Command) (index uint64, re
 	return f.Index(), answer.result, answer.err
 }
 
-// Barrier returns when everything that was committed before is in the store. It
-// costs a log entry: for reads there is ReadIndex.
-func (n *Node) Barrier(ctx context.Context) error {
-	if err := n.awaitDisk(ctx, func() raft.Future { return n.raft.Barrier(enqueueTimeout) }); err != nil {
-		return outcome("barrier", err)
-	}
-	return nil
-}
-
 // await asks Raft and waits for its answer, for ctx, or for the end of the node:
 // Raft's futures know no context, and what is still queued when Raft ends is never
 // answered. Nothing new is asked once the node is closing, and Close gives what is
@@ -218,8 +209,8 @@ func (n *Node) ReadIndexFor(ctx context.Context, id string, term uint64) (uint64
 	if err != nil || !pair(servers, raft.ServerID(n.cfg.NodeID), raft.ServerID(id)) {
 		return n.ReadIndex(ctx)
 	}
-	index := n.cfg.Store.Index()
-	if !n.leads(term) {
+	index, err := n.committed()
+	if err != nil || !n.leads(term) {
 		return 0, errNoLeader
 	}
 	return index, nil
@@ -243,16 +234,49 @@ func pair(servers []raft.Server, a, b raft.ServerID) bool {
 // Term is the one that this server is in.
 func (n *Node) Term() uint64 { return n.raft.CurrentTerm() }
 
-// readIndex: every write of this term is acknowledged by this node, after its
-// store has applied it; those of earlier terms were applied before readyTerm was
-// set. So the store's index now is enough, if nobody else leads: that is what a
-// majority says when it answers, in this term, questions that were sent after now.
+// committed is the index of the last command that is committed, as far as a leader
+// knows: all that is acknowledged, and all that a follower shows. A follower may have
+// applied an entry that this node's store has yet to apply. Entries that are no
+// commands never come to the store, so nobody could wait for their index.
+func (n *Node) committed() (uint64, error) {
+	at := n.cfg.Store.Index()
+	for i := n.raft.CommitIndex(); i > max(at, n.settled.Load()); i-- {
+		var entry raft.Log
+		switch err := n.disk.logs.GetLog(i, &entry); {
+		case errors.Is(err, raft.ErrLogNotFound): // a backup has taken its place
+		case err != nil:
+			return 0, err
+		case entry.Type == raft.LogCommand:
+			return i, nil
+		}
+	}
+	return at, nil
+}
+
+// settle waits until the store shows all that the log has now.
+func (n *Node) settle(ctx context.Context) error {
+	last := n.raft.LastIndex()
+	if err := n.await(ctx, func() raft.Future { return n.raft.Barrier(0) }); err != nil {
+		return err
+	}
+	n.settled.Store(last)
+	return nil
+}
+
+// readIndex: what this node has committed in this term is committed; what was in
+// earlier ones was applied before readyTerm was set. So that is enough, if nobody else
+// leads: which is what a majority says when it answers, in this term, questions that
+// were sent after now.
 func (n *Node) readIndex() (uint64, error) {
 	term, err := n.waitReady()
 	if err != nil {
 		return 0, err
 	}
-	index, asked := n.cfg.Store.Index(), time.Now()
+	index, err := n.committed()
+	if err != nil {
+		return 0, errNoLeader
+	}
+	asked := time.Now()
 	look := time.NewTicker(askAgain)
 	defer look.Stop()
 	for late := false; ; {

@@ -15,7 +15,7 @@ import (
 )
 
 // cluster starts three nodes over transports in memory; the first leads.
-func cluster(t *testing.T) []*Node {
+func cluster(t *testing.T, edits ...func(*Config)) []*Node {
 	t.Helper()
 	const size = 3
 	var transports []*raft.InmemTransport
@@ -32,6 +32,9 @@ func cluster(t *testing.T) []*Node {
 		cfg.NodeID, cfg.Addr, cfg.Transport = fmt.Sprintf("node-%d", i+1), string(tr.LocalAddr()), tr
 		cfg.Bootstrap = i == 0
 		cfg.Timers = Timers{Heartbeat: 100 * time.Millisecond}
+		for _, edit := range edits {
+			edit(&cfg)
+		}
 		n, err := New(cfg)
 		if err != nil {
 			t.Fatal(err)
@@ -195,6 +198,50 @@ func TestDeposedLeaderDoesNotAnswer(t *testing.T) {
 	}
 	if got, err := next.ReadIndexFor(t.Context(), "node-1", nodes[0].Term()); err != nil || got < index {
 		t.Error("read for a server in an older term:", got, err)
+	}
+}
+
+// TestReadOfAnEntryThatTheLeaderHasToApply: a follower may apply an entry, and show
+// it, before the leader's own store does. Whoever reads after that must see it, too.
+func TestReadOfAnEntryThatTheLeaderHasToApply(t *testing.T) {
+	var slow atomic.Bool
+	held, release := make(chan struct{}), make(chan struct{})
+	nodes := cluster(t, func(cfg *Config) {
+		if leads := cfg.Bootstrap; leads {
+			cfg.hooks.observe = func(uint64, []byte) {
+				if slow.CompareAndSwap(true, false) {
+					close(held)
+					<-release
+				}
+			}
+		}
+	})
+	index := apply(t, nodes[0], register(1))
+	slow.Store(true)
+	done := make(chan error, 1)
+	go func() {
+		_, _, err := nodes[0].Apply(context.Background(), register(2))
+		done <- err
+	}()
+	<-held
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := nodes[1].cfg.Store.WaitIndex(ctx, index+1); err != nil {
+		t.Fatal(err)
+	}
+	shown := nodes[1].cfg.Store.Index()
+	if got, err := nodes[0].ReadIndexFor(ctx, "node-3", nodes[0].Term()); err != nil || got < shown {
+		t.Errorf("a follower shows entry %d, and another reads at %d: %v", shown, got, err)
+	}
+	if got, err := nodes[0].ReadIndex(ctx); err != nil || got < shown {
+		t.Errorf("a follower shows entry %d, and the leader reads at %d: %v", shown, got, err)
+	}
+	close(release)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if got, err := nodes[0].ReadIndex(ctx); err != nil || got != nodes[0].cfg.Store.Index() {
+		t.Errorf("at rest the leader reads at %d, its store is at %d: %v", got, nodes[0].cfg.Store.Index(), err)
 	}
 }
 

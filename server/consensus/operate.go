@@ -2,9 +2,11 @@ package consensus
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"io"
+	"math"
 	"strconv"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -146,17 +148,20 @@ func (n *Node) Restore(ctx context.Context, backup io.Reader, index uint64, size
 		return errNoLeader
 	}
 	meta := &raft.SnapshotMeta{Version: raft.SnapshotVersionMax, Index: index, Size: size}
+	n.settled.Store(math.MaxUint64) // the store's own index may go back
 	err := n.await(ctx, func() raft.Future {
 		return doneFuture{n.raft.Restore(meta, backup, 0)}
 	})
 	if err != nil {
-		return outcome("restore", err)
+		err = outcome("restore", err)
 	}
-	if err := n.Barrier(ctx); err != nil {
-		return fmt.Errorf("restore: %w", err)
-	}
-	return nil
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleWait)
+	defer cancel()
+	return errors.Join(err, n.settle(ctx))
 }
+
+// settleWait is how long the end of a restore waits until the store shows it.
+const settleWait = 10 * time.Second
 
 // doneFuture is a raft.Future of what is over.
 type doneFuture struct{ err error }
