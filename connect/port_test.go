@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -153,8 +154,73 @@ func TestP27Matrix(t *testing.T) {
 	}
 }
 
+// TestP27SplitHello: a first message that comes byte by byte, or in many records, asks
+// for the same service as one that comes whole, and opens nothing else.
+func TestP27SplitHello(t *testing.T) {
+	ca, log := newTestCA(t, testDomain), &logBook{}
+	port := startPort(t, log)
+	for _, n := range []string{"aa", "bb"} {
+		startSidecarWith(t, ca, n, ProxyConfig{Port: port}, func(s *Snapshot) {
+			s.Inbound, s.Local, s.Intentions = port.cfg.Addr, serve(t, greeter(n)), allow("web")
+		})
+	}
+	sni := func(n string) string {
+		return identity.ServiceID{TrustDomain: testDomain, Datacenter: testDC, Service: n}.SNI()
+	}
+	web := ca.leaf(t, "web", time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+	evil := ca.leaf(t, "evil", time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+	for _, s := range []split{{segment: 1}, {segment: 7}, {record: 1}, {record: 50}, {record: 3, segment: 2}} {
+		for _, n := range []string{"aa", "bb"} {
+			if got, shown := reachBy(s.over, port.Addr(), sni(n), web); got != n || shown != n {
+				t.Errorf("%+v: asked for %s, heard %q from %q", s, n, got, shown)
+			}
+		}
+		if got, _ := reachBy(s.over, port.Addr(), sni("aa"), evil); got != "" {
+			t.Errorf("%+v: a caller that is not allowed heard %q", s, got)
+		}
+		if got, _ := reachBy(s.over, port.Addr(), sni("nobody"), web); got != "" {
+			t.Errorf("%+v: an unknown name was answered: %q", s, got)
+		}
+	}
+}
+
+// split sends what is written in pieces: the first message in records of so many bytes
+// each, all of it in segments of so many.
+type split struct {
+	record, segment int
+
+	net.Conn
+	begun bool
+}
+
+func (s split) over(c net.Conn) net.Conn { return &split{record: s.record, segment: s.segment, Conn: c} }
+
+// Write implements net.Conn.
+func (s *split) Write(b []byte) (int, error) {
+	out := b
+	if !s.begun && s.record > 0 {
+		out = nil
+		for body := range slices.Chunk(b[5:], s.record) {
+			out = append(append(out, b[0], b[1], b[2], byte(len(body)>>8), byte(len(body))), body...)
+		}
+	}
+	if s.begun = true; s.segment == 0 {
+		s.segment = len(out)
+	}
+	for piece := range slices.Chunk(out, s.segment) {
+		if _, err := s.Conn.Write(piece); err != nil {
+			return 0, err
+		}
+	}
+	return len(b), nil
+}
+
 // reach speaks TLS as a stranger would, and gives what it heard and from whom.
 func reach(addr, ask string, cert *tls.Certificate) (heard, shown string) {
+	return reachBy(func(c net.Conn) net.Conn { return c }, addr, ask, cert)
+}
+
+func reachBy(over func(net.Conn) net.Conn, addr, ask string, cert *tls.Certificate) (heard, shown string) {
 	raw, err := net.Dial("tcp", addr)
 	if err != nil {
 		return "", ""
@@ -175,7 +241,7 @@ func reach(addr, ask string, cert *tls.Certificate) (heard, shown string) {
 		cfg.Certificates = []tls.Certificate{*cert}
 	}
 	b := make([]byte, 2)
-	if _, err := io.ReadFull(tls.Client(raw, cfg), b); err != nil {
+	if _, err := io.ReadFull(tls.Client(over(raw), cfg), b); err != nil {
 		return "", shown
 	}
 	return string(b), shown

@@ -214,7 +214,7 @@ func TestLeafFields(t *testing.T) {
 }
 
 // What a request carries beside its key and its one URI does not get through.
-func TestSignTakesNothingElse(t *testing.T) {
+func TestP27SignTakesNothingElse(t *testing.T) {
 	root, a := authority(t, config())
 	key := must(identity.NewKey())
 	basic := must(asn1.Marshal(struct{ IsCA bool }{true}))

@@ -38,7 +38,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-func TestParseRefusesLookAlikes(t *testing.T) {
+func TestP27LookAlikes(t *testing.T) {
 	good := "spiffe://" + td + "/ns/default/dc/dc1/svc/web"
 	for _, in := range []string{
 		"", "spiffe:", "spiffe://", "spiffe:///ns/default/dc/dc1/svc/web",

@@ -277,7 +277,7 @@ func TestServerName(t *testing.T) {
 	}
 }
 
-func TestOldVersionsAndPlaintext(t *testing.T) {
+func TestP27OldVersionsAndPlaintext(t *testing.T) {
 	root := newAuthority(t, td)
 	o := options(root.leaf(t, db()), root.bundle(t, td))
 	old := bare(root.leaf(t, web()))
@@ -334,7 +334,7 @@ func TestOldVersionsAndPlaintext(t *testing.T) {
 
 // A session is never resumed, not even by a client that keeps tickets, and so the
 // roots of now are asked every time.
-func TestNoResumption(t *testing.T) {
+func TestP27NoResumption(t *testing.T) {
 	root, next := newAuthority(t, td), newAuthority(t, td)
 	var bundle atomic.Pointer[Bundle]
 	bundle.Store(root.bundle(t, td))
