@@ -193,7 +193,9 @@ type split struct {
 	begun bool
 }
 
-func (s split) over(c net.Conn) net.Conn { return &split{record: s.record, segment: s.segment, Conn: c} }
+func (s split) over(c net.Conn) net.Conn {
+	return &split{record: s.record, segment: s.segment, Conn: c}
+}
 
 // Write implements net.Conn.
 func (s *split) Write(b []byte) (int, error) {
