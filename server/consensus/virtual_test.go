@@ -104,6 +104,7 @@ type vnode struct {
 	node  *Node // nil while it is down
 	store *store.Store
 	run   *vrun
+	hurry chan struct{} // closed when it is to end, and applies at once
 }
 
 func (n *vnode) get() (*Node, *store.Store) {
@@ -182,6 +183,8 @@ func (v *virtual) start(n *vnode, bootstrap bool) error {
 	}
 	run := n.disk.mount()
 	var at uint64
+	hurry := make(chan struct{})
+	lag := rand.New(rand.NewPCG(v.seed, uint64(n.id[len(n.id)-1])))
 	cfg := Config{
 		NodeID: n.id, Addr: n.addr, Bootstrap: bootstrap, Store: st, Transport: v.net.attach(raft.ServerAddress(n.addr)),
 		Timers: Timers{Snapshot: 3 * time.Second}, Logger: vlogger(n.id),
@@ -191,6 +194,12 @@ func (v *virtual) start(n *vnode, bootstrap bool) error {
 			}
 			at = index
 			v.observe(n.id, index, b)
+			if lag.IntN(20) == 0 { // one server's store may be behind those of others
+				select {
+				case <-time.After(time.Duration(lag.IntN(200)) * time.Millisecond):
+				case <-hurry:
+				}
+			}
 		}},
 	}
 	node, err := New(cfg)
@@ -200,7 +209,7 @@ func (v *virtual) start(n *vnode, bootstrap bool) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.node, n.store, n.run = node, st, run
+	n.node, n.store, n.run, n.hurry = node, st, run, hurry
 	return nil
 }
 
@@ -214,12 +223,14 @@ func vlogger(id string) *slog.Logger {
 // kill ends a server as a kill -9 does.
 func (v *virtual) kill(n *vnode) {
 	n.mu.Lock()
-	node, st, run := n.node, n.store, n.run
+	node, st, run, hurry := n.node, n.store, n.run, n.hurry
 	n.node, n.store = nil, nil
 	n.mu.Unlock()
 	if node == nil {
 		return
 	}
+	close(hurry) // what Raft has given to the store when it ends is never answered
+	time.Sleep(time.Millisecond)
 	if t := v.net.at(raft.ServerAddress(n.addr)); t != nil {
 		_ = t.Close()
 	}
