@@ -343,6 +343,10 @@ func TestStuckFollower(t *testing.T) {
 func TestP32PeersFile(t *testing.T) {
 	dir := t.TempDir()
 	n := open(t, config(t, dir))
+	apply(t, n, put("backed up", "yes"))
+	if err := n.Backup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	index := apply(t, n, put("kept", "yes"))
 	err := n.await(t.Context(), func() raft.Future { return n.raft.AddVoter("gone", "127.0.0.9:8300", 0, 0) })
 	if err == nil {

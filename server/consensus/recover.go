@@ -263,6 +263,7 @@ func (n *Node) recoverFromFile(conf *raft.Config) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
+	conf.NoSnapshotRestoreOnStart = false // the store was filled from a backup before the one just made
 	return os.Remove(file)
 }
 

@@ -217,7 +217,7 @@ func vlogger(id string) *slog.Logger {
 	if os.Getenv("WEFT_SIM_LOG") == "" {
 		return slog.New(slog.DiscardHandler)
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo})).With("node", id)
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", id)
 }
 
 // kill ends a server as a kill -9 does.
