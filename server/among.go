@@ -79,7 +79,7 @@ func (c *cluster) start(rpcs *grpc.Server, ended chan<- error) (stop func() erro
 		wg.Wait()
 		c.leases.stop()
 		c.peers.close()
-		c.reads.Wait()
+		c.reads.Close()
 		return nil
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -143,6 +144,7 @@ type Rounds struct {
 
 	mu      sync.Mutex
 	running bool
+	closed  bool
 	next    *round
 	wg      sync.WaitGroup
 }
@@ -157,6 +159,10 @@ type round struct {
 // Index is Ask, called once for all who wait, and after each of them came.
 func (r *Rounds) Index(ctx context.Context) (uint64, error) {
 	r.mu.Lock()
+	if r.closed {
+		r.mu.Unlock()
+		return 0, errNoLeader
+	}
 	if r.next == nil {
 		r.next = &round{done: make(chan struct{})}
 	}
@@ -174,8 +180,13 @@ func (r *Rounds) Index(ctx context.Context) (uint64, error) {
 	}
 }
 
-// Wait returns when nobody is being answered. No more may ask then.
-func (r *Rounds) Wait() { r.wg.Wait() }
+// Close refuses who asks from now on, and waits for the answers to others.
+func (r *Rounds) Close() {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.wg.Wait()
+}
 
 func (r *Rounds) run() {
 	for {
@@ -205,6 +216,10 @@ func (n *Node) ReadIndexFor(ctx context.Context, id string, term uint64) (uint64
 	if term == 0 || term != n.readyTerm.Load() || n.refuseRead() != nil {
 		return n.ReadIndex(ctx)
 	}
+	if !n.pending.begin() {
+		return 0, errNoLeader
+	}
+	defer n.pending.end()
 	servers, err := n.servers()
 	if err != nil || !pair(servers, raft.ServerID(n.cfg.NodeID), raft.ServerID(id)) {
 		return n.ReadIndex(ctx)
@@ -237,9 +252,13 @@ func (n *Node) Term() uint64 { return n.raft.CurrentTerm() }
 // committed is the index of the last command that is committed, as far as a leader
 // knows: all that is acknowledged, and all that a follower shows. A follower may have
 // applied an entry that this node's store has yet to apply. Entries that are no
-// commands never come to the store, so nobody could wait for their index.
+// commands never come to the store, so nobody could wait for their index. While a
+// restored backup is on its way to the others nobody can say what they show.
 func (n *Node) committed() (uint64, error) {
 	at := n.cfg.Store.Index()
+	if n.settled.Load() == restoring || n.disk.failure() != nil {
+		return 0, errNoLeader
+	}
 	for i := n.raft.CommitIndex(); i > max(at, n.settled.Load()); i-- {
 		var entry raft.Log
 		switch err := n.disk.logs.GetLog(i, &entry); {
@@ -252,6 +271,9 @@ func (n *Node) committed() (uint64, error) {
 	}
 	return at, nil
 }
+
+// restoring is the value of settled while the whole cluster gets a backup.
+const restoring = math.MaxUint64
 
 // settle waits until the store shows all that the log has now.
 func (n *Node) settle(ctx context.Context) error {

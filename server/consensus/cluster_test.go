@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -242,6 +243,43 @@ func TestReadOfAnEntryThatTheLeaderHasToApply(t *testing.T) {
 	}
 	if got, err := nodes[0].ReadIndex(ctx); err != nil || got != nodes[0].cfg.Store.Index() {
 		t.Errorf("at rest the leader reads at %d, its store is at %d: %v", got, nodes[0].cfg.Store.Index(), err)
+	}
+}
+
+// TestReadsAfterARestore: once a backup is restored, nobody takes the state of a server
+// that does not have it yet for new enough, though the backup's index is far below.
+func TestReadsAfterARestore(t *testing.T) {
+	nodes := cluster(t)
+	apply(t, nodes[0], register(1))
+	var old bytes.Buffer
+	if err := nodes[0].cfg.Store.Backup().Write(&old); err != nil {
+		t.Fatal(err)
+	}
+	at := nodes[0].cfg.Store.Index()
+	var last uint64
+	for i := range 50 {
+		last = apply(t, nodes[0], register(2+i))
+	}
+	var fresh bytes.Buffer
+	if err := nodes[0].cfg.Store.Rebase(&old, &fresh); err != nil {
+		t.Fatal(err)
+	}
+	if err := nodes[0].Restore(t.Context(), &fresh, at, int64(fresh.Len())); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range nodes {
+		index, err := nodes[0].ReadIndexFor(t.Context(), n.cfg.NodeID, n.Term())
+		if err != nil || index <= last {
+			t.Fatalf("%s reads at %d, which states of before have, too (%d): %v", n.cfg.NodeID, index, last, err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		if err := n.cfg.Store.WaitIndex(ctx, index); err != nil {
+			t.Fatal(err)
+		}
+		if v, err := n.cfg.Store.Read(catalog.Query{Kind: catalog.QueryNodes}); err != nil || len(v.Nodes) != 1 {
+			t.Errorf("%s shows %d hosts, the backup has one: %v", n.cfg.NodeID, len(v.Nodes), err)
+		}
 	}
 }
 

@@ -435,3 +435,81 @@ func TestP09CutAndNotWritten(t *testing.T) {
 		t.Error("Raft was told that an entry is missing, and would panic")
 	}
 }
+
+// TestOlderBackupIsRefused: a leader that was deposed, or did not hear the answer, sends a
+// backup of what this server has applied. It does not go back to it.
+func TestOlderBackupIsRefused(t *testing.T) {
+	n := open(t, config(t, t.TempDir()))
+	var last uint64
+	for i := range 20 {
+		last = apply(t, n, register(i))
+	}
+	ask := func(index, term uint64) (refused, have bool) {
+		rest := strings.NewReader("a backup")
+		answers := make(chan raft.RPCResponse, 1)
+		rpc := raft.RPC{RespChan: answers, Reader: rest, Command: &raft.InstallSnapshotRequest{
+			Term: n.Term(), LastLogIndex: index, LastLogTerm: term, Size: rest.Size(),
+		}}
+		if !n.refuses(rpc) {
+			return false, false
+		}
+		resp, ok := (<-answers).Response.(*raft.InstallSnapshotResponse)
+		if !ok || rest.Len() > 0 {
+			t.Fatalf("%T, %d bytes of the backup were left on the connection", resp, rest.Len())
+		}
+		return true, resp.Success
+	}
+	for what, c := range map[string]struct {
+		index, term   uint64
+		refused, have bool
+	}{
+		"of what is in the log": {last - 5, n.Term(), true, true}, "of what comes next": {last + 100, n.Term(), false, false},
+		"of another history": {last - 5, n.Term() + 7, false, false},
+	} {
+		if refused, have := ask(c.index, c.term); refused != c.refused || have != c.have {
+			t.Errorf("a backup %s: refused %t, and had %t", what, refused, have)
+		}
+	}
+	rc := n.raft.ReloadableConfig()
+	rc.TrailingLogs = 2
+	if err := n.raft.ReloadConfig(rc); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Backup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if refused, have := ask(last-5, n.Term()); !refused || have {
+		t.Errorf("a backup that cannot be compared with the log any more: refused %t, and had %t", refused, have)
+	}
+	if refused, have := ask(last, n.Term()); !refused || !have {
+		t.Errorf("the same backup: refused %t, and had %t", refused, have)
+	}
+}
+
+// TestBackupThatIsOvertaken: a backup of this server's own that is written slowly is not
+// kept when a later one has come from the leader.
+func TestBackupThatIsOvertaken(t *testing.T) {
+	n := open(t, config(t, t.TempDir()))
+	last := apply(t, n, register(1))
+	begin := func(index uint64) raft.SnapshotSink {
+		sink, err := n.disk.snapshots.Create(1, index, n.Term(), raft.Configuration{}, 1, n.witness)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sink
+	}
+	slow := begin(last - 1)
+	if err := begin(last).Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := slow.Close(); !errors.Is(err, errOutdated) {
+		t.Error("the slower, older backup was kept:", err)
+	}
+	list, err := n.disk.snapshots.List()
+	if err != nil || len(list) != 1 || list[0].Index != last {
+		t.Errorf("%d backups, %v", len(list), err)
+	}
+	if b := n.disk.base.Load(); b == nil || b.index != last || n.disk.failure() != nil {
+		t.Errorf("%+v, %v", b, n.disk.failure())
+	}
+}

@@ -69,39 +69,44 @@ func (s *guardedSink) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Close implements raft.SnapshotSink.
+// Close implements raft.SnapshotSink. A backup of this node's own that took so long that
+// a later one came from the leader, or from an operator, is not wanted any more: Raft
+// would take it for the newest.
 func (s *guardedSink) Close() error {
+	if b := s.g.d.base.Load(); b != nil && b.index > s.index {
+		return errors.Join(errOutdated, s.Cancel())
+	}
 	if err := s.SnapshotSink.Close(); err != nil {
 		return s.g.writing(err)
 	}
 	return s.g.d.reconcile(s.index, s.term)
 }
 
-// base is the last entry of a backup that stands in place of the log before it.
+var errOutdated = errors.New("a later backup was stored meanwhile")
+
+// base is the last entry of the newest backup, which stands in place of the log before it.
 type base struct{ index, term uint64 }
 
 // reconcile removes the entries up to the end of a backup where the log does not
 // hold the entry at which that ends.
 func (d *disk) reconcile(index, term uint64) error {
+	var l raft.Log
+	err := d.logs.GetLog(index, &l)
+	agrees := err == nil && l.Term == term
+	d.base.Store(&base{index, term}) // the log may begin after it, now or when it is shortened
+	if agrees || err != nil && !errors.Is(err, raft.ErrLogNotFound) {
+		return err
+	}
 	first, err := d.logs.FirstIndex()
 	if err != nil || first == 0 || first > index {
-		d.base.Store(&base{index, term})
 		return err
 	}
 	last, err := d.logs.LastIndex()
 	if err != nil {
 		return err
 	}
-	var l raft.Log
-	switch err := d.logs.GetLog(index, &l); {
-	case err == nil && l.Term == term:
-		return nil
-	case err != nil && !errors.Is(err, raft.ErrLogNotFound):
-		return err
-	}
 	// Entries after it stay: they are replaced, as any that were never committed,
 	// when the leader sends its own. For that the one before them must be known.
-	d.base.Store(&base{index, term})
 	d.log.Info("log entries that a backup replaces are removed", "from", first, "to", min(index, last))
 	return d.logs.DeleteRange(first, min(index, last))
 }

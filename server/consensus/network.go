@@ -54,8 +54,7 @@ type Network struct {
 // takes part.
 type network struct {
 	*raft.NetworkTransport
-	layer    *streams
-	incoming chan raft.RPC
+	layer *streams
 }
 
 var _ Transport = (*network)(nil)
@@ -69,38 +68,14 @@ func newNetwork(cfg Config, leads func(term uint64) bool) *network {
 	}
 	l.leading, l.prompter = leads, newPrompter(leads)
 	l.ctx, l.cancel = context.WithCancel(context.Background())
-	n := &network{layer: l, incoming: make(chan raft.RPC), NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	n := &network{layer: l, NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Logger: newHclog(cfg.Logger), Stream: l, MaxPool: pooledConns,
 		// Pipelining can wedge a follower for good; batches are what makes it fast.
 		MaxRPCsInFlight: 1,
 		Timeout:         networkTimeout, MsgpackUseNewTimeFormat: true,
 	})}
 	l.prompter.send = n.append
-	l.wg.Go(n.receive)
 	return n
-}
-
-// Consumer implements raft.Transport.
-func (n *network) Consumer() <-chan raft.RPC { return n.incoming }
-
-// receive hands on what others ask, but for votes that this node must not give.
-func (n *network) receive() {
-	for {
-		select {
-		case <-n.layer.ctx.Done():
-			return
-		case rpc := <-n.NetworkTransport.Consumer():
-			if n.refuses(rpc) {
-				continue
-			}
-			select {
-			case n.incoming <- rpc:
-			case <-n.layer.ctx.Done():
-				rpc.Respond(nil, raft.ErrTransportShutdown)
-				return
-			}
-		}
-	}
 }
 
 // refuses answers a candidate that this node must not vote for.

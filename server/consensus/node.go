@@ -33,6 +33,7 @@ type Node struct {
 	raft    *raft.Raft
 	witness *witness // the transport, over gate
 	gate    *gate
+	inlet   *inlet
 	network *network // what is under it; nil for another transport
 	tuner   *tuner
 	disk    *disk
@@ -92,12 +93,14 @@ func New(cfg Config) (*Node, error) {
 	case cfg.Transport == nil:
 		cfg.Transport = loneTransport(raft.ServerAddress(cfg.Addr))
 	}
-	n.gate = newGate(cfg.Transport, n.disk.dog.refuseLead)
+	n.inlet = newInlet(cfg.Transport, n.refuses, n.follows)
+	n.gate = newGate(n.inlet, n.disk.dog.refuseLead)
 	n.witness = newWitness(n.gate)
 	if err := n.start(); err != nil {
 		return nil, errors.Join(err, n.disk.Close(), n.witness.Close())
 	}
 	n.started.Store(true)
+	n.inlet.serve()
 	n.past = n.raft.LastIndex()
 	n.watch()
 	n.wg.Go(n.followLeadership)
@@ -254,7 +257,7 @@ func (n *Node) Close() error {
 		err := n.endRaft()
 		close(n.ended)
 		n.wg.Wait()
-		n.reads.Wait()
+		n.reads.Close()
 		n.leadership.Close(errStopped)
 		if !errors.Is(err, errLeftBehind) {
 			n.witness.wg.Wait()

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
-	"math"
 	"strconv"
-	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -142,26 +140,49 @@ func (n *Node) Describe() (store.ArchiveMeta, error) {
 
 // Restore replaces the state of the whole cluster by a backup with that index and
 // size, which must be known to be readable: Raft panics over one that is not. The
-// log goes on above the larger of both indexes. Writes that are under way fail.
+// log goes on above the larger of both indexes. Writes that are under way fail, and
+// nobody reads, but for those who take old answers, until most servers have it.
 func (n *Node) Restore(ctx context.Context, backup io.Reader, index uint64, size int64) error {
-	if n.raft.State() != raft.Leader {
+	if n.readyTerm.Load() == 0 {
 		return errNoLeader
 	}
+	n.settled.Store(restoring)
 	meta := &raft.SnapshotMeta{Version: raft.SnapshotVersionMax, Index: index, Size: size}
-	n.settled.Store(math.MaxUint64) // the store's own index may go back
 	err := n.await(ctx, func() raft.Future {
 		return doneFuture{n.raft.Restore(meta, backup, 0)}
 	})
 	if err != nil {
 		err = outcome("restore", err)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleWait)
-	defer cancel()
-	return errors.Join(err, n.settle(ctx))
+	if !n.pending.begin() {
+		return errors.Join(err, errStopped)
+	}
+	resumed := make(chan error, 1)
+	n.wg.Go(func() {
+		defer n.pending.end()
+		resumed <- n.resume()
+	})
+	select {
+	case late := <-resumed:
+		return errors.Join(err, late)
+	case <-ctx.Done():
+		return errors.Join(err, context.Cause(ctx))
+	}
 }
 
-// settleWait is how long the end of a restore waits until the store shows it.
-const settleWait = 10 * time.Second
+// resume lets readers in after a restore. The store's own index may have gone back far,
+// and a server that has yet to get the backup would take its old state for new enough:
+// so a command that changes nothing brings the index above all that was.
+func (n *Node) resume() error {
+	ctx := context.Background() // they wait for this, whoever has asked for the restore
+	last := n.raft.LastIndex()
+	if err := n.await(ctx, func() raft.Future { return n.raft.Barrier(0) }); err != nil {
+		return outcome("restore", err)
+	}
+	_, _, err := n.Apply(ctx, &catalog.Txn{})
+	n.settled.CompareAndSwap(restoring, last)
+	return err
+}
 
 // doneFuture is a raft.Future of what is over.
 type doneFuture struct{ err error }

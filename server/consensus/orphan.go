@@ -81,7 +81,7 @@ func (n *network) orphaned(ctx context.Context, node *Node, id string) bool {
 		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.layer.self), Addr: []byte(n.layer.addr),
 	}}}
 	select {
-	case n.incoming <- rpc:
+	case node.inlet.incoming <- rpc:
 		return true
 	case <-ctx.Done():
 		return false

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
@@ -54,8 +55,16 @@ func (h *Handler) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, followWait, errBehind)
+	defer cancel()
 	return h.cfg.Store.WaitIndex(ctx, index)
 }
+
+// followWait is how long a read waits for a server that is behind its leader, or that
+// was removed and will never have what is asked for.
+const followWait = 10 * time.Second
+
+var errBehind = fmt.Errorf("%w: this server is behind the leader; ask another", catalog.ErrUnavailable)
 
 // newer waits for a view newer than the request's, and gives the one there is when
 // the wait is over.
