@@ -136,7 +136,7 @@ func TestServes(t *testing.T) {
 	cfg.Registerer = prometheus.NewRegistry()
 	r := start(t, cfg)
 	roots := r.roots()
-	if d := time.Since(begin); d > 2*time.Second {
+	if d := time.Since(begin); d > patience {
 		t.Errorf("serving took %v", d)
 	} else {
 		t.Logf("serving after %v", d)

@@ -126,8 +126,8 @@ func (h *host) replace(ctx context.Context) {
 	h.log.Info("a new process is started, to take over", "file", h.relay.program)
 	next, err := h.launch(ctx, h.relay.program)
 	if err != nil {
+		h.relay.failed() // first: who reads the line may try again at once
 		h.log.Error("nothing was handed over; this process goes on", "err", err)
-		h.relay.failed()
 		return
 	}
 	h.relay.mu.Lock()

@@ -205,7 +205,7 @@ func TestLock(t *testing.T) {
 
 func TestLockDelay(t *testing.T) {
 	m, c := mesh(t)
-	const delay = 300 * time.Millisecond
+	const delay = 2 * time.Second
 	first := must[string](t)(c.Session().Create(&api.SessionEntry{LockDelay: delay}, nil))
 	next := must[string](t)(c.Session().Create(&api.SessionEntry{LockDelay: delay}, nil))
 	acquire := func(session string) bool {
@@ -582,8 +582,8 @@ func TestKeysSurviveARestart(t *testing.T) {
 		return err
 	})
 	stays, ends := create(api.SessionEntry{Name: "stays"}), create(api.SessionEntry{TTL: "400ms", LockDelay: 200 * time.Millisecond})
-	for key, session := range map[string]string{"held": stays, "lost": ends} {
-		if ok, _, err := c.KV().Acquire(&api.KVPair{Key: key, Session: session, Value: []byte("v"), Flags: 3}, nil); err != nil || !ok {
+	for _, lock := range [][2]string{{"lost", ends}, {"held", stays}} { // the short session first
+		if ok, _, err := c.KV().Acquire(&api.KVPair{Key: lock[0], Session: lock[1], Value: []byte("v"), Flags: 3}, nil); err != nil || !ok {
 			t.Fatal(ok, err)
 		}
 	}

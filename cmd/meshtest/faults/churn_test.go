@@ -204,6 +204,7 @@ func TestRevokeByOperator(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Servers[0].MustCLI("join-token", "revoke", strings.TrimSpace(string(token)))
+	equal(t, c.Servers...) // whoever is asked knows it
 	late := c.AddAgent("late")
 	late.Launch()
 	proc.Eventually(t, 20*time.Second, "who comes with the token learns that it was revoked", func() error {

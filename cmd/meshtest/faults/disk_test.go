@@ -28,8 +28,9 @@ func loopDisk(t *testing.T, mib int64) (mnt string) {
 	t.Helper()
 	proc.NeedRoot(t, "to mount a small file system")
 	mkfs, mount := proc.Need(t, "mkfs.ext4", "/sbin", "/usr/sbin"), proc.Need(t, "mount")
-	dir := t.TempDir()
+	dir := inMemory(t, 1)[0]
 	image, mnt := filepath.Join(dir, "disk"), filepath.Join(dir, "mnt")
+	must(t, os.MkdirAll(dir, 0o700))
 	must(t, os.WriteFile(image, nil, 0o600))
 	must(t, os.Truncate(image, mib<<20))
 	must(t, os.Mkdir(mnt, 0o700))
@@ -37,6 +38,19 @@ func loopDisk(t *testing.T, mib int64) (mnt string) {
 	command(t, mount, "-o", "loop", image, mnt)
 	t.Cleanup(func() { _ = exec.Command("umount", "-l", mnt).Run() })
 	return mnt
+}
+
+// inMemory are directories for data whose syncs wait neither for the disk of this machine
+// nor for each other, where a test is of something else.
+func inMemory(t *testing.T, n int) (dirs []string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "weft-")
+	must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // after the servers are dead
+	for i := range n {
+		dirs = append(dirs, filepath.Join(dir, strconv.Itoa(i)))
+	}
+	return dirs
 }
 
 // fill takes all space that is left; the file's name is returned.

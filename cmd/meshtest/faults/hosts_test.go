@@ -135,7 +135,10 @@ func TestP22Cloned(t *testing.T) {
 		return nil
 	})
 	clone := c.AddAgent(first.Name)
-	if out, err := exec.Command(proc.Need(t, "cp"), "-a", first.Dir+"/.", clone.Dir).CombinedOutput(); err != nil {
+	first.Freeze() // a file that is being replaced has another name for a moment
+	out, err := exec.Command(proc.Need(t, "cp"), "-a", first.Dir+"/.", clone.Dir).CombinedOutput()
+	first.Thaw()
+	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	clone.Launch()

@@ -176,8 +176,7 @@ func TestP05KilledLeader(t *testing.T) {
 	disk := watchSyncs(t)
 	var first, all []time.Duration
 	for range proc.Count(6, 50) {
-		lead := c.Leader()
-		others := c.Followers()
+		lead, others := c.Roles()
 		p := startProbes(t, others...)
 		pause(300)
 		at := time.Now()
@@ -204,7 +203,7 @@ func TestP05FrozenLeader(t *testing.T) {
 	c := proc.StartCluster(t, proc.ClusterOptions{Servers: 3, Agents: 3, ServerArgs: manyConns, AgentArgs: manyConns})
 	var servers, agents, waits []time.Duration
 	for range proc.Count(3, 25) {
-		lead, others := c.Leader(), c.Followers()
+		lead, others := c.Roles()
 		p := startProbes(t, append(slices.Clone(others), c.Agents...)...)
 		pause(300)
 		at := time.Now()
@@ -265,13 +264,17 @@ func burn(t *testing.T, programs int) {
 // TestP06StoppedLeader stops the leader as an operator does, at a thousand writes a
 // second through the other servers and through agents: no call fails.
 func TestP06StoppedLeader(t *testing.T) {
-	c := proc.StartCluster(t, proc.ClusterOptions{Servers: 3, Agents: 2})
+	o := proc.ClusterOptions{Servers: 3, Agents: 2}
+	if !proc.Full() { // there TMPDIR says where
+		o.ServerDirs = inMemory(t, o.Servers)
+	}
+	c := proc.StartCluster(t, o)
 	disk := watchSyncs(t)
 	var gaps []time.Duration
 	writes, failures := 0, 0
 	for i := range proc.Count(4, 20) {
-		lead := c.Leader()
-		targets := append(c.Followers(), c.Agents...)
+		lead, others := c.Roles()
+		targets := append(others, c.Agents...)
 		l := startLoad(t, fmt.Sprintf("p06-%d", i), 24, 24*time.Millisecond, targets...)
 		pause(1000)
 		at := time.Now()

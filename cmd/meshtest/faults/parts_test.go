@@ -23,8 +23,10 @@ import (
 func TestP12Cuts(t *testing.T) {
 	c := proc.StartCluster(t, proc.ClusterOptions{Servers: proc.Count(3, 5), Namespaces: true})
 	s := newStore(t, time.Second)
-	_, err := s.put(c.Servers[0], "known", "yes", "")
-	must(t, err)
+	proc.Eventually(t, 20*time.Second, "a key", func() error {
+		_, err := s.put(c.Servers[0], "known", "yes", "")
+		return err
+	})
 	cut, most, healed := 0, 0, []time.Duration{}
 	for _, from := range c.Servers {
 		for _, to := range c.Servers {
@@ -57,7 +59,7 @@ func TestP12Cuts(t *testing.T) {
 // minority cuts the leader off.
 func minority(t *testing.T, c *proc.Cluster, s store) {
 	t.Helper()
-	lead, others := c.Leader(), c.Followers()
+	lead, others := c.Roles()
 	before := maxTerm(t, c)
 	at := time.Now()
 	c.Isolate(lead)
@@ -127,9 +129,9 @@ func writesEverywhere(t *testing.T, s store, c *proc.Cluster) {
 // disturbs nobody.
 func TestP12RemovedServer(t *testing.T) {
 	t.Parallel()
-	c := proc.StartCluster(t, proc.ClusterOptions{Servers: 3})
-	gone := c.Followers()[0]
-	lead := c.Leader()
+	c := proc.StartCluster(t, proc.ClusterOptions{Servers: 3, ServerDirs: inMemory(t, 3)})
+	lead, others := c.Roles()
+	gone := others[0]
 	list := lead.MustCLI("operator", "raft", "list-peers")
 	lead.MustCLI("operator", "raft", "remove-peer", "-id", peerID(t, list, gone.Name))
 	before := raftTerm(t, lead)

@@ -249,8 +249,14 @@ func (c *Cluster) Leader() *Node {
 
 // Followers are the servers that run and do not lead.
 func (c *Cluster) Followers() []*Node {
-	leader := c.Leader()
-	return slices.DeleteFunc(slices.Clone(c.Servers), func(n *Node) bool { return n == leader || !n.Running() })
+	_, others := c.Roles()
+	return others
+}
+
+// Roles are the leader, and those that run beside it, as of one look.
+func (c *Cluster) Roles() (lead *Node, others []*Node) {
+	lead = c.Leader()
+	return lead, slices.DeleteFunc(slices.Clone(c.Servers), func(n *Node) bool { return n == lead || !n.Running() })
 }
 
 // HostOf is where a node runs, for cuts.
