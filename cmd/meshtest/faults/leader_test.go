@@ -274,7 +274,7 @@ func TestP06StoppedLeader(t *testing.T) {
 	writes, failures := 0, 0
 	for i := range proc.Count(4, 20) {
 		lead, others := c.Roles()
-		targets := append(others, c.Agents...)
+		targets := slices.Concat(others, c.Agents)
 		l := startLoad(t, fmt.Sprintf("p06-%d", i), 24, 24*time.Millisecond, targets...)
 		pause(1000)
 		at := time.Now()
