@@ -450,7 +450,7 @@ func TestOlderBackupIsRefused(t *testing.T) {
 		rpc := raft.RPC{RespChan: answers, Reader: rest, Command: &raft.InstallSnapshotRequest{
 			Term: n.Term(), LastLogIndex: index, LastLogTerm: term, Size: rest.Size(),
 		}}
-		if !n.refuses(rpc) {
+		if _, ok := n.judge(rpc); ok {
 			return false, false
 		}
 		resp, ok := (<-answers).Response.(*raft.InstallSnapshotResponse)
@@ -478,11 +478,19 @@ func TestOlderBackupIsRefused(t *testing.T) {
 	if err := n.Backup(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if refused, have := ask(last-5, n.Term()); !refused || have {
+	if refused, have := ask(last-5, n.Term()); !refused || !have {
 		t.Errorf("a backup that cannot be compared with the log any more: refused %t, and had %t", refused, have)
 	}
 	if refused, have := ask(last, n.Term()); !refused || !have {
 		t.Errorf("the same backup: refused %t, and had %t", refused, have)
+	}
+	// A leader that did not hear an answer begins again where the log is no more.
+	entries := []*raft.Log{{Index: last - 4, Term: n.Term()}, {Index: last, Term: n.Term()}, {Index: last + 1, Term: n.Term()}}
+	sent := &raft.AppendEntriesRequest{Term: n.Term(), PrevLogEntry: last - 5, PrevLogTerm: n.Term(), Entries: entries}
+	as, ok := n.judge(raft.RPC{Command: sent})
+	got, is := as.Command.(*raft.AppendEntriesRequest)
+	if !ok || !is || got.PrevLogEntry != last || len(got.Entries) != 1 || got.Entries[0].Index != last+1 || len(sent.Entries) != 3 || entries[1].Index != last {
+		t.Errorf("%+v of %+v", got, sent)
 	}
 }
 

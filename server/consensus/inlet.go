@@ -3,6 +3,7 @@ package consensus
 import (
 	"context"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/hashicorp/raft"
@@ -11,8 +12,8 @@ import (
 // inlet is what comes from other servers, before Raft sees it.
 type inlet struct {
 	Transport
-	refuses func(raft.RPC) bool    // it has answered what Raft must not see
-	steady  func(term uint64) bool // this node follows, in that term
+	judge  func(raft.RPC) (as raft.RPC, ok bool) // as Raft is to see it; else it is answered
+	steady func(term uint64) bool                // this node follows, in that term
 
 	incoming chan raft.RPC
 	ctx      context.Context
@@ -20,8 +21,8 @@ type inlet struct {
 	wg       sync.WaitGroup
 }
 
-func newInlet(t Transport, refuses func(raft.RPC) bool, steady func(term uint64) bool) *inlet {
-	i := &inlet{Transport: t, refuses: refuses, steady: steady, incoming: make(chan raft.RPC)}
+func newInlet(t Transport, judge func(raft.RPC) (raft.RPC, bool), steady func(term uint64) bool) *inlet {
+	i := &inlet{Transport: t, judge: judge, steady: steady, incoming: make(chan raft.RPC)}
 	i.ctx, i.end = context.WithCancel(context.Background())
 	return i
 }
@@ -34,8 +35,8 @@ func (i *inlet) serve() {
 			case <-i.ctx.Done():
 				return
 			case rpc := <-i.Transport.Consumer():
-				if !i.refuses(rpc) {
-					i.hand(rpc)
+				if as, ok := i.judge(rpc); ok {
+					i.hand(as)
 				}
 			}
 		}
@@ -75,35 +76,58 @@ func (i *inlet) Close() error {
 	return err
 }
 
-// refuses answers what Raft must not see.
-func (n *Node) refuses(rpc raft.RPC) bool {
+// judge answers what Raft must not see, and gives the rest as Raft is to see it.
+func (n *Node) judge(rpc raft.RPC) (as raft.RPC, ok bool) {
 	if n.network != nil && n.network.refuses(rpc) {
-		return true
+		return rpc, false
 	}
-	install, ok := rpc.Command.(*raft.InstallSnapshotRequest)
-	return ok && n.refusesBackup(rpc, install)
+	switch ask := rpc.Command.(type) {
+	case *raft.InstallSnapshotRequest:
+		return rpc, !n.refusesBackup(rpc, ask)
+	case *raft.AppendEntriesRequest:
+		rpc.Command = n.pastBackup(ask)
+	}
+	return rpc, true
 }
 
 // refusesBackup answers a leader that sends a backup of what this node has applied
 // already. Raft would go back to it, and panic where its log begins later. Such a leader
 // is one that was deposed, whose log the next one cut while it still sent it, or one that
-// did not hear that its backup had arrived.
+// did not hear an answer.
 func (n *Node) refusesBackup(rpc raft.RPC, install *raft.InstallSnapshotRequest) bool {
 	if install.LastLogIndex > n.raft.AppliedIndex() {
 		return false
 	}
 	var own raft.Log
-	known := n.disk.logs.GetLog(install.LastLogIndex, &own) == nil
-	if known && own.Term != install.LastLogTerm {
+	if n.disk.logs.GetLog(install.LastLogIndex, &own) == nil && own.Term != install.LastLogTerm {
 		return false // of another history
 	}
 	_, _ = io.Copy(io.Discard, rpc.Reader) // what follows comes on the same connection
-	n.log.Warn("a leader sends a backup that is older than what this server has, which is kept",
+	n.log.Info("a leader sends a backup that is older than what this server has, which is kept",
 		"leader", string(install.ID), "term", install.Term, "index", install.LastLogIndex, "applied", n.raft.AppliedIndex())
-	rpc.Respond(&raft.InstallSnapshotResponse{
-		RPCHeader: n.header(), Term: n.raft.CurrentTerm(), Success: known && install.Term == n.raft.CurrentTerm(),
-	}, nil)
+	term := n.raft.CurrentTerm()
+	rpc.Respond(&raft.InstallSnapshotResponse{RPCHeader: n.header(), Term: term, Success: install.Term == term}, nil)
 	return true
+}
+
+// pastBackup leaves out what a backup of this node's own has replaced in its log. All
+// of that was committed, so any leader's log says the same (Leader Completeness, section
+// 5.4 of the Raft paper); Raft would look for the entry before the first, not find it,
+// and have the leader go back further, to a backup that is older than what is here.
+func (n *Node) pastBackup(a *raft.AppendEntriesRequest) *raft.AppendEntriesRequest {
+	b := n.disk.base.Load()
+	if b == nil || a.PrevLogEntry >= b.index || heartbeat(a) {
+		return a
+	}
+	var own raft.Log
+	other := func(e *raft.Log) bool { return e.Index == b.index && e.Term != b.term } // of another history
+	if n.disk.logs.GetLog(a.PrevLogEntry, &own) == nil || slices.ContainsFunc(a.Entries, other) {
+		return a
+	}
+	rest := *a // the sender's own, where the transport is in memory
+	rest.PrevLogEntry, rest.PrevLogTerm = b.index, b.term
+	rest.Entries = slices.DeleteFunc(slices.Clone(a.Entries), func(e *raft.Log) bool { return e.Index <= b.index })
+	return &rest
 }
 
 // follows tells whether this node follows, in a term.

@@ -93,7 +93,7 @@ func New(cfg Config) (*Node, error) {
 	case cfg.Transport == nil:
 		cfg.Transport = loneTransport(raft.ServerAddress(cfg.Addr))
 	}
-	n.inlet = newInlet(cfg.Transport, n.refuses, n.follows)
+	n.inlet = newInlet(cfg.Transport, n.judge, n.follows)
 	n.gate = newGate(n.inlet, n.disk.dog.refuseLead)
 	n.witness = newWitness(n.gate)
 	if err := n.start(); err != nil {
