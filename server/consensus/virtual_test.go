@@ -184,10 +184,7 @@ func (v *virtual) start(n *vnode, bootstrap bool) error {
 	run := n.disk.mount()
 	var at uint64
 	hurry := make(chan struct{})
-	past, err := run.LastIndex()
-	if err != nil {
-		return err
-	}
+	var lagged time.Time
 	lag := rand.New(rand.NewPCG(v.seed, uint64(n.id[len(n.id)-1])))
 	cfg := Config{
 		NodeID: n.id, Addr: n.addr, Bootstrap: bootstrap, Store: st, Transport: v.net.attach(raft.ServerAddress(n.addr)),
@@ -198,11 +195,13 @@ func (v *virtual) start(n *vnode, bootstrap bool) error {
 			}
 			at = index
 			v.observe(n.id, index, b)
-			if index > past && lag.IntN(20) == 0 { // one server's store may be behind those of others
+			// One server's store may be behind those of others for a moment, and goes on.
+			if time.Since(lagged) > time.Second && lag.IntN(4) == 0 {
 				select {
 				case <-time.After(time.Duration(lag.IntN(200)) * time.Millisecond):
 				case <-hurry:
 				}
+				lagged = time.Now()
 			}
 		}},
 	}
