@@ -478,7 +478,7 @@ func TestOlderBackupIsRefused(t *testing.T) {
 	if err := n.Backup(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if refused, have := ask(last-5, n.Term()); !refused || !have {
+	if refused, have := ask(last-5, n.Term()); !refused || have {
 		t.Errorf("a backup that cannot be compared with the log any more: refused %t, and had %t", refused, have)
 	}
 	if refused, have := ask(last, n.Term()); !refused || !have {

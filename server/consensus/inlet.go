@@ -95,33 +95,34 @@ func (n *Node) judge(rpc raft.RPC) (as raft.RPC, ok bool) {
 // is one that was deposed, whose log the next one cut while it still sent it, or one that
 // did not hear an answer.
 func (n *Node) refusesBackup(rpc raft.RPC, install *raft.InstallSnapshotRequest) bool {
-	if install.LastLogIndex > n.raft.AppliedIndex() {
+	if install.LastLogIndex > max(n.raft.CommitIndex(), n.backed) {
 		return false
 	}
 	var own raft.Log
-	if n.disk.logs.GetLog(install.LastLogIndex, &own) == nil && own.Term != install.LastLogTerm {
+	known := n.disk.logs.GetLog(install.LastLogIndex, &own) == nil
+	if known && own.Term != install.LastLogTerm {
 		return false // of another history
 	}
 	_, _ = io.Copy(io.Discard, rpc.Reader) // what follows comes on the same connection
 	n.log.Info("a leader sends a backup that is older than what this server has, which is kept",
 		"leader", string(install.ID), "term", install.Term, "index", install.LastLogIndex, "applied", n.raft.AppliedIndex())
 	term := n.raft.CurrentTerm()
-	rpc.Respond(&raft.InstallSnapshotResponse{RPCHeader: n.header(), Term: term, Success: install.Term == term}, nil)
+	rpc.Respond(&raft.InstallSnapshotResponse{RPCHeader: n.header(), Term: term, Success: known && install.Term == term}, nil)
 	return true
 }
 
-// pastBackup leaves out what a backup of this node's own has replaced in its log. All
-// of that was committed, so any leader's log says the same (Leader Completeness, section
-// 5.4 of the Raft paper); Raft would look for the entry before the first, not find it,
-// and have the leader go back further, to a backup that is older than what is here.
+// pastBackup leaves out what a backup of this node's own has replaced in its log, where
+// the entry at which that ends is among those that are sent: so the leader's log is the
+// same up to there (Log Matching, section 5.3 of the Raft paper). Raft would look for the
+// entry before the first, not find it, and have the leader go back to an older backup.
 func (n *Node) pastBackup(a *raft.AppendEntriesRequest) *raft.AppendEntriesRequest {
 	b := n.disk.base.Load()
-	if b == nil || a.PrevLogEntry >= b.index || heartbeat(a) {
+	if b == nil || a.PrevLogEntry >= b.index {
 		return a
 	}
 	var own raft.Log
-	other := func(e *raft.Log) bool { return e.Index == b.index && e.Term != b.term } // of another history
-	if n.disk.logs.GetLog(a.PrevLogEntry, &own) == nil || slices.ContainsFunc(a.Entries, other) {
+	end := func(e *raft.Log) bool { return e.Index == b.index && e.Term == b.term }
+	if !slices.ContainsFunc(a.Entries, end) || n.disk.logs.GetLog(a.PrevLogEntry, &own) == nil {
 		return a
 	}
 	rest := *a // the sender's own, where the transport is in memory

@@ -48,6 +48,7 @@ type Node struct {
 	started   atomic.Bool   // raft is set
 	reads     Rounds
 	past      uint64 // index of the last entry that the log had at the start
+	backed    uint64 // index of the last entry that a backup had then
 
 	halted  chan struct{} // the log cannot be followed any more
 	haltErr error         // set before halted is closed
@@ -96,6 +97,9 @@ func New(cfg Config) (*Node, error) {
 	n.inlet = newInlet(cfg.Transport, n.judge, n.follows)
 	n.gate = newGate(n.inlet, n.disk.dog.refuseLead)
 	n.witness = newWitness(n.gate)
+	if b := n.disk.base.Load(); b != nil {
+		n.backed = b.index
+	}
 	if err := n.start(); err != nil {
 		return nil, errors.Join(err, n.disk.Close(), n.witness.Close())
 	}
