@@ -217,13 +217,16 @@ func epochAfter(cur epoch, at uint64, h header) epoch {
 
 // Rebase copies a backup, marking it as the start of an epoch later than any this
 // store has seen. A backup that an operator restores passes through it once,
-// before consensus hands it to every server, so that all agree on the epoch.
-func (s *Store) Rebase(r io.Reader, w io.Writer) error {
+// before consensus hands it to every server, so that all agree on the epoch. Its index
+// becomes at least that one: above those of all servers, so that who waits for it does
+// not take what was before for it.
+func (s *Store) Rebase(r io.Reader, w io.Writer, index uint64) error {
 	d, h, err := newDecoder(r)
 	if err != nil {
 		return err
 	}
 	h.Generation = max(h.Generation, s.state.Load().epoch.Generation) + 1
+	h.Index = max(h.Index, index)
 	e := newEncoder(w)
 	e.record(recHeader, &h)
 	for {

@@ -354,17 +354,17 @@ func TestEpochs(t *testing.T) {
 	}
 	// As consensus does it: rebased once, then given to all, wherever they are.
 	var rebased bytes.Buffer
-	if err := leader.Rebase(bytes.NewReader(old), &rebased); err != nil {
+	if err := leader.Rebase(bytes.NewReader(old), &rebased, 1000); err != nil {
 		t.Fatal(err)
 	}
 	behind, fresh := sample(t), newStore(t, Config{Epoch: "other"})
 	for _, s := range []*Store{leader, behind, fresh} {
 		restore(s, rebased.Bytes())
-		if s.Epoch() != "e.1" {
-			t.Fatalf("epoch %s", s.Epoch())
+		if s.Epoch() != "e.1" || s.Index() != 1000 {
+			t.Fatalf("epoch %s, index %d", s.Epoch(), s.Index())
 		}
 	}
-	if err := leader.Rebase(bytes.NewReader(old[:len(old)-1]), io.Discard); !errors.Is(err, catalog.ErrInvalid) {
+	if err := leader.Rebase(bytes.NewReader(old[:len(old)-1]), io.Discard, 0); !errors.Is(err, catalog.ErrInvalid) {
 		t.Fatalf("rebased a damaged backup: %v", err)
 	}
 }

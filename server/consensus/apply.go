@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"sync"
 	"time"
 
@@ -256,10 +255,10 @@ func (n *Node) Term() uint64 { return n.raft.CurrentTerm() }
 // restored backup is on its way to the others nobody can say what they show.
 func (n *Node) committed() (uint64, error) {
 	at := n.cfg.Store.Index()
-	if n.settled.Load() == restoring || n.disk.failure() != nil {
+	if n.restores.Load() > 0 || n.disk.failure() != nil {
 		return 0, errNoLeader
 	}
-	for i := n.raft.CommitIndex(); i > max(at, n.settled.Load()); i-- {
+	for i := n.raft.CommitIndex(); i > at; i-- {
 		var entry raft.Log
 		switch err := n.disk.logs.GetLog(i, &entry); {
 		case errors.Is(err, raft.ErrLogNotFound): // a backup has taken its place
@@ -270,19 +269,6 @@ func (n *Node) committed() (uint64, error) {
 		}
 	}
 	return at, nil
-}
-
-// restoring is the value of settled while the whole cluster gets a backup.
-const restoring = math.MaxUint64
-
-// settle waits until the store shows all that the log has now.
-func (n *Node) settle(ctx context.Context) error {
-	last := n.raft.LastIndex()
-	if err := n.await(ctx, func() raft.Future { return n.raft.Barrier(0) }); err != nil {
-		return err
-	}
-	n.settled.Store(last)
-	return nil
 }
 
 // readIndex: what this node has committed in this term is committed; what was in

@@ -1,7 +1,6 @@
 package consensus
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -149,6 +148,27 @@ func anyLeader(t *testing.T, nodes []*Node) *Node {
 	}
 }
 
+// part cuts the first node off from the others.
+func part(t *testing.T, nodes []*Node) {
+	t.Helper()
+	for _, n := range nodes {
+		for _, other := range nodes {
+			if (n == nodes[0]) != (other == nodes[0]) {
+				wires(t, n).Disconnect(other.witness.LocalAddr())
+			}
+		}
+	}
+}
+
+func wires(t *testing.T, n *Node) *raft.InmemTransport {
+	t.Helper()
+	tr, ok := n.cfg.Transport.(*raft.InmemTransport)
+	if !ok {
+		t.Fatal("not the transport of this test")
+	}
+	return tr
+}
+
 // TestDeposedLeaderDoesNotAnswer: cut off from the others, a leader can prove
 // nothing any more, and does not acknowledge.
 func TestDeposedLeaderDoesNotAnswer(t *testing.T) {
@@ -161,17 +181,7 @@ func TestDeposedLeaderDoesNotAnswer(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, n := range nodes {
-		tr, ok := n.cfg.Transport.(*raft.InmemTransport)
-		if !ok {
-			t.Fatal("not the transport of this test")
-		}
-		for _, other := range nodes {
-			if (n == nodes[0]) != (other == nodes[0]) {
-				tr.Disconnect(other.witness.LocalAddr())
-			}
-		}
-	}
+	part(t, nodes)
 	term := nodes[0].Term()
 	if got, err := nodes[0].ReadIndexFor(t.Context(), "node-2", term); err == nil && got < index {
 		t.Error("a follower's word gave", got)
@@ -243,43 +253,6 @@ func TestReadOfAnEntryThatTheLeaderHasToApply(t *testing.T) {
 	}
 	if got, err := nodes[0].ReadIndex(ctx); err != nil || got != nodes[0].cfg.Store.Index() {
 		t.Errorf("at rest the leader reads at %d, its store is at %d: %v", got, nodes[0].cfg.Store.Index(), err)
-	}
-}
-
-// TestReadsAfterARestore: once a backup is restored, nobody takes the state of a server
-// that does not have it yet for new enough, though the backup's index is far below.
-func TestReadsAfterARestore(t *testing.T) {
-	nodes := cluster(t)
-	apply(t, nodes[0], register(1))
-	var old bytes.Buffer
-	if err := nodes[0].cfg.Store.Backup().Write(&old); err != nil {
-		t.Fatal(err)
-	}
-	at := nodes[0].cfg.Store.Index()
-	var last uint64
-	for i := range 50 {
-		last = apply(t, nodes[0], register(2+i))
-	}
-	var fresh bytes.Buffer
-	if err := nodes[0].cfg.Store.Rebase(&old, &fresh); err != nil {
-		t.Fatal(err)
-	}
-	if err := nodes[0].Restore(t.Context(), &fresh, at, int64(fresh.Len())); err != nil {
-		t.Fatal(err)
-	}
-	for _, n := range nodes {
-		index, err := nodes[0].ReadIndexFor(t.Context(), n.cfg.NodeID, n.Term())
-		if err != nil || index <= last {
-			t.Fatalf("%s reads at %d, which states of before have, too (%d): %v", n.cfg.NodeID, index, last, err)
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		defer cancel()
-		if err := n.cfg.Store.WaitIndex(ctx, index); err != nil {
-			t.Fatal(err)
-		}
-		if v, err := n.cfg.Store.Read(catalog.Query{Kind: catalog.QueryNodes}); err != nil || len(v.Nodes) != 1 {
-			t.Errorf("%s shows %d hosts, the backup has one: %v", n.cfg.NodeID, len(v.Nodes), err)
-		}
 	}
 }
 

@@ -45,6 +45,8 @@ type disk struct {
 	running  atomic.Bool // Raft has goroutines of its own
 	restored bool        // the newest backup is in the store
 	base     atomic.Pointer[base]
+	expected atomic.Uint64 // index of the backup that an operator restores now
+	begun    atomic.Uint64 // that of the newest with which a restore began here
 	dog      *watchdog
 	closing  chan struct{} // writes that wait for space wait no longer
 	failed   chan struct{}
@@ -81,6 +83,9 @@ func openDisk(cfg Config) (*disk, error) {
 	d.logs, d.stable = cache, &failStopStore{d: d, to: to}
 	d.snapshots = &guardedSnapshots{d.snapshots, d}
 	if d.bolt != nil {
+		if err := d.leaveOut(); err != nil {
+			return nil, errors.Join(d.explain("leave a backup out of", err), d.Close())
+		}
 		if err := d.verify(); err != nil {
 			return nil, errors.Join(d.explain("read", err), d.Close())
 		}

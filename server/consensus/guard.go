@@ -26,6 +26,9 @@ type guardedSnapshots struct {
 
 // Create implements raft.SnapshotStore.
 func (g *guardedSnapshots) Create(version raft.SnapshotVersion, index, term uint64, c raft.Configuration, at uint64, t raft.Transport) (raft.SnapshotSink, error) {
+	if err := g.d.beginRestore(index); err != nil {
+		return nil, err
+	}
 	sink, err := g.SnapshotStore.Create(version, index, term, c, at, t)
 	if err != nil {
 		return nil, g.writing(err)
@@ -94,6 +97,9 @@ func (d *disk) reconcile(index, term uint64) error {
 	err := d.logs.GetLog(index, &l)
 	agrees := err == nil && l.Term == term
 	d.base.Store(&base{index, term}) // the log may begin after it, now or when it is shortened
+	if index == d.begun.Load() {
+		return nil // the log is this server's own, and may be needed again
+	}
 	if agrees || err != nil && !errors.Is(err, raft.ErrLogNotFound) {
 		return err
 	}

@@ -81,6 +81,10 @@ func (n *Node) judge(rpc raft.RPC) (as raft.RPC, ok bool) {
 	if n.network != nil && n.network.refuses(rpc) {
 		return rpc, false
 	}
+	if n.contradicts(rpc.Command) {
+		rpc.Respond(nil, n.disk.disown())
+		return rpc, false
+	}
 	switch ask := rpc.Command.(type) {
 	case *raft.InstallSnapshotRequest:
 		return rpc, !n.refusesBackup(rpc, ask)
@@ -88,6 +92,19 @@ func (n *Node) judge(rpc raft.RPC) (as raft.RPC, ok bool) {
 		rpc.Command = n.pastBackup(ask)
 	}
 	return rpc, true
+}
+
+// contradicts tells whether what a leader sends shows that it leads without the newest
+// backup here.
+func (n *Node) contradicts(command any) bool {
+	switch ask := command.(type) {
+	case *raft.InstallSnapshotRequest:
+		return ask.Term >= n.Term() && n.disk.contradicted(ask.LastLogIndex, ask.LastLogTerm)
+	case *raft.AppendEntriesRequest:
+		other := func(e *raft.Log) bool { return n.disk.contradicted(e.Index, e.Term) }
+		return (n.disk.contradicted(ask.PrevLogEntry, ask.PrevLogTerm) || slices.ContainsFunc(ask.Entries, other)) && ask.Term >= n.Term()
+	}
+	return false
 }
 
 // refusesBackup answers a leader that sends a backup of what this node has applied

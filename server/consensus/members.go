@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"time"
@@ -137,7 +138,11 @@ func (n *Node) Marks() []wire.LogMark {
 	for at := first; at <= last; at += step {
 		for i := at; i <= last && i < at+step; i++ {
 			var l raft.Log
-			if err := n.disk.logs.GetLog(i, &l); err == nil && l.Type == raft.LogCommand {
+			err := n.disk.logs.GetLog(i, &l)
+			if b := n.disk.base.Load(); errors.Is(err, raft.ErrLogNotFound) && b != nil {
+				i = max(i, b.index) // there may be a long way of nothing before a restored backup
+			}
+			if err == nil && l.Type == raft.LogCommand {
 				out = append(out, markOf(&l))
 				break
 			}

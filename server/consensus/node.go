@@ -44,8 +44,8 @@ type Node struct {
 	// readyTerm is the term in which this node leads and has applied all that was
 	// committed in earlier ones; 0 when it does not lead.
 	readyTerm atomic.Uint64
-	settled   atomic.Uint64 // the store shows all of the log up to here, whatever its own index
-	started   atomic.Bool   // raft is set
+	restores  atomic.Int32 // of operators, under way here
+	started   atomic.Bool  // raft is set
 	reads     Rounds
 	past      uint64 // index of the last entry that the log had at the start
 	backed    uint64 // index of the last entry that a backup had then
@@ -301,7 +301,7 @@ func (n *Node) leadershipChanged(leads bool) {
 		return
 	}
 	// Everything committed in earlier terms must be in the store before the first read.
-	if err := n.settle(context.Background()); err != nil {
+	if err := n.await(context.Background(), func() raft.Future { return n.raft.Barrier(0) }); err != nil {
 		n.log.Info("leadership was lost again at once", "term", term, "err", err)
 		return
 	}

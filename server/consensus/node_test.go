@@ -131,7 +131,7 @@ func TestApply(t *testing.T) {
 	if _, _, err := n.Apply(ended, register(2)); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	if err := n.settle(ctx); err != nil {
+	if err := n.raft.Barrier(0).Error(); err != nil {
 		t.Error(err)
 	}
 }

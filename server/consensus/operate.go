@@ -2,8 +2,6 @@ package consensus
 
 import (
 	"context"
-	"errors"
-	"io"
 	"strconv"
 
 	"github.com/hashicorp/raft"
@@ -137,55 +135,3 @@ func (n *Node) Describe() (store.ArchiveMeta, error) {
 	}
 	return meta, nil
 }
-
-// Restore replaces the state of the whole cluster by a backup with that index and
-// size, which must be known to be readable: Raft panics over one that is not. The
-// log goes on above the larger of both indexes. Writes that are under way fail, and
-// nobody reads, but for those who take old answers, until most servers have it.
-func (n *Node) Restore(ctx context.Context, backup io.Reader, index uint64, size int64) error {
-	if n.readyTerm.Load() == 0 {
-		return errNoLeader
-	}
-	n.settled.Store(restoring)
-	meta := &raft.SnapshotMeta{Version: raft.SnapshotVersionMax, Index: index, Size: size}
-	err := n.await(ctx, func() raft.Future {
-		return doneFuture{n.raft.Restore(meta, backup, 0)}
-	})
-	if err != nil {
-		err = outcome("restore", err)
-	}
-	if !n.pending.begin() {
-		return errors.Join(err, errStopped)
-	}
-	resumed := make(chan error, 1)
-	n.wg.Go(func() {
-		defer n.pending.end()
-		resumed <- n.resume()
-	})
-	select {
-	case late := <-resumed:
-		return errors.Join(err, late)
-	case <-ctx.Done():
-		return errors.Join(err, context.Cause(ctx))
-	}
-}
-
-// resume lets readers in after a restore. The store's own index may have gone back far,
-// and a server that has yet to get the backup would take its old state for new enough:
-// so a command that changes nothing brings the index above all that was.
-func (n *Node) resume() error {
-	ctx := context.Background() // they wait for this, whoever has asked for the restore
-	last := n.raft.LastIndex()
-	if err := n.await(ctx, func() raft.Future { return n.raft.Barrier(0) }); err != nil {
-		return outcome("restore", err)
-	}
-	_, _, err := n.Apply(ctx, &catalog.Txn{})
-	n.settled.CompareAndSwap(restoring, last)
-	return err
-}
-
-// doneFuture is a raft.Future of what is over.
-type doneFuture struct{ err error }
-
-// Error implements raft.Future.
-func (f doneFuture) Error() error { return f.err }

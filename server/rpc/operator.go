@@ -20,6 +20,8 @@ type Raft interface {
 	Remove(ctx context.Context, id, address string) error
 	TransferLeadership(ctx context.Context, id string) error
 	Describe() (store.ArchiveMeta, error)
+	// NextBackup is the least index of a backup that may be restored now.
+	NextBackup() uint64
 	Restore(ctx context.Context, backup io.Reader, index uint64, size int64) error
 }
 
@@ -297,7 +299,7 @@ func (o *Operator) check(next func() ([]byte, error)) (_ *scratch, err error) {
 			rebased.discard()
 		}
 	}()
-	if err := o.h.cfg.Store.Rebase(state, rebased); err != nil {
+	if err := o.h.cfg.Store.Rebase(state, rebased, o.cfg.Raft.NextBackup()); err != nil {
 		return nil, err
 	}
 	if rebased.size, err = rebased.Seek(0, io.SeekCurrent); err != nil {
