@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -314,11 +315,11 @@ func (v *virtual) run(t *testing.T) {
 		watchers.Go(func() { v.watcher(watching, w) })
 	}
 	v.disturb()
-	v.repair(t)
+	v.repair()
 	time.Sleep(5 * time.Second) // life goes on
 	stop()
 	clients.Wait()
-	v.settle(t)
+	v.settle(t.Context())
 	time.Sleep(time.Second)
 	endWatching()
 	watchers.Wait()
@@ -435,7 +436,7 @@ func (v *virtual) leader() *vnode {
 	return nil
 }
 
-func (v *virtual) repair(t *testing.T) {
+func (v *virtual) repair() {
 	v.net.heal()
 	for _, n := range v.nodes {
 		n.disk.thaw()
@@ -446,7 +447,8 @@ func (v *virtual) repair(t *testing.T) {
 	end := time.Now().Add(15 * time.Second)
 	for v.leader() == nil {
 		if time.Now().After(end) {
-			t.Fatal("nobody leads 15 s after the last fault")
+			v.wrong("nobody leads 15 s after the last fault:%s", v.states())
+			return
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -454,8 +456,8 @@ func (v *virtual) repair(t *testing.T) {
 
 // settle waits until all servers have applied the same, and compares them. Raft leaves a
 // follower that failed it often alone for 10.24 s, and may meet the last fault once more.
-func (v *virtual) settle(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+func (v *virtual) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	var index uint64
 	for index == 0 {
@@ -466,7 +468,8 @@ func (v *virtual) settle(t *testing.T) {
 			}
 		}
 		if ctx.Err() != nil {
-			t.Fatal("no write got through after all was repaired")
+			v.wrong("no write got through after all was repaired:%s", v.states())
+			return
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -474,7 +477,8 @@ func (v *virtual) settle(t *testing.T) {
 	for _, n := range v.nodes {
 		_, st := n.get()
 		if err := st.WaitIndex(ctx, index); err != nil {
-			t.Fatalf("%s did not catch up to %d, it is at %d: %v", n.id, index, st.Index(), err)
+			v.wrong("%s did not catch up to %d, it is at %d: %v:%s", n.id, index, st.Index(), err, v.states())
+			return
 		}
 		prints[st.Fingerprint()] = true
 	}
@@ -482,6 +486,17 @@ func (v *virtual) settle(t *testing.T) {
 		v.wrong("%d different states in the end", len(prints))
 	}
 	v.compareLogs()
+}
+
+// states describes all servers, where one of them stays behind.
+func (v *virtual) states() string {
+	var b strings.Builder
+	for _, n := range v.nodes {
+		if node, _ := n.get(); node != nil {
+			fmt.Fprintf(&b, "\n%s: %v, base %+v, disk %v", n.id, node.Stats(), node.disk.base.Load(), node.disk.failure())
+		}
+	}
+	return b.String()
 }
 
 // compareLogs: what is in two logs at one index is equal.
