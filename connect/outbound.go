@@ -322,7 +322,7 @@ func (p *Proxy) tunnel(ctx context.Context, a *attempt, e *candidate) (*outbound
 			wait = false
 		case under.err != nil:
 			return nil, nil, under.err
-		case under.t != nil && under.t.cred == cred && under.t.open():
+		case under.t != nil && p.tunnels.serves(under.t, cred, a.w):
 			return under.t, nil, nil
 		}
 	}
@@ -386,6 +386,9 @@ func (p *Proxy) handshakeWith(ctx context.Context, a *attempt, key instanceKey, 
 	}
 	t := &outboundTunnel{link: link, key: key, cred: cred, chain: state.PeerCertificates, since: p.svc.now(), world: a.w}
 	p.tunnels.put(t)
+	if err := p.tunnels.recheck(t, p.svc.world.Load(), p.svc.now()); err != nil {
+		return nil, nil, fmt.Errorf("trust changed during the handshake: %w", err)
+	}
 	return t, nil, nil
 }
 

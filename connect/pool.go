@@ -203,6 +203,13 @@ func (t *tunnels) made(key instanceKey, d *dialing, o *outboundTunnel, err error
 	close(d.done)
 }
 
+// serves tells whether the tunnel takes a stream of cred in the world w.
+func (t *tunnels) serves(o *outboundTunnel, cred *credential, w *world) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return o.cred == cred && o.world.bundle == w.bundle && o.open()
+}
+
 // open tells whether the tunnel takes another stream.
 func (o *outboundTunnel) open() bool {
 	st := o.link.Status()
@@ -353,14 +360,7 @@ func (t *tunnels) trust(w *world, now time.Time) {
 	defer t.mu.Unlock()
 	for _, in := range t.instances {
 		for _, o := range in.tunnels {
-			if o.world.bundle == w.bundle {
-				continue
-			}
-			if err := w.trusts(o.chain, true, now); err != nil {
-				_ = o.link.Close() // it reports nothing
-				continue
-			}
-			o.world = w
+			_ = o.trust(w, now) // what it closes is gone, and its streams with it
 		}
 	}
 	for i := range t.inbound {
@@ -369,6 +369,30 @@ func (t *tunnels) trust(w *world, now time.Time) {
 			_ = (*l).Close()
 		}
 	}
+}
+
+// trust closes the tunnel where w no longer trusts its peer. The pool's mu is held.
+func (o *outboundTunnel) trust(w *world, now time.Time) error {
+	if o.world.bundle == w.bundle {
+		return nil
+	}
+	if err := w.trusts(o.chain, true, now); err != nil {
+		_ = o.link.Close() // it reports nothing
+		return err
+	}
+	o.world = w
+	return nil
+}
+
+// recheck is trust for a tunnel that has just been put: who withdrew trust during its
+// handshake, in an older world, did not see it.
+func (t *tunnels) recheck(o *outboundTunnel, w *world, now time.Time) error {
+	if w.bundle == nil {
+		return nil // as for those that stand
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return o.trust(w, now)
 }
 
 // drainInbound lets sources go elsewhere.

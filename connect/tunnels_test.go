@@ -454,3 +454,80 @@ func TestConnectionsToBulkInstancesSpread(t *testing.T) {
 		}
 	}
 }
+
+// stalled passes connections on to an address, but nothing of what they say before
+// release is called.
+func stalled(t *testing.T, to string) (addr string, release func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	held := make(chan struct{})
+	addr = serve(t, func(c *net.TCPConn) {
+		<-held
+		far, err := net.Dial("tcp", to)
+		if err != nil {
+			return
+		}
+		defer far.Close()
+		defer context.AfterFunc(ctx, func() { far.Close() })()
+		go func() { _, _ = io.Copy(far, c) }()
+		_, _ = io.Copy(c, far)
+	})
+	release = sync.OnceFunc(func() { close(held) })
+	t.Cleanup(func() { release(); cancel() })
+	return addr, release
+}
+
+// waiting counts those who have taken their turn to wait for a handshake of another.
+func waiting(s *sidecar) (n int) {
+	s.tunnels.mu.Lock()
+	defer s.tunnels.mu.Unlock()
+	for _, in := range s.tunnels.instances {
+		n += in.turn
+	}
+	return n
+}
+
+// A handshake that began before trust changed serves nobody whom the trust of now keeps
+// away, whoever waits for it, and everybody else.
+func TestTrustChangesWhileOthersWaitForAHandshake(t *testing.T) {
+	for name, revoked := range map[string]bool{"revoked": true, "still trusted": false} {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t, echo)
+			slow, release := stalled(t, p.db.inbound())
+			p.web.update(func(s *Snapshot) { s.Upstreams = []Upstream{upstreamOf("db", slow)} })
+			addr := p.web.upstream("db")
+			ended := make(chan error, 2)
+			go func() { ended <- tryOnce(addr) }()
+			eventually(t, "a handshake under way", func() bool {
+				p.web.tunnels.mu.Lock()
+				defer p.web.tunnels.mu.Unlock()
+				for _, in := range p.web.tunnels.instances {
+					if len(in.dialing) > 0 {
+						return true
+					}
+				}
+				return false
+			})
+			p.web.update(func(s *Snapshot) {
+				id := p.db.svc.world.Load().id
+				if !revoked {
+					id.Service = "other"
+				}
+				s.RevokedIDs = []string{id.String()}
+			})
+			go func() { ended <- tryOnce(addr) }()
+			eventually(t, "somebody who waits for it", func() bool { return waiting(p.web) == 1 })
+			release()
+			for range 2 {
+				if err := <-ended; revoked && err == nil {
+					t.Error("a connection to an instance whose identity was revoked")
+				} else if !revoked && err != nil {
+					t.Error(err)
+				}
+			}
+			if fresh, _ := tunnelsOf(p.web, "outbound"); revoked && fresh != 0 {
+				t.Errorf("%d tunnels to it stand: %+v", fresh, p.web.Status().Tunnels)
+			}
+		})
+	}
+}
