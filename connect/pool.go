@@ -17,7 +17,7 @@ import (
 const (
 	tendEvery   = 10 * time.Second
 	idleTunnel  = 90 * time.Second // without a stream
-	quietTunnel = 2 * tendEvery    // without a byte, after bulk
+	quietTunnel = 2 * tendEvery    // without a stream or a byte, after bulk
 
 	// A tunnel is the work of one processor, and its bulk stands in the way of what is
 	// short: where one moves so much, later connections get another.
@@ -311,7 +311,7 @@ func (t *tunnels) pruneInbound() {
 
 // tend drains what is of no use any more, as of the world w, and forgets what ended:
 // tunnels of an old certificate, to instances that are gone, without streams for a
-// while, and those that went quiet after bulk, as crypto/tls keeps its large buffers.
+// while, and sooner those that had bulk, as crypto/tls keeps its large buffers.
 func (t *tunnels) tend(w *world, cred *credential, now time.Time) {
 	listed := map[instanceKey]bool{}
 	for _, up := range w.upstreams {
@@ -347,7 +347,8 @@ func (o *outboundTunnel) idle(now time.Time) bool {
 	if st.Bytes != o.moved {
 		o.moved, o.active = st.Bytes, now
 	}
-	return now.Sub(o.empty) >= idleTunnel || st.Bulk && now.Sub(o.active) >= quietTunnel
+	// One with streams is kept: beside it another would stand, and it until they end.
+	return now.Sub(o.empty) >= idleTunnel || st.Streams == 0 && st.Bulk && now.Sub(o.active) >= quietTunnel
 }
 
 // trust closes the tunnels whose peers the world no longer trusts. Their streams are

@@ -531,3 +531,43 @@ func TestTrustChangesWhileOthersWaitForAHandshake(t *testing.T) {
 		})
 	}
 }
+
+// fakeLink is a tunnel of which a test says how it does.
+type fakeLink struct {
+	tunnel.Link
+	status tunnel.Status
+}
+
+func (l *fakeLink) Status() tunnel.Status { return l.status }
+func (l *fakeLink) Drain(tunnel.Code)     { l.status.Draining = true }
+func (l *fakeLink) Done() <-chan struct{} { return nil }
+
+// A tunnel that went quiet after bulk is replaced once it is empty, and not while it
+// carries connections that rest: each such replacement would stand until they end.
+func TestQuietTunnelsAreReplacedWhenEmpty(t *testing.T) {
+	begin := time.Unix(1e9, 0)
+	var pool tunnels
+	pool.init()
+	up := &upstream{Upstream: Upstream{Instances: []Endpoint{{Addr: "10.0.0.1:1"}}}}
+	w := &world{upstreams: map[string]*upstream{"db": up}}
+	link := &fakeLink{status: tunnel.Status{Streams: 1, Limit: 100, Bulk: true, Bytes: 1 << 20}}
+	pool.put(&outboundTunnel{link: link, key: instanceKey{"10.0.0.1:1", up.peer(&up.Instances[0])}, world: w, since: begin})
+	for at := tendEvery; at <= 10*idleTunnel; at += tendEvery {
+		pool.tend(w, nil, begin.Add(at))
+	}
+	if link.status.Draining {
+		t.Fatal("it drains though it carries a connection")
+	}
+	end := begin.Add(10 * idleTunnel)
+	link.status.Bytes++ // the connection ends
+	link.status.Streams = 0
+	for at := time.Duration(0); at <= quietTunnel; at += tendEvery {
+		if link.status.Draining {
+			t.Fatalf("it drains %s after its last byte", at)
+		}
+		pool.tend(w, nil, end.Add(at))
+	}
+	if !link.status.Draining {
+		t.Errorf("it stands %s after its last byte, with the buffers of bulk", quietTunnel)
+	}
+}
