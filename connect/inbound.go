@@ -128,10 +128,10 @@ func (p *Proxy) serveTunnel(ctx context.Context, c *Conn, state tls.ConnectionSt
 		ends: p.svc.inboundEnds(c.peer, before.service(), c.wire.RemoteAddr().String(), state.PeerCertificates),
 		p:    p, since: p.svc.now(), proof: before.proof(),
 	}
-	if !p.tunnels.enter(t, before.limits().MaxInboundConnections) {
+	if !p.tunnels.enter(t) {
 		_ = p.svc.refuse(c.wire, &RefusedError{
 			Reason: ReasonLimit, Source: t.source, Destination: t.destination,
-			Err: fmt.Errorf("too many tunnels are open (%d of one certificate are allowed; this one is %s)", maxTunnelsPerLeaf, identity.Serial(t.chain[0].SerialNumber)),
+			Err: fmt.Errorf("too many tunnels are open: %d of one certificate are allowed, and this one is %s", maxTunnelsPerLeaf, identity.Serial(t.chain[0].SerialNumber)),
 		}, t.peer)
 		return
 	}

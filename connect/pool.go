@@ -267,15 +267,15 @@ func (t *tunnels) put(o *outboundTunnel) {
 	}
 }
 
-// enter takes a place for an inbound tunnel; limit, when not zero, bounds them all.
-func (t *tunnels) enter(i *inboundTunnel, limit int) bool {
+// enter takes a place for an inbound tunnel. The limit on connections is for its streams.
+func (t *tunnels) enter(i *inboundTunnel) bool {
 	leaf := sha256.Sum256(i.chain[0].Raw)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.leaves[leaf] >= maxTunnelsPerLeaf || limit > 0 && len(t.inbound) >= limit {
+	if t.leaves[leaf] >= maxTunnelsPerLeaf {
 		t.pruneInbound()
 	}
-	if t.leaves[leaf] >= maxTunnelsPerLeaf || limit > 0 && len(t.inbound) >= limit {
+	if t.leaves[leaf] >= maxTunnelsPerLeaf {
 		return false
 	}
 	t.leaves[leaf]++

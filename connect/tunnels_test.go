@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/tunnel"
 )
 
@@ -570,4 +571,34 @@ func TestQuietTunnelsAreReplacedWhenEmpty(t *testing.T) {
 	if !link.status.Draining {
 		t.Errorf("it stands %s after its last byte, with the buffers of bulk", quietTunnel)
 	}
+}
+
+// The limit on connections is for connections: tunnels that carry none, of sources that
+// were here a moment ago, take no place of it.
+func TestIdleTunnelsTakeNoPlaceOfConnections(t *testing.T) {
+	ca := newTestCA(t, testDomain)
+	db := startSidecar(t, ca, "db", func(s *Snapshot) {
+		s.Inbound, s.Local, s.Default = "127.0.0.1:0", serve(t, echo), catalog.ActionAllow
+		s.Limits.MaxInboundConnections = 2
+	})
+	none := func() bool { return len(db.Connections(0)) == 0 }
+	var addrs []string
+	for _, name := range []string{"a", "b", "c", "d"} {
+		web := startSidecar(t, ca, name, func(s *Snapshot) { s.Upstreams = []Upstream{upstreamOf("db", db.inbound())} })
+		addrs = append(addrs, web.upstream("db"))
+		if err := tryOnce(addrs[len(addrs)-1]); err != nil {
+			t.Fatalf("%s, with no connection open: %v", name, err)
+		}
+		eventually(t, "its end", none)
+	}
+	if n, _ := tunnelsOf(db, "inbound"); n != len(addrs) {
+		t.Errorf("%d tunnels, want one of each source", n)
+	}
+	for _, addr := range addrs[:2] {
+		must(t, roundTrip(dialTCP(t, addr), "x"))
+	}
+	if tryOnce(addrs[2]) == nil {
+		t.Error("a connection more than the limit allows")
+	}
+	db.log.find(t, "reason=limit", "source=c", "2 inbound connections are open")
 }
