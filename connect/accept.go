@@ -244,7 +244,7 @@ func (s *Service) ended(r *row, e ending, admitted bool) {
 	r.pair.count(e.reason)
 	in, out := r.bytes()
 	if r.endpoint != nil {
-		s.balancer.spoke(r.endpoint, e.reason, out)
+		s.balancer.spoke(r.endpoint, r.started, e.reason, out)
 		s.balancer.done(r.endpoint)
 	}
 	s.journal.post(line{

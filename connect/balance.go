@@ -22,11 +22,13 @@ type endpoint struct {
 	until  time.Time
 	err    string
 
-	failedAt time.Time
-	strikes  int // connections in a row that it ended without a byte
-	rule     Ejection
-	upstream string
-	of       int // instances of the upstream
+	failedAt  time.Time
+	ejectedAt time.Time
+	unserved  bool // one of the failures in a row was of one that could be reached
+	strikes   int  // connections in a row that it ended without a byte
+	rule      Ejection
+	upstream  string
+	of        int // instances of the upstream
 }
 
 type endpointKey struct{ upstream, addr string }
@@ -45,6 +47,7 @@ type balancer struct {
 type candidate struct {
 	*Endpoint
 	state *endpoint
+	at    time.Time // when it was picked; zero: while it was left alone, for want of others
 }
 
 // Tiers, best first: by priority, and within one passing before warning; then the
@@ -105,11 +108,14 @@ func (b *balancer) pick(up *upstream, tried []bool) *candidate {
 	s := b.state(up, e)
 	s.active++
 	s.rule, s.of = up.Ejection, len(up.Instances)
-	if s.fails >= max(s.rule.Failures, 1) && !s.until.IsZero() {
+	switch {
+	case best >= tierSkipped:
+		now = time.Time{}
+	case s.fails >= max(s.rule.Failures, 1) && !s.until.IsZero():
 		// One connection finds out whether it is back; the others keep away.
 		s.until = now.Add(s.rule.skipFor(s.fails - max(s.rule.Failures, 1) + 1))
 	}
-	return &candidate{Endpoint: e, state: s}
+	return &candidate{Endpoint: e, state: s, at: now}
 }
 
 func tierOf(e *Endpoint, s *endpoint, now time.Time) int {
@@ -146,26 +152,62 @@ func (b *balancer) load(up *upstream, i int) float64 {
 // weight is at least 1, and bounded so that sums cannot overflow.
 func weight(e *Endpoint) int { return min(max(e.Weight, 1), 1<<16) }
 
-// failed notes that no connection came about.
-func (b *balancer) failed(s *endpoint, err error) {
+// failed notes that no connection came about of one picked at a time; reached tells
+// whether the instance was there and did not serve it.
+func (b *balancer) failed(s *endpoint, picked time.Time, reached bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s.active--
-	b.failedOnce(s, err.Error())
+	b.failedOnce(s, picked, reached, err.Error())
 }
 
 // suspect notes that an instance took a connection and did not serve it.
-func (b *balancer) suspect(s *endpoint, err error) {
+func (b *balancer) suspect(s *endpoint, picked time.Time, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.failedOnce(s, err.Error())
+	b.failedOnce(s, picked, true, err.Error())
 }
 
-// worked notes that an instance serves; the connection stays counted until done.
-func (b *balancer) worked(s *endpoint) {
+// reached notes that an instance is there, which says nothing of its application. The
+// connection stays counted until done.
+func (b *balancer) reached(s *endpoint) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s.fails, s.until, s.err = 0, time.Time{}, ""
+	if !s.unserved {
+		s.cleared()
+	}
+}
+
+// answered notes that an instance served a connection that began at a time.
+func (b *balancer) answered(s *endpoint, began time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s.answered(began)
+}
+
+// answered forgets failures, but those of after the beginning.
+func (s *endpoint) answered(began time.Time) {
+	if !began.Before(s.failedAt) {
+		s.cleared()
+	}
+}
+
+func (s *endpoint) cleared() { s.fails, s.until, s.err, s.unserved = 0, time.Time{}, "", false }
+
+// failing are the instances that failed and have not served since, and when they failed.
+func (b *balancer) failing() map[*endpoint]time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out map[*endpoint]time.Time
+	for _, s := range b.all {
+		if s.fails > 0 {
+			if out == nil {
+				out = map[*endpoint]time.Time{}
+			}
+			out[s] = s.failedAt
+		}
+	}
+	return out
 }
 
 // done takes back one count of pick.

@@ -51,7 +51,7 @@ func TestBalancer(t *testing.T) {
 		b, up := fresh(), of(Endpoint{Addr: "w", Status: warning}, Endpoint{Addr: "p", Status: passing}, Endpoint{Addr: "q", Status: passing})
 		bad := b.state(up, &up.Instances[1])
 		bad.active++
-		b.failed(bad, errors.New("refused"))
+		b.failed(bad, now, false, errors.New("refused"))
 		var order []string
 		tried := make([]bool, 3)
 		for range 3 {
@@ -69,7 +69,7 @@ func TestBalancer(t *testing.T) {
 			Endpoint{Addr: "x", Priority: -3}, Endpoint{Addr: "skipped"}, Endpoint{Addr: "z", Priority: 1 << 40})
 		bad := b.state(up, &up.Instances[4])
 		bad.active++
-		b.failed(bad, errors.New("refused"))
+		b.failed(bad, now, false, errors.New("refused"))
 		order := ""
 		tried := make([]bool, len(up.Instances))
 		for range up.Instances {
@@ -83,7 +83,7 @@ func TestBalancer(t *testing.T) {
 		b, up := fresh(), of(Endpoint{Addr: "a"}, Endpoint{Addr: "b"})
 		a := b.state(up, &up.Instances[0])
 		a.active++
-		b.failed(a, errors.New("refused"))
+		b.failed(a, now, false, errors.New("refused"))
 		for range 50 {
 			if c := pick(b, up); c.Addr == "a" {
 				t.Fatal("picked while it was skipped")
@@ -96,7 +96,7 @@ func TestBalancer(t *testing.T) {
 		if c := pick(b, up); c.Addr == "a" {
 			t.Error("a second connection before the first told anything")
 		}
-		b.worked(a)
+		b.reached(a)
 		if c := pick(b, up); c.Addr != "a" {
 			t.Error("not picked after it worked")
 		}
@@ -107,7 +107,7 @@ func TestBalancer(t *testing.T) {
 			s := b.state(up, &up.Instances[i])
 			for range 40 {
 				s.active++
-				b.failed(s, errors.New("refused"))
+				b.failed(s, now, false, errors.New("refused"))
 			}
 			if s.until.Sub(now) > skipMax || s.active != 0 {
 				t.Errorf("skipped for %s, %d active", s.until.Sub(now), s.active)

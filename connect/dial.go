@@ -54,7 +54,7 @@ func (s *Service) dial(ctx context.Context, name catalog.Name, from string) (*Co
 			failures = append(failures, "given up: "+context.Cause(ctx).Error())
 			break
 		}
-		s.balancer.failed(e.state, err)
+		s.balancer.failed(e.state, e.at, false, err)
 		failures = append(failures, fmt.Sprintf("%s at %s: %v", e.ID, e.Addr, err))
 	}
 	s.table.release(up.key)
@@ -125,7 +125,7 @@ func (s *Service) connect(ctx context.Context, w *world, up *upstream, e *candid
 	if err := s.enter(r, w); err != nil {
 		return nil, err
 	}
-	s.balancer.worked(e.state)
+	s.balancer.reached(e.state)
 	return c, nil
 }
 

@@ -31,19 +31,23 @@ func (e Ejection) skipFor(fails int) time.Duration {
 }
 
 // failedOnce counts a failure and ejects the instance where its rule says so; b.mu
-// is held.
-func (b *balancer) failedOnce(s *endpoint, why string) {
+// is held. What was picked before the last ejection, or in spite of it, met what that
+// was for: all that one event fails together is left alone for once, and no longer.
+func (b *balancer) failedOnce(s *endpoint, picked time.Time, reached bool, why string) {
+	if picked.Before(s.ejectedAt) {
+		return
+	}
 	now := b.now()
 	if w := s.rule.Within; w > 0 && now.Sub(s.failedAt) > w {
 		s.fails = 0
 	}
 	s.fails++
-	s.failedAt, s.err = now, why
+	s.failedAt, s.err, s.unserved = now, why, s.unserved || reached
 	over := s.fails - max(s.rule.Failures, 1) + 1
 	if over < 1 || !b.mayEject(s, now) {
 		return
 	}
-	s.until = now.Add(s.rule.skipFor(over))
+	s.until, s.ejectedAt = now.Add(s.rule.skipFor(over)), now
 }
 
 // mayEject keeps the share of ejected instances of an upstream below its bound.
@@ -61,18 +65,38 @@ func (b *balancer) mayEject(s *endpoint, now time.Time) bool {
 }
 
 // spoke judges an instance by how a connection that it took has ended.
-func (b *balancer) spoke(s *endpoint, why Reason, bytes int64) {
-	if bytes == 0 && why != ReasonServerClosed {
+func (b *balancer) spoke(s *endpoint, began time.Time, why Reason, bytes int64) {
+	if bytes == 0 && why != ReasonServerClosed && why != ReasonOK {
 		return // nobody asked it anything, or it was not its doing
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if bytes > 0 {
-		s.strikes = 0
+	if bytes > 0 || why == ReasonOK {
+		s.answered(began)
+		if bytes > 0 {
+			s.strikes = 0
+		}
 		return
 	}
 	if s.strikes++; s.strikes >= strikesOut {
 		s.strikes = 0
-		b.failedOnce(s, "it takes connections and ends them before it says anything")
+		b.failedOnce(s, began, true, "it takes connections and ends them before it says anything")
+	}
+}
+
+// heard clears the instances that have answered since they failed, over connections that
+// are open yet: some are for days.
+func (s *Service) heard() {
+	failing := s.balancer.failing()
+	if failing == nil {
+		return
+	}
+	for _, r := range s.table.all(func(r *row) bool {
+		at, bad := failing[r.endpoint]
+		return bad && !r.started.Before(at)
+	}) {
+		if _, out := r.bytes(); out > 0 {
+			s.balancer.answered(r.endpoint, r.started)
+		}
 	}
 }

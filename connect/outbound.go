@@ -120,7 +120,7 @@ func (a *attempt) run(key catalog.Name, direct netip.AddrPort, e *candidate) {
 			a.failures = append(a.failures, "given up: "+context.Cause(ctx).Error())
 			break
 		}
-		a.p.svc.balancer.failed(e.state, err)
+		a.p.svc.balancer.failed(e.state, e.at, false, err)
 		a.failures = append(a.failures, fmt.Sprintf("%s at %s: %v", e.ID, e.Addr, err))
 	}
 	a.p.svc.table.release(a.up.key)
@@ -147,7 +147,7 @@ func (a *attempt) reach(ctx context.Context, e *candidate) error {
 		case c != nil:
 			return a.pair(c, e)
 		}
-		a.p.svc.balancer.worked(e.state)
+		a.p.svc.balancer.reached(e.state)
 		if err = a.carry(t, e); !wantsAnother(err) {
 			return err
 		}
@@ -226,11 +226,8 @@ func (a *attempt) ended(r *row, e *candidate, f *tunnel.Flow, end tunnel.End) {
 		abort(end.App)
 	}
 	defer a.p.live.done()
-	switch {
-	case end.Cause == tunnel.CausePeer && elsewhere(end):
-		s.balancer.suspect(e.state, end.Err)
-	case f.Received() > 0 || end.Cause == tunnel.CauseDone:
-		s.balancer.worked(e.state)
+	if end.Cause == tunnel.CausePeer && elsewhere(end) {
+		s.balancer.suspect(e.state, e.at, end.Err)
 	}
 	to := endingOf(true, end)
 	if to.reason == ReasonDenied {
@@ -261,7 +258,7 @@ func (a *attempt) again(e *candidate, end tunnel.End) {
 		a.run(a.up.key, netip.AddrPort{}, e)
 		return
 	}
-	s.balancer.failed(e.state, end.Err)
+	s.balancer.failed(e.state, e.at, true, end.Err)
 	a.failures = append(a.failures, fmt.Sprintf("%s at %s: %v", e.ID, e.Addr, end.Err))
 	next := a.next()
 	if next == nil {
@@ -282,7 +279,7 @@ func (a *attempt) pair(c *Conn, e *candidate) error {
 	if err := s.enter(r, a.w); err != nil {
 		return err
 	}
-	s.balancer.worked(e.state)
+	s.balancer.reached(e.state)
 	a.p.join(c, a.app)
 	a.p.live.done() // join counts for itself
 	return nil
