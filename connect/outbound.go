@@ -201,8 +201,9 @@ func (a *attempt) hand(e *candidate, between *ends, give func(net.Conn, tunnel.E
 	f, err := give(app, func(f *tunnel.Flow, end tunnel.End) { a.ended(r, e, f, end) })
 	if err != nil {
 		a.app = app
-		if !r.withdraw() {
-			return errors.New("trust changed")
+		if !r.withdraw() { // killed meanwhile: its counts were given back with it
+			s.balancer.again(r.endpoint)
+			err = errors.New("trust changed")
 		}
 		s.table.reserve(r.upstream, 0)
 		return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -601,4 +602,30 @@ func TestIdleTunnelsTakeNoPlaceOfConnections(t *testing.T) {
 		t.Error("a connection more than the limit allows")
 	}
 	db.log.find(t, "reason=limit", "source=c", "2 inbound connections are open")
+}
+
+// A row that is killed just as its stream is refused gives its counts back once.
+func TestCountsWhenARowIsKilledAsItIsGiven(t *testing.T) {
+	p := newPair(t, echo)
+	w := p.web.svc.world.Load()
+	up := w.upstreams["db"]
+	a := &attempt{p: p.web.Proxy, ctx: t.Context()}
+	a.begin(w, up, netip.AddrPort{})
+	if !p.web.svc.table.reserve(up.key, 0) {
+		t.Fatal("no reservation")
+	}
+	e := a.next()
+	id := up.peer(e.Endpoint)
+	err := a.hand(e, p.web.svc.outboundEnds(w, up, e, id, nil), func(net.Conn, tunnel.EndFunc) (*tunnel.Flow, error) {
+		for _, r := range p.web.svc.table.all(nil) {
+			r.kill(ending{reason: ReasonPolicyChanged})
+		}
+		return nil, tunnel.ErrDraining
+	})
+	if err == nil {
+		t.Fatal("it was carried")
+	}
+	if n, m := e.state.active, p.web.svc.table.outbound[up.key]; n != 1 || m != 1 {
+		t.Errorf("the instance counts %d and the upstream %d, want those of the caller", n, m)
+	}
 }
