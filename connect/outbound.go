@@ -244,8 +244,8 @@ func elsewhere(end tunnel.End) bool {
 		return true
 	case tunnel.CausePeer:
 		switch end.Code {
-		case tunnel.CodeDialFailed, tunnel.CodeLimit, tunnel.CodeDraining, tunnel.CodeInternal:
-			return true
+		case tunnel.CodeDialFailed, tunnel.CodeLimit, tunnel.CodeDraining, tunnel.CodeInternal, tunnel.CodeUnauthenticated:
+			return true // with the last, it may be the certificate of the instance that has expired
 		}
 	}
 	return false

@@ -629,3 +629,35 @@ func TestCountsWhenARowIsKilledAsItIsGiven(t *testing.T) {
 		t.Errorf("the instance counts %d and the upstream %d, want those of the caller", n, m)
 	}
 }
+
+// An instance whose own certificate is of no use refuses streams, and they go to the next.
+func TestInstanceWithoutCertificateIsPassedOver(t *testing.T) {
+	ca, other := newTestCA(t, testDomain), newTestCA(t, testDomain)
+	other.ttl = time.Hour
+	var ahead atomic.Int64
+	clock := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	inst := func(cfg ProxyConfig) *sidecar {
+		return startSidecarWith(t, ca, "db", cfg, func(s *Snapshot) {
+			s.Roots = []string{ca.pem, other.pem}
+			s.Inbound, s.Local, s.Intentions = "127.0.0.1:0", serve(t, echo), allow("web")
+		})
+	}
+	bad, good := inst(ProxyConfig{Now: clock, Signer: other}), inst(ProxyConfig{})
+	web := startSidecar(t, ca, "web", func(s *Snapshot) {
+		s.Roots = []string{ca.pem, other.pem}
+		s.Upstreams = []Upstream{upstreamOf("db", bad.inbound(), good.inbound())}
+	})
+	eventually(t, "a tunnel to each", func() bool {
+		must(t, tryOnce(web.upstream("db")))
+		fresh, _ := tunnelsOf(web, "outbound")
+		return fresh == 2
+	})
+	other.set(func() { other.fail = errors.New("the servers are gone") })
+	ahead.Store(int64(90 * time.Minute))
+	for range 20 {
+		if err := tryOnce(web.upstream("db")); err != nil {
+			t.Fatalf("though an instance serves: %v", err)
+		}
+	}
+	bad.log.find(t, "connection refused", "reason=cert_expired")
+}
