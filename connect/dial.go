@@ -116,6 +116,8 @@ func listNames(names []catalog.Name) string {
 // connect reaches one instance and registers the connection.
 func (s *Service) connect(ctx context.Context, w *world, up *upstream, e *candidate) (*Conn, error) {
 	id := up.peer(e.Endpoint)
+	ctx, cancel := up.limited(ctx)
+	defer cancel()
 	c, err := s.reach(ctx, up, e.Addr, id, w.peers[id])
 	if err != nil {
 		return nil, err
@@ -129,21 +131,27 @@ func (s *Service) connect(ctx context.Context, w *world, up *upstream, e *candid
 	return c, nil
 }
 
-// reach dials an instance and does the handshake.
+// reach dials an instance and does the handshake, while ctx lasts; see limited.
 func (s *Service) reach(ctx context.Context, up *upstream, addr string, id identity.ServiceID, config *tls.Config) (*Conn, error) {
-	limit := up.connectTimeout()
-	d := net.Dialer{Timeout: limit}
+	var d net.Dialer
 	raw, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
 	c := &Conn{wire: newWire(raw), peer: id}
 	c.tls = secureClient(c.wire, config)
-	if err := s.limitedHandshake(ctx, c, up, limit); err != nil {
+	if err := s.limitedHandshake(ctx, c, up); err != nil {
 		_ = raw.Close() // in order, so that the TLS alert arrives
 		return nil, err
 	}
 	return c, nil
+}
+
+// limited is for one attempt at an instance: it has so long for all of it, the wait
+// for others who are at it, the dial, the handshake and the greeting.
+func (u *upstream) limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	limit := u.connectTimeout()
+	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took no connection within %s", limit))
 }
 
 func (u *upstream) connectTimeout() time.Duration {
@@ -180,12 +188,12 @@ func (s *Service) enter(r *row, w *world) error {
 }
 
 // limitedHandshake waits for one of the places that bound handshakes in flight.
-func (s *Service) limitedHandshake(ctx context.Context, c *Conn, up *upstream, limit time.Duration) error {
+func (s *Service) limitedHandshake(ctx context.Context, c *Conn, up *upstream) error {
 	select {
 	case up.handshakes <- struct{}{}:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 	defer func() { <-up.handshakes }()
-	return s.handshake(ctx, c.tls, c.wire, limit, true)
+	return s.handshake(ctx, c.tls, c.wire, up.connectTimeout(), true)
 }

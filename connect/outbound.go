@@ -138,7 +138,8 @@ func (a *attempt) reach(ctx context.Context, e *candidate) error {
 	if a.short(e, true) {
 		return nil
 	}
-	begin := time.Now()
+	ctx, cancel := a.up.limited(ctx)
+	defer cancel()
 	for tries := 1; ; tries++ {
 		t, c, err := a.p.tunnel(ctx, a, e)
 		switch {
@@ -152,7 +153,7 @@ func (a *attempt) reach(ctx context.Context, e *candidate) error {
 			return err
 		}
 		// One whose tunnels are of no use, each as it is made, must not keep both ends busy.
-		if time.Since(begin) > a.up.connectTimeout() || !pause(ctx, time.Duration(max(0, tries-patience))*tunnelPause) {
+		if ctx.Err() != nil || !pause(ctx, time.Duration(max(0, tries-patience))*tunnelPause) {
 			return err
 		}
 	}
@@ -302,7 +303,7 @@ func (p *Proxy) tunnel(ctx context.Context, a *attempt, e *candidate) (*outbound
 			return found, nil, nil
 		case mine != nil:
 			t, c, err := p.handshakeFor(ctx, a, key, cred, mine)
-			if err != nil && mine.beside && ctx.Err() == nil {
+			if err != nil && mine.beside && a.ctx.Err() == nil {
 				wait = false // one that stands will do
 				continue
 			}
@@ -342,7 +343,9 @@ func (p *Proxy) another(a *attempt, key instanceKey, cred *credential) {
 				p.svc.journal.panicked(own.up.key, v, debug.Stack())
 			}
 		}()
-		_, c, _ := p.handshakeFor(own.ctx, own, key, cred, mine) // the next who needs one is told
+		ctx, cancel := own.up.limited(own.ctx)
+		defer cancel()
+		_, c, _ := p.handshakeFor(ctx, own, key, cred, mine) // the next who needs one is told
 		if c != nil {
 			c.abort() // it speaks tunnels no more: the next connection finds that out
 		}
@@ -372,8 +375,6 @@ func (p *Proxy) handshakeWith(ctx context.Context, a *attempt, key instanceKey, 
 		p.tunnels.mu.Unlock()
 		return nil, c, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, a.up.connectTimeout())
-	defer cancel()
 	link, err := p.driver.Client(ctx, c.tls)
 	if err != nil {
 		if identity.ReasonOf(err) == identity.ReasonByPeer {

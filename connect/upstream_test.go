@@ -5,6 +5,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/weftmesh/weft/catalog"
 )
@@ -95,5 +96,36 @@ func TestUpstreamLimit(t *testing.T) {
 	}
 	if n := len(web.table.outbound); n != 0 {
 		t.Errorf("%d upstreams are counted with nothing open", n)
+	}
+}
+
+// TestConnectTimeoutIsOfAllOfAnAttempt: who waits for others that are at their
+// handshakes with an upstream waits no longer than for the instance itself.
+func TestConnectTimeoutIsOfAllOfAnAttempt(t *testing.T) {
+	p := newPair(t, echo)
+	p.web.update(func(s *Snapshot) { s.Upstreams[0].ConnectTimeout = 50 * time.Millisecond })
+	hold := func(s *Service) {
+		up := s.world.Load().upstreams["db"]
+		for range cap(up.handshakes) {
+			up.handshakes <- struct{}{}
+		}
+		t.Cleanup(func() {
+			for range cap(up.handshakes) {
+				<-up.handshakes
+			}
+		})
+	}
+	hold(p.web.svc)
+	if err := tryOnce(p.web.upstream("db")); !isReset(err) {
+		t.Errorf("%v, want a reset", err)
+	}
+	p.web.log.find(t, "reason=dial_failed", "within 50ms")
+	web, _ := startService(t, p.ca, "web", "", func(s *Snapshot) {
+		s.Upstreams = []Upstream{upstreamOf("db", p.db.inbound())}
+		s.Upstreams[0].ConnectTimeout = 50 * time.Millisecond
+	})
+	hold(web)
+	if _, err := web.Dial(t.Context(), "db"); err == nil || !strings.Contains(err.Error(), "within 50ms") {
+		t.Errorf("%v", err)
 	}
 }
