@@ -58,6 +58,9 @@ func newCaptured(w *world) *captured {
 	}
 	for _, key := range w.names() {
 		up := w.upstreams[key]
+		if key != up.base {
+			continue // who comes here did not choose by its listener
+		}
 		for _, a := range up.Virtual {
 			c.virtual[a] = key
 		}

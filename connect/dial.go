@@ -86,10 +86,14 @@ func (s *Service) upstream(ctx context.Context, name catalog.Name, from string) 
 
 // refuseDial counts and logs a connection that did not come about.
 func (s *Service) refuseDial(w *world, name catalog.Name, from string, why Reason, err error) error {
-	e := &RefusedError{Reason: why, Source: w.service(), Destination: name, Err: err}
+	to := name
+	if up := w.upstreams[name]; up != nil {
+		to = up.base
+	}
+	e := &RefusedError{Reason: why, Source: w.service(), Destination: to, Err: err}
 	s.metrics.pair(true, e.Source, e.Destination).count(why)
 	s.journal.post(line{
-		reason: why, outbound: true, source: e.Source, destination: name, upstream: name, addr: from, err: err,
+		reason: why, outbound: true, source: e.Source, destination: to, upstream: name, addr: from, err: err,
 	})
 	return e
 }
@@ -164,7 +168,7 @@ func (u *upstream) connectTimeout() time.Duration {
 func (s *Service) outboundEnds(w *world, up *upstream, e *candidate, id identity.ServiceID, chain []*x509.Certificate) *ends {
 	return &ends{
 		svc: s, outbound: true, source: w.service(), destination: id.Service, peer: id.String(),
-		addr: e.Addr, upstream: up.key, instance: e.ID, endpoint: e.state, chain: chain,
+		addr: e.Addr, upstream: up.key, base: up.base, instance: e.ID, endpoint: e.state, chain: chain,
 		pair: s.metrics.pair(true, w.service(), id.Service),
 	}
 }

@@ -126,7 +126,7 @@ func TestOneEventEjectsOnce(t *testing.T) {
 	up.Instances = []Endpoint{{Addr: "a"}}
 	meet := func(n int) (all []*candidate) {
 		for range n {
-			all = append(all, b.pick(up, make([]bool, 1)))
+			all = append(all, b.pick(up, make([]bool, len(up.Instances))))
 		}
 		now = now.Add(time.Second)
 		return all
@@ -170,7 +170,7 @@ func TestWhatClearsFailures(t *testing.T) {
 	s := b.state(up, &up.Instances[0])
 	fail := func(reached bool) {
 		now = now.Add(time.Hour) // it is not left alone any more
-		c := b.pick(up, make([]bool, 1))
+		c := b.pick(up, make([]bool, len(up.Instances)))
 		now = now.Add(time.Second)
 		b.failed(c.state, c.at, reached, errors.New("refused"))
 	}

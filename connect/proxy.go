@@ -89,7 +89,7 @@ type outlet struct {
 
 type drainKey struct {
 	outbound bool
-	upstream catalog.Name
+	base     catalog.Name // of upstreams
 }
 
 // NewProxy checks the configuration. Nothing is bound before Run has a snapshot.
@@ -287,11 +287,11 @@ func (p *Proxy) reconcileUpstreams(live context.Context, snap *Snapshot) {
 	}
 	want, listed := map[string]wanted{}, map[catalog.Name]bool{}
 	p.clashes = map[catalog.Name]string{}
-	for i := range snap.Upstreams {
+	for i, key := range snap.upstreamKeys() {
 		u := &snap.Upstreams[i]
-		key := snap.upstreamKey(u)
-		listed[key] = true
-		p.cancelDrain(drainKey{true, key})
+		base := snap.upstreamKey(u)
+		listed[base] = true
+		p.cancelDrain(drainKey{true, base})
 		if u.Listen == "" {
 			continue
 		}
@@ -322,8 +322,8 @@ func (p *Proxy) reconcileUpstreams(live context.Context, snap *Snapshot) {
 		}
 		o.key.Store(&w.key)
 	}
-	for _, r := range p.svc.table.all(func(r *row) bool { return r.outbound && !r.outside && !listed[r.upstream] }) {
-		p.drainLater(live, drainKey{true, r.upstream})
+	for _, r := range p.svc.table.all(func(r *row) bool { return r.outbound && !r.outside && !listed[r.base] }) {
+		p.drainLater(live, drainKey{true, r.base})
 	}
 }
 
@@ -333,7 +333,7 @@ func (p *Proxy) drainLater(live context.Context, key drainKey) {
 	if _, pending := p.drains[key]; pending {
 		return
 	}
-	match := func(r *row) bool { return r.outbound == key.outbound && r.upstream == key.upstream }
+	match := func(r *row) bool { return r.outbound == key.outbound && r.base == key.base }
 	if len(p.svc.table.all(match)) == 0 {
 		return
 	}

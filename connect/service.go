@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -223,11 +224,12 @@ type world struct {
 	captured *captured
 }
 
-// upstream is one destination.
+// upstream is one destination, or one way to it: see upstreamKeys.
 type upstream struct {
 	Upstream
-	key catalog.Name
-	id  identity.ServiceID
+	key  catalog.Name
+	base catalog.Name // the key of the destination
+	id   identity.ServiceID
 
 	handshakes chan struct{} // those under way
 }
@@ -269,11 +271,10 @@ func newWorld(snap *Snapshot, old *world) *world {
 	}
 	w.local, _ = netip.ParseAddrPort(snap.Local) // anything else is dialled by name
 	w.problem = w.ownRevocation()                // the upstreams stay known: it may be taken back
-	for i := range snap.Upstreams {
+	for i, key := range snap.upstreamKeys() {
 		u := &snap.Upstreams[i]
-		key := snap.upstreamKey(u)
 		if _, dup := w.upstreams[key]; dup {
-			continue // a second listener of the same destination
+			continue // a second listener of the same
 		}
 		dc := u.Datacenter
 		if dc == "" {
@@ -282,6 +283,7 @@ func newWorld(snap *Snapshot, old *world) *world {
 		w.upstreams[key] = &upstream{
 			Upstream: *u,
 			key:      key,
+			base:     snap.upstreamKey(u),
 			id:       identity.ServiceID{TrustDomain: snap.TrustDomain, Datacenter: dc, Service: u.Name},
 		}
 	}
@@ -301,6 +303,31 @@ func (s *Snapshot) upstreamKey(u *Upstream) catalog.Name {
 		return u.Name
 	}
 	return u.Name + "@" + dc
+}
+
+// upstreamKeys are those of Upstreams, in their order. A further one of the same
+// destination shares the key of the first if it differs only in its listener; else it
+// has that in its key, as it has instances, limits and failures of its own.
+func (s *Snapshot) upstreamKeys() []catalog.Name {
+	keys := make([]catalog.Name, 0, len(s.Upstreams))
+	first := make(map[catalog.Name]*Upstream, len(s.Upstreams))
+	for i := range s.Upstreams {
+		u := &s.Upstreams[i]
+		key := s.upstreamKey(u)
+		switch one := first[key]; {
+		case one == nil:
+			first[key] = u
+		case u.Listen != "" && !one.sameSettings(u):
+			key += "@" + u.Listen // no datacenter has such a name
+		}
+		keys = append(keys, key)
+	}
+	return keys
+}
+
+func (u *Upstream) sameSettings(o *Upstream) bool {
+	return u.ConnectTimeout == o.ConnectTimeout && u.MaxConnections == o.MaxConnections && u.Ejection == o.Ejection &&
+		slices.EqualFunc(u.Instances, o.Instances, func(a, b Endpoint) bool { return reflect.DeepEqual(a, b) })
 }
 
 func (w *world) sameTrust(snap *Snapshot) bool {

@@ -33,9 +33,10 @@ type ends struct {
 	outside     bool // it leaves the mesh: nobody is authenticated
 	source      catalog.Name
 	destination catalog.Name
-	peer        string // SPIFFE ID of the far end
-	addr        string // of the far end
-	upstream    catalog.Name
+	peer        string       // SPIFFE ID of the far end
+	addr        string       // of the far end
+	upstream    catalog.Name // its key
+	base        catalog.Name // and that of its destination
 	instance    string
 	endpoint    *endpoint // outbound: counted as active there
 	chain       []*x509.Certificate

@@ -3,6 +3,8 @@ package connect
 import (
 	"errors"
 	"net"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -127,5 +129,89 @@ func TestConnectTimeoutIsOfAllOfAnAttempt(t *testing.T) {
 	hold(web)
 	if _, err := web.Dial(t.Context(), "db"); err == nil || !strings.Contains(err.Error(), "within 50ms") {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestTwoListenersOfOneDestination: each has its own instances and limits, and their
+// connections outlive what makes them one again.
+func TestTwoListenersOfOneDestination(t *testing.T) {
+	ca := newTestCA(t, testDomain)
+	instance := func(word string) string {
+		return startSidecar(t, ca, "db", func(s *Snapshot) {
+			s.Inbound, s.Local, s.Intentions = "127.0.0.1:0", serve(t, speak(word)), allow("web")
+		}).inbound()
+	}
+	a, b := upstreamOf("db", instance("a")), upstreamOf("db", instance("b"))
+	b.MaxConnections = 1
+	dir := t.TempDir()
+	a.Listen, b.Listen = dir+"/a", dir+"/b"
+	web := startSidecar(t, ca, "web", func(s *Snapshot) { s.Upstreams = []Upstream{a, b} })
+	dial := func(at string) (c net.Conn) {
+		t.Helper()
+		eventually(t, "listener "+at, func() (ok bool) {
+			var err error
+			c, err = net.Dial("unix", at)
+			return err == nil
+		})
+		t.Cleanup(func() { c.Close() })
+		must(t, c.SetDeadline(time.Now().Add(20*time.Second)))
+		return c
+	}
+	held := map[string]net.Conn{}
+	for at, want := range map[string]string{a.Listen: "a", b.Listen: "b"} {
+		held[want] = dial(at)
+		if got := says(t, held[want]); got != want {
+			t.Errorf("%s leads to %s", at, got)
+		}
+	}
+	if got := says(t, dial(a.Listen)); got != "a" {
+		t.Errorf("a second connection by the listener without a limit: %s", got)
+	}
+	if got := says(t, dial(b.Listen)); got != "refused" {
+		t.Errorf("a second connection by the listener with a limit of one: %s", got)
+	}
+	web.log.find(t, "reason=limit", "destination=db ", "upstream=db@"+b.Listen)
+	at := map[string]string{}
+	for _, u := range web.Status().Upstreams {
+		if u.Name != "db" || u.Listener == nil || len(u.Instances) != 1 {
+			t.Fatalf("%+v", u)
+		}
+		at[u.Listener.Addr] = u.Instances[0].Addr
+	}
+	if at[a.Listen] != a.Instances[0].Addr || at[b.Listen] != b.Instances[0].Addr {
+		t.Errorf("instances by listener: %v", at)
+	}
+	one := a
+	one.Listen = b.Listen
+	web.update(func(s *Snapshot) { s.Upstreams = []Upstream{a, one} })
+	if got := says(t, dial(b.Listen)); got != "a" {
+		t.Errorf("with the settings of the first it leads to %s", got)
+	}
+	web.Proxy.mu.Lock()
+	if len(web.drains) != 0 {
+		t.Errorf("connections are about to be cut: %v", web.drains)
+	}
+	web.Proxy.mu.Unlock()
+	web.update(func(s *Snapshot) { s.Upstreams = nil })
+	for word, c := range held {
+		if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s, whose upstream is gone: %v", word, err)
+		}
+	}
+}
+
+func TestUpstreamKeys(t *testing.T) {
+	s := &Snapshot{Datacenter: "dc1", Upstreams: []Upstream{
+		{Name: "db", Listen: "127.0.0.1:1"},
+		{Name: "db", Listen: "127.0.0.1:2"},
+		{Name: "db", Listen: "127.0.0.1:3", MaxConnections: 1},
+		{Name: "db", Listen: "127.0.0.1:4", Instances: []Endpoint{{Addr: "b"}}},
+		{Name: "db", MaxConnections: 1},
+		{Name: "db", Datacenter: "dc2", Listen: "127.0.0.1:5"},
+		{Name: "db", Datacenter: "dc2", Listen: "/run/db", ConnectTimeout: 1},
+	}}
+	want := []string{"db", "db", "db@127.0.0.1:3", "db@127.0.0.1:4", "db", "db@dc2", "db@dc2@/run/db"}
+	if keys := s.upstreamKeys(); !slices.Equal(keys, want) {
+		t.Errorf("keys %q, want %q", keys, want)
 	}
 }

@@ -259,9 +259,9 @@ func (s *sidecar) publish(patient bool) {
 		return
 	}
 	snap, problems := build(s.in)
-	for _, up := range snap.Upstreams {
-		if s.in.known(up.Name, s.cfg.Datacenter) {
-			s.in.last[up.Name] = up.Instances
+	for i := range snap.Upstreams {
+		if up := &snap.Upstreams[i]; s.in.known(up.Name, s.cfg.Datacenter) {
+			s.in.remember(up)
 		}
 	}
 	s.report(problems)
@@ -369,8 +369,8 @@ func (s *sidecar) seed() {
 	}
 	s.roots, s.intends = true, true
 	s.old = map[catalog.QueryKind]bool{catalog.QueryRoots: true, catalog.QueryIntentionsDest: true}
-	for _, up := range snap.Upstreams {
-		s.in.last[up.Name] = up.Instances
+	for i := range snap.Upstreams {
+		s.in.remember(&snap.Upstreams[i])
 	}
 	s.in.before = snap
 }

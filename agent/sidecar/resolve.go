@@ -69,6 +69,14 @@ func (w *world) forget(q catalog.Query) {
 	delete(w.instances, q.Name)
 }
 
+// remember keeps the endpoints that the servers gave an upstream. Those that a
+// registration names have no node: they are of that one alone.
+func (w *world) remember(up *connect.Upstream) {
+	if len(up.Instances) == 0 || up.Instances[0].Node != "" {
+		w.last[up.Name] = up.Instances
+	}
+}
+
 // shares tells where the connections to an upstream go; plainly to itself where
 // nothing says otherwise.
 func (w *world) shares(name catalog.Name, datacenter string) []catalog.Share {

@@ -239,3 +239,16 @@ func TestNearestFirst(t *testing.T) {
 		}
 	}
 }
+
+// TestNamedInstancesAreOfOneUpstream: what a registration names for one listener is not
+// what another one of the same destination has while no server answers.
+func TestNamedInstancesAreOfOneUpstream(t *testing.T) {
+	w := newWorld()
+	told := []connect.Endpoint{{ID: "db-1", Node: "n1", Addr: "10.0.0.1:21000"}}
+	for _, instances := range [][]connect.Endpoint{told, {{ID: "10.9.9.9:21000", Addr: "10.9.9.9:21000"}}} {
+		w.remember(&connect.Upstream{Name: "db", Instances: instances})
+	}
+	if got, _ := w.resolve("db", "dc1", &problems{}); !reflect.DeepEqual(got, told) {
+		t.Errorf("without servers it leads to %v, want %v", got, told)
+	}
+}
