@@ -48,9 +48,20 @@ func (s *State) loadService(b []byte) (string, error) {
 	if svc == nil || svc.ID == "" || svc.ID != saved.ID || svc.Service == "" {
 		return "", errors.New("it describes no service")
 	}
+	if err := validServiceID(svc.ID); err != nil {
+		return "", err
+	}
+	if err := statable(svc, nil); err != nil {
+		return "", err
+	}
 	svc.Tags, svc.Meta = orEmpty(svc.Tags), orEmptyMap(svc.Meta)
 	s.services[svc.ID] = &service{svc: svc, token: saved.Token, sidecarOf: saved.SidecarOf}
 	return svc.ID, nil
+}
+
+// statable refuses what the servers would refuse, and with it all that this host says.
+func statable(svc *catalog.Service, checks []*catalog.Check) error {
+	return (&catalog.Register{Node: &catalog.Node{Node: "any"}, Service: svc, Checks: checks}).Validate()
 }
 
 func (s *State) loadState(b []byte) (string, error) {
@@ -88,6 +99,9 @@ func (s *State) loadCheck(b []byte) (string, error) {
 	c.row = rowOf(s.cfg.Node.Node, c, false)
 	c.row.Interval, c.row.Timeout = saved.Interval, saved.Timeout
 	c.row.ServiceTags = orEmpty(saved.Tags)
+	if err := statable(nil, []*catalog.Check{c.row}); err != nil {
+		return "", err
+	}
 	if def.ServiceID != "" {
 		e := s.services[def.ServiceID]
 		if e == nil {

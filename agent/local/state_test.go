@@ -308,12 +308,16 @@ func TestUpstreamClash(t *testing.T) {
 func TestRefused(t *testing.T) {
 	s, _ := open(t, "", nil)
 	for js, words := range map[string]string{
-		`{}`:                               "Missing service name",
-		`{"ID":"only-id"}`:                 "Missing service name",
-		`{"Name":"*"}`:                     "stands for every service",
-		`{"Name":"a\nb"}`:                  "control characters",
-		`{"Name":"a","Address":"0.0.0.0"}`: "wildcard",
-		`{"Name":"a","Port":70000}`:        "port 70000",
+		`{}`:                         "Missing service name",
+		`{"ID":"only-id"}`:           "Missing service name",
+		`{"Name":"*"}`:               "stands for every service",
+		`{"Name":"a\nb"}`:            "control characters",
+		`{"Name":"consul"}`:          "the servers themselves",
+		`{"Name":"consul","ID":"x"}`: "the servers themselves",
+		`{"ID":"consul","Name":"x"}`: "the servers themselves",
+		`{"Name":"w","Connect":{"SidecarService":{"Name":"consul"}}}`:                                 "the servers themselves",
+		`{"Name":"a","Address":"0.0.0.0"}`:                                                            "wildcard",
+		`{"Name":"a","Port":70000}`:                                                                   "port 70000",
 		`{"Name":"a","Port":1,"SocketPath":"/s"}`:                                                     "exclude each other",
 		`{"Name":"a","Namespace":"x"}`:                                                                "Namespace",
 		`{"Name":"a","Kind":"odd"}`:                                                                   "unknown Kind",

@@ -43,10 +43,14 @@ func validNames(reg *catalog.ServiceRegistration) error {
 	if reg.Name == "" {
 		return refuse("Missing service name")
 	}
-	for _, n := range []struct{ what, value string }{{"service name", reg.Name}, {"service ID", serviceID(reg)}} {
-		if err := validText(n.what, n.value); err != nil {
-			return err
-		}
+	if err := validText("service name", reg.Name); err != nil {
+		return err
+	}
+	if err := validServiceID(serviceID(reg)); err != nil {
+		return err
+	}
+	if reg.Name == catalog.ServerService {
+		return refuse("Invalid service name %q: the servers themselves stand in the catalog under it; choose another", reg.Name)
 	}
 	if reg.Name == catalog.Wildcard {
 		return refuse("Invalid service name %q: it stands for every service in intentions", reg.Name)
@@ -62,6 +66,14 @@ func validNames(reg *catalog.ServiceRegistration) error {
 		}
 	}
 	return nil
+}
+
+// validServiceID refuses an ID that is not this host's to give.
+func validServiceID(id string) error {
+	if id == catalog.ServerService {
+		return refuse("Invalid service ID %q: the servers themselves stand in the catalog under it; choose another", id)
+	}
+	return validText("service ID", id)
 }
 
 // validText refuses what cannot be a key, a label or a line of a log.

@@ -349,6 +349,25 @@ func TestSyncWritesOnlyWhatIsNew(t *testing.T) {
 	}
 }
 
+// TestSyncPassesOverTheServersRow: one service in a host's statement that is not the
+// host's to make must not keep the others out of the catalog.
+func TestSyncPassesOverTheServersRow(t *testing.T) {
+	r := newRig(t, nil)
+	state := hostState("n")
+	state.Services = append(state.Services, &catalog.Service{ID: catalog.ServerService, Service: "x"})
+	state.Checks = append(state.Checks, &catalog.Check{CheckID: "of it", ServiceID: catalog.ServerService, Status: catalog.StatusPassing})
+	if _, err := r.Sync(t.Context(), &wire.SyncRequest{State: state}); err != nil {
+		t.Fatal(err)
+	}
+	v, err := r.store.Read(catalog.Query{Kind: catalog.QueryNode, Name: "n"})
+	if err != nil || len(v.Instances) != 1 || v.Instances[0].Service.ID != "web1" || len(v.Instances[0].Checks) != 1 {
+		t.Errorf("%+v %v", v, err)
+	}
+	if len(state.Services) != 2 || len(state.Checks) != 2 {
+		t.Errorf("the statement itself was changed: %+v", state)
+	}
+}
+
 func TestApplyCompletesAndRefuses(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	r := newRig(t, func(c *Config) { c.Now = func() time.Time { return at } })

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"slices"
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/acl"
@@ -13,10 +14,10 @@ import (
 // Sync implements wire.Servers.
 func (h *Handler) Sync(ctx context.Context, req *wire.SyncRequest) (_ *wire.SyncReply, err error) {
 	defer h.metrics.count("Sync", &err)
-	cmd := &catalog.SyncNode{State: req.State}
-	if err := cmd.Validate(); err != nil {
+	if err := (&catalog.SyncNode{State: req.State}).Validate(); err != nil {
 		return nil, err
 	}
+	req = &wire.SyncRequest{Token: req.Token, State: withoutServer(req.State)}
 	if err := h.authorize(req.Token, needsOfHost(req.State.Node.Node, req.State.Services, req.State.Checks)...); err != nil {
 		return nil, err
 	}
@@ -40,11 +41,21 @@ func (h *Handler) Sync(ctx context.Context, req *wire.SyncRequest) (_ *wire.Sync
 	if err := h.introduce(ctx, req.State.Node.Node); err != nil {
 		return nil, err
 	}
-	index, _, err = h.cfg.Log.Apply(ctx, cmd)
+	index, _, err = h.cfg.Log.Apply(ctx, &catalog.SyncNode{State: req.State})
 	if err != nil {
 		return nil, err
 	}
 	return &wire.SyncReply{Index: index}, nil
+}
+
+// withoutServer leaves out what a host says of a service with the ID under which the
+// leader keeps servers: its checks would make the store refuse the whole statement, or
+// hang on the leader's row for good. It is left out before the statement is in the log,
+// so that what a log says stays the same.
+func withoutServer(s catalog.NodeState) catalog.NodeState {
+	s.Services = slices.DeleteFunc(slices.Clone(s.Services), func(s *catalog.Service) bool { return s.ID == catalog.ServerService })
+	s.Checks = slices.DeleteFunc(slices.Clone(s.Checks), func(c *catalog.Check) bool { return c.ServiceID == catalog.ServerService })
+	return s
 }
 
 func (h *Handler) introduce(ctx context.Context, node string) error {
