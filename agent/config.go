@@ -123,7 +123,7 @@ type Config struct {
 type Checks struct {
 	// Scripts says whose checks may run commands. Default: nobody's.
 	Scripts checks.Scripts
-	// OutputMaxSize cuts the output of checks that do not say themselves, in bytes.
+	// OutputMaxSize cuts the output of every check, in bytes; a definition may ask for less.
 	// Default 4096.
 	OutputMaxSize int
 	// TLS is what checks over TLS show of this host and whom they trust. Nil: nothing, and

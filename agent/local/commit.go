@@ -221,9 +221,10 @@ func (s *State) bounded(def *catalog.CheckDefinition) *catalog.CheckDefinition {
 	return &out
 }
 
+// outputMax is what the definition asks for, but no more than the agent allows.
 func (s *State) outputMax(def *catalog.CheckDefinition) int {
 	if def.OutputMaxSize > 0 {
-		return def.OutputMaxSize
+		return min(def.OutputMaxSize, s.cfg.CheckOutputMaxSize)
 	}
 	return s.cfg.CheckOutputMaxSize
 }

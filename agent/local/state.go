@@ -51,8 +51,8 @@ type Config struct {
 	// CheckUpdateInterval holds back changes of a check's output that leave its
 	// status as it is. Default 5 minutes; negative sends every one at once.
 	CheckUpdateInterval time.Duration
-	// CheckOutputMaxSize cuts the output of checks that do not say themselves, in
-	// bytes. Default 4096.
+	// CheckOutputMaxSize cuts the output of every check, in bytes; a definition may ask
+	// for less. Default 4096.
 	CheckOutputMaxSize int
 	// CheckTLS is what checks over TLS show of this host and whom they trust. Nil: nothing,
 	// and the authorities of the system.
@@ -160,6 +160,7 @@ type State struct {
 	wake   chan struct{} // a time to act has moved
 	synced catalog.Latest[error]
 	saying sync.Mutex // one statement at a time
+	cut    bool       // the last one was too large with whole outputs; guarded by saying
 
 	changing sync.Mutex
 	leaving  map[int]time.Time // ports of proxies that were removed a moment ago; guarded by changing

@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -10,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/weftmesh/weft/agent/checks"
 	"github.com/weftmesh/weft/catalog"
 )
 
@@ -197,6 +199,15 @@ func (s *State) say(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	_, err := s.cfg.Syncer.Sync(ctx, state)
+	tooLarge := errors.Is(err, catalog.ErrTooLarge)
+	if tooLarge {
+		if !s.cut {
+			s.log.Error("the outputs of this host's checks are more than the servers take at once, and are cut in the catalog",
+				"node", s.cfg.Node.Node, "err", err, "hint", "lower check_output_max_size")
+		}
+		_, err = s.cfg.Syncer.Sync(ctx, withShortOutputs(state))
+	}
+	s.cut = tooLarge
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -212,6 +223,21 @@ func (s *State) say(ctx context.Context) error {
 	}
 	s.synced.Set(gen, nil)
 	return nil
+}
+
+// shortOutput is what is left of an output, in bytes, where all of them are too much.
+const shortOutput = 128
+
+// withShortOutputs leaves out of a statement what it can do without: that a check is
+// critical is to be known, whatever it had to say.
+func withShortOutputs(state catalog.NodeState) catalog.NodeState {
+	state.Checks = slices.Clone(state.Checks)
+	for i, c := range state.Checks {
+		short := *c
+		short.Output = checks.Truncate(c.Output, shortOutput)
+		state.Checks[i] = &short
+	}
+	return state
 }
 
 // statement is what the servers are to know now: of checks whose output alone

@@ -27,7 +27,7 @@ func checkKeys() []Key {
 	return with(Effective, "",
 		Key{Name: "enable_script_checks", Type: Bool, Default: "false", Flag: "enable-script-checks", Doc: "Let checks run commands, from files and from the API. Whoever reaches the API can then run anything as the agent's user: prefer enable_local_script_checks."},
 		Key{Name: "enable_local_script_checks", Type: Bool, Default: "false", Flag: "enable-local-script-checks", Doc: "Let checks of configuration files run commands."},
-		Key{Name: "check_output_max_size", Type: Int, Default: "4096", Doc: "How many bytes of a check's output are kept, where its definition does not say."},
+		Key{Name: "check_output_max_size", Type: Int, Default: "4096", Doc: "How many bytes of a check's output are kept; a definition may ask for fewer."},
 		Key{Name: "tls.enable_agent_tls_for_checks", Type: Bool, Default: "false", Doc: "Checks over TLS show the certificate of tls.defaults.cert_file, and trust the authorities of tls.defaults.ca_file and ca_path. The certificate is read anew for each check, the authorities once."},
 		Key{Name: "enable_agent_tls_for_checks", Type: Bool, Default: "false", Doc: "Former name of tls.enable_agent_tls_for_checks."},
 		Key{Name: "server_name", Type: String, Doc: "The name that services must show in checks over TLS that have no tls_server_name, with tls.enable_agent_tls_for_checks. It is used nowhere else."},
