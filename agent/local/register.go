@@ -103,6 +103,9 @@ func (s *State) ServiceMaintenance(id string, on bool, reason string) error {
 		if e == nil {
 			return unknownService(id)
 		}
+		if err := validServiceID(id); on && err != nil {
+			return err // it is from a time when more was allowed
+		}
 		d.maintain(catalog.ServiceMaintenancePrefix+id, "Service Maintenance Mode", e, on, reason,
 			"Maintenance mode is enabled for this service, but no reason was provided. This is a default message.")
 		return nil

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/store"
 )
 
 func asJSON(t interface{ Fatal(...any) }, v any) string {
@@ -270,4 +272,95 @@ func TestModel(t *testing.T) {
 			rt.Fatalf("host %s", a)
 		}
 	})
+}
+
+// oddTexts are what names, IDs and the like may be, and may not.
+var oddTexts = []string{
+	"", "a", "b", "a b", "A", "ü", "*", "consul", "serfHealth", "_node_maintenance", "a\x00b", "a\nb", "\xff",
+	strings.Repeat("x", 470), strings.Repeat("x", 480), strings.Repeat("x", 491), strings.Repeat("x", 492), strings.Repeat("x", 512), strings.Repeat("x", 513),
+}
+
+func drawOdd(t *rapid.T) *catalog.ServiceRegistration {
+	text := rapid.SampledFrom(oddTexts)
+	reg := &catalog.ServiceRegistration{
+		Name: text.Draw(t, "name"), ID: text.Draw(t, "ID"), Port: 80,
+		Kind: rapid.SampledFrom([]catalog.ServiceKind{"", "", "", catalog.KindConnectProxy, catalog.KindMeshGateway, "odd"}).Draw(t, "kind"),
+	}
+	if rapid.Bool().Draw(t, "tag") {
+		reg.Tags = []string{text.Draw(t, "the tag")}
+	}
+	if reg.Kind == catalog.KindConnectProxy {
+		reg.Proxy = &catalog.ConnectProxy{DestinationServiceName: text.Draw(t, "destination"), DestinationServiceID: text.Draw(t, "destination's ID")}
+	}
+	if rapid.IntRange(0, 3).Draw(t, "sidecar") == 0 {
+		reg.Connect = &catalog.ServiceConnect{SidecarService: &catalog.ServiceRegistration{Name: text.Draw(t, "sidecar's name")}}
+	}
+	for range rapid.IntRange(0, 2).Draw(t, "checks") {
+		reg.Checks = append(reg.Checks, drawOddCheck(t))
+	}
+	return reg
+}
+
+func drawOddCheck(t *rapid.T) *catalog.CheckDefinition {
+	text := rapid.SampledFrom(oddTexts)
+	return &catalog.CheckDefinition{
+		Name: text.Draw(t, "check's name"), CheckID: text.Draw(t, "check ID"), ServiceID: text.Draw(t, "check's service"), TTL: time.Hour,
+		Status: rapid.SampledFrom([]string{"", "passing", "critical", "odd"}).Draw(t, "status"),
+	}
+}
+
+// TestWhatIsAcceptedCanBeStated: a registration that an agent accepts and the servers
+// refuse keeps all that the host says out of the catalog, and so do two of them that
+// cannot stand together.
+func TestWhatIsAcceptedCanBeStated(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		dir := ""
+		if rapid.IntRange(0, 9).Draw(rt, "on disk") == 0 {
+			dir = t.TempDir()
+		}
+		s, _ := open(t, dir, nil)
+		text := rapid.SampledFrom(oddTexts)
+		for range rapid.IntRange(1, 8).Draw(rt, "steps") {
+			switch rapid.IntRange(0, 6).Draw(rt, "step") {
+			case 0:
+				_, _ = s.RegisterCheck(t.Context(), drawOddCheck(rt))
+			case 1:
+				for id := range s.Host().Services {
+					if err := s.ServiceMaintenance(id, true, text.Draw(rt, "reason")); err != nil {
+						rt.Fatalf("maintenance of %q: %v", id, err)
+					}
+				}
+			case 2:
+				_ = s.Deregister(t.Context(), text.Draw(rt, "gone"))
+			case 3:
+				_, _ = s.ApplyFiles(t.Context(), []*catalog.ServiceRegistration{drawOdd(rt)}, []*catalog.CheckDefinition{drawOddCheck(rt)})
+			default:
+				_, _ = s.Register(t.Context(), drawOdd(rt), RegisterOptions{})
+			}
+		}
+		stated(rt, s)
+		if dir != "" {
+			again, _ := open(t, dir, nil)
+			stated(rt, again)
+		}
+	})
+}
+
+// stated says all of a host to an empty catalog.
+func stated(t *rapid.T, s *State) {
+	servers, err := store.New(store.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer servers.Close()
+	s.mu.Lock()
+	state, _ := s.statement()
+	s.mu.Unlock()
+	cmd := &catalog.SyncNode{State: state}
+	if err := cmd.Validate(); err != nil {
+		t.Fatalf("the servers refuse %s: %v", asJSON(t, state), err)
+	}
+	if _, err := servers.Apply(2, cmd); err != nil {
+		t.Fatalf("the servers do not take %s: %v", asJSON(t, state), err)
+	}
 }

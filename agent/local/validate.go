@@ -73,6 +73,10 @@ func validServiceID(id string) error {
 	if id == catalog.ServerService {
 		return refuse("Invalid service ID %q: the servers themselves stand in the catalog under it; choose another", id)
 	}
+	if most := maxName - len(catalog.ServiceMaintenancePrefix); len(id) > most {
+		// The check that says that it is in maintenance has the ID of the service in its own.
+		return refuse("Invalid service ID %.40q…: %d bytes, at most %d are allowed", id, len(id), most)
+	}
 	return validText("service ID", id)
 }
 

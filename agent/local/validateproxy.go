@@ -45,6 +45,9 @@ func validProxy(reg *catalog.ServiceRegistration, native bool) error {
 		return refuse("Validation failed: service %s: A Proxy cannot also be Connect Native, only typical services", reg.Name)
 	}
 	p := reg.Proxy
+	if err := validText("Proxy.DestinationServiceName", p.DestinationServiceName); err != nil {
+		return err
+	}
 	switch p.Mode {
 	case "", "direct", "transparent":
 	default:
