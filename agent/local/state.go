@@ -158,6 +158,7 @@ type State struct {
 	latest catalog.Latest[*Host]
 	dirty  chan struct{} // something is to be said to the servers
 	wake   chan struct{} // a time to act has moved
+	save   chan struct{} // check states are to be saved
 	synced catalog.Latest[error]
 	saying sync.Mutex // one statement at a time
 	cut    bool       // the last one was too large with whole outputs; guarded by saying
@@ -190,6 +191,7 @@ func New(cfg Config) (*State, error) {
 		disk:     &disk{dir: cfg.DataDir, log: cfg.Logger},
 		dirty:    make(chan struct{}, 1),
 		wake:     make(chan struct{}, 1),
+		save:     make(chan struct{}, 1),
 		node:     cfg.Node,
 		leaving:  map[int]time.Time{},
 		services: map[string]*service{},

@@ -748,6 +748,59 @@ func TestUnreadableDataDir(t *testing.T) {
 	}
 }
 
+// TestServersServiceOnDisk: what an older agent took for a service of its own.
+func TestServersServiceOnDisk(t *testing.T) {
+	dir := t.TempDir()
+	s, _ := open(t, dir, nil)
+	register(t, s, `{"Name":"web"}`)
+	old := &service{svc: &catalog.Service{ID: "consul", Service: "consul"}}
+	if err := s.disk.putService(old); err != nil {
+		t.Fatal(err)
+	}
+	again, _ := open(t, dir, nil)
+	if got := ids(again.Host().Services); got != "web" {
+		t.Errorf("services %s", got)
+	}
+	if _, err := os.Stat(s.disk.path(dirServices, "consul") + corruptSuffix); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSlowDiskHoldsNoNewsBack: a registration waits for the disk, and so does what is
+// saved of checks; that a check is critical goes to the servers all the same.
+func TestSlowDiskHoldsNoNewsBack(t *testing.T) {
+	f := &servers{}
+	var once sync.Once
+	asked, goOn := make(chan struct{}), make(chan struct{})
+	s, _ := open(t, t.TempDir(), func(c *Config) {
+		c.Syncer = syncFunc(func(ctx context.Context, want catalog.NodeState) (uint64, error) {
+			once.Do(func() { close(asked); <-goOn })
+			return f.Sync(ctx, want)
+		})
+	})
+	register(t, s, `{"Name":"a","Check":{"CheckID":"c","TTL":"1h","Status":"passing"}}`)
+	stop := run(t, s)
+	defer stop()
+	<-asked
+	s.changing.Lock() // somebody writes to a disk that hangs
+	defer s.changing.Unlock()
+	close(goOn)
+	for _, status := range []string{"critical", "warning"} {
+		if err := s.UpdateTTL("c", status, ""); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := s.WaitSynced(ctx); err != nil || f.check("c").Status != status {
+			t.Fatalf("the servers know %+v: %v", f.check("c"), err)
+		}
+	}
+}
+
+type syncFunc func(ctx context.Context, want catalog.NodeState) (uint64, error)
+
+func (f syncFunc) Sync(ctx context.Context, want catalog.NodeState) (uint64, error) { return f(ctx, want) }
+
 func TestWaitSynced(t *testing.T) {
 	s, f := open(t, "", nil)
 	down := errors.New("no servers")

@@ -49,6 +49,7 @@ func (s *State) Run(ctx context.Context) error {
 
 	var loops sync.WaitGroup
 	loops.Go(func() { s.syncLoop(ctx) })
+	loops.Go(func() { s.saveLoop(ctx) })
 	loops.Go(func() { s.reapLoop(ctx) })
 	<-ctx.Done()
 	loops.Wait()
@@ -61,6 +62,18 @@ func (s *State) Run(ctx context.Context) error {
 	s.runners.Wait()
 	s.saveStates()
 	return nil
+}
+
+// saveLoop saves check states when syncLoop says so, which goes on while the disk hangs.
+func (s *State) saveLoop(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.save:
+			s.saveStates()
+		}
+	}
 }
 
 // syncLoop decides when to speak to the servers and when to save check states.
@@ -115,7 +128,7 @@ func (s *State) syncLoop(ctx context.Context) {
 		}
 		if unsaved || time.Since(lastSaved) >= s.cfg.SyncInterval {
 			if time.Since(lastSaved) >= saveEvery {
-				s.saveStates()
+				poke(s.save)
 				lastSaved = time.Now()
 			} else {
 				wakeAt = earlier(wakeAt, lastSaved.Add(saveEvery))
