@@ -48,6 +48,8 @@ type shelf struct {
 	rows   map[string]shelfRow
 	bytes  int64
 	due    map[string]shelved // what is to be written
+	busy   map[string]shelved // what is being written now; nobody changes it
+	gone   map[string]bool    // files that are to be removed
 	wake   chan struct{}      // capacity 1
 	failed bool
 }
@@ -58,7 +60,7 @@ type shelfRow struct {
 	size  int64
 }
 
-// shelved is an answer on its way to the disk.
+// shelved is an answer on its way to the disk; one without a view is to go from there.
 type shelved struct {
 	view  *catalog.View
 	heard time.Time
@@ -70,7 +72,7 @@ func openShelf(dir string, log *slog.Logger) *shelf {
 	if dir == "" {
 		return nil
 	}
-	s := &shelf{dir: dir, log: log, rows: map[string]shelfRow{}, due: map[string]shelved{}, wake: make(chan struct{}, 1)}
+	s := &shelf{dir: dir, log: log, rows: map[string]shelfRow{}, due: map[string]shelved{}, gone: map[string]bool{}, wake: make(chan struct{}, 1)}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -115,14 +117,23 @@ func isShelved(q catalog.Query) bool {
 	return true
 }
 
-// put has an answer written soon. It never waits for the disk.
+// put has an answer written soon, or what there is of it removed where the catalog has
+// nothing of that name any more. It never waits for the disk.
 func (s *shelf) put(key viewKey, v *catalog.View) {
 	if s == nil || v == nil || !isShelved(key.query) || slices.ContainsFunc(v.Queries, func(q *catalog.PreparedQuery) bool { return q.Token != "" }) {
 		return
 	}
 	name := shelfName(key)
 	s.mu.Lock()
-	if _, there := s.due[name]; there || len(s.due) < maxShelved {
+	_, waits := s.due[name]
+	_, busy := s.busy[name]
+	_, kept := s.rows[name]
+	switch {
+	case isNothing(key.query.Kind, v):
+		if waits || busy || kept {
+			s.due[name] = shelved{}
+		}
+	case waits || len(s.due) < maxShelved:
 		s.due[name] = shelved{view: v, heard: time.Now()}
 	}
 	s.mu.Unlock()
@@ -130,6 +141,19 @@ func (s *shelf) put(key viewKey, v *catalog.View) {
 	case s.wake <- struct{}{}:
 	default:
 	}
+}
+
+// isNothing tells an answer that the catalog has nothing of that name. Whoever may ask
+// can think of any number of names, which must not cost a file each.
+func isNothing(kind catalog.QueryKind, v *catalog.View) bool {
+	switch kind {
+	case catalog.QueryService, catalog.QueryConnect, catalog.QueryIngress, catalog.QueryNode, catalog.QueryNodeChecks,
+		catalog.QueryServiceChecks, catalog.QueryPreparedQuery, catalog.QueryConfigEntry:
+		return len(v.Instances)+len(v.Nodes)+len(v.Checks)+len(v.Queries)+len(v.Entries) == 0
+	case catalog.QueryChain:
+		return v.Problem == "" && (v.Chain == nil || v.Chain.Default && len(v.Chain.AutoVirtualIPs) == 0)
+	}
+	return false
 }
 
 // run writes until ctx ends, and then what is left.
@@ -149,26 +173,40 @@ func (s *shelf) run(ctx context.Context) {
 	}
 }
 
-// flush writes what is due; what fails is due again.
+// flush writes what is due, and removes what is to go; what cannot be written is due
+// again. Nothing but it touches files, and never with s.mu: reads wait for that.
 func (s *shelf) flush() {
+	s.writeDue()
+	s.mu.Lock()
+	s.shrink()
+	gone := s.gone
+	s.gone = map[string]bool{}
+	s.mu.Unlock()
+	for name := range gone {
+		_ = os.Remove(filepath.Join(s.dir, name)) // one that stays is listed at the next start
+	}
+}
+
+func (s *shelf) writeDue() {
 	s.mu.Lock()
 	due := s.due
-	s.due = map[string]shelved{}
+	s.due, s.busy = map[string]shelved{}, due
 	s.mu.Unlock()
 	if len(due) == 0 {
 		return
 	}
 	var err error
+	unwritten := map[string]shelved{}
 	for name, a := range due {
 		if werr := s.write(name, a); werr != nil {
 			err = werr
-			continue
+			unwritten[name] = a
 		}
-		delete(due, name)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.again(due)
+	s.busy = nil
+	s.again(unwritten)
 	switch {
 	case err != nil && !s.failed:
 		s.log.Warn("what this host learned cannot be kept for a start without servers", "file", s.dir, "err", err)
@@ -176,7 +214,6 @@ func (s *shelf) flush() {
 		s.log.Info("what this host learned is kept again", "file", s.dir)
 	}
 	s.failed = err != nil
-	s.shrink()
 }
 
 // again keeps what could not be written for the next round, but for what was heard anew
@@ -192,6 +229,10 @@ func (s *shelf) again(unwritten map[string]shelved) {
 // write replaces the file of an answer in one step. It is not synced: a file that a
 // power cut damaged does not match its digest and is passed over.
 func (s *shelf) write(name string, a shelved) error {
+	if a.view == nil {
+		s.forget(name)
+		return nil
+	}
 	b, err := wire.Marshal(a.view)
 	if err != nil {
 		return err
@@ -210,16 +251,18 @@ func (s *shelf) write(name string, a shelved) error {
 	defer s.mu.Unlock()
 	s.bytes += int64(len(b)) - s.rows[name].size
 	s.rows[name] = shelfRow{heard: a.heard, size: int64(len(b))}
+	delete(s.gone, name)
 	return nil
 }
 
+// forget has the file of an answer removed soon.
 func (s *shelf) forget(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.drop(name)
 }
 
-// drop removes a file; s.mu is held.
+// drop counts a file as gone; s.mu is held.
 func (s *shelf) drop(name string) {
 	row, ok := s.rows[name]
 	if !ok {
@@ -227,7 +270,7 @@ func (s *shelf) drop(name string) {
 	}
 	delete(s.rows, name)
 	s.bytes -= row.size
-	_ = os.Remove(filepath.Join(s.dir, name)) // one that stays is listed at the next start
+	s.gone[name] = true
 }
 
 // shrink drops the oldest answers until the rest fits; s.mu is held.
@@ -259,20 +302,21 @@ func (s *shelf) get(key viewKey) (heldAnswer, bool) {
 	name := shelfName(key)
 	s.mu.Lock()
 	_, there := s.rows[name]
+	a, waits := s.due[name]
 	s.mu.Unlock()
-	if !there {
+	if !there || waits && a.view == nil {
 		return heldAnswer{}, false
 	}
-	a, err := readShelved(filepath.Join(s.dir, name))
-	if err == nil && a.view.Query != key.query {
-		err = fmt.Errorf("it answers %s", a.view.Query)
+	kept, err := readShelved(filepath.Join(s.dir, name))
+	if err == nil && kept.view.Query != key.query {
+		err = fmt.Errorf("it answers %s", kept.view.Query)
 	}
 	if err != nil {
 		s.log.Warn("an answer that was kept cannot be read and is forgotten", "query", key.query.String(), "file", name, "err", err)
 		s.forget(name)
 		return heldAnswer{}, false
 	}
-	return a, true
+	return kept, true
 }
 
 func readShelved(path string) (heldAnswer, error) {

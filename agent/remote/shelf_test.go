@@ -104,13 +104,81 @@ func TestDamagedShelf(t *testing.T) {
 	}
 }
 
+// found is an answer with something in it.
+func found(q catalog.Query) *catalog.View {
+	return &catalog.View{Query: q, Index: 1, Instances: []*catalog.Instance{{Node: &catalog.Node{Node: "n"}, Service: &catalog.Service{ID: "s", Service: "s"}}}}
+}
+
+// TestNamesThatDoNotExistCostNoFile: anybody may ask for any number of them.
+func TestNamesThatDoNotExistCostNoFile(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "views")
+	s := openShelf(dir, slog.New(slog.DiscardHandler))
+	files := func() int {
+		s.flush()
+		list, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	for _, kind := range []catalog.QueryKind{
+		catalog.QueryService, catalog.QueryConnect, catalog.QueryIngress, catalog.QueryNode, catalog.QueryNodeChecks, catalog.QueryServiceChecks,
+		catalog.QueryPreparedQuery, catalog.QueryConfigEntry, catalog.QueryChain,
+	} {
+		q := catalog.Query{Kind: kind, Name: "none"}
+		s.put(viewKey{query: q}, &catalog.View{Query: q, Index: 7})
+	}
+	q := catalog.Query{Kind: catalog.QueryChain, Name: "none"}
+	s.put(viewKey{query: q}, &catalog.View{Query: q, Chain: &catalog.Chain{ServiceName: "none", Default: true}})
+	if n := files(); n != 0 {
+		t.Errorf("%d files", n)
+	}
+
+	key := viewKey{query: catalog.Query{Kind: catalog.QueryService, Name: "web"}}
+	s.put(key, found(key.query))
+	if n := files(); n != 1 {
+		t.Fatalf("%d files", n)
+	}
+	s.put(key, &catalog.View{Query: key.query, Index: 8}) // the last instance went
+	if _, ok := s.get(key); ok {
+		t.Error("what is gone is still known")
+	}
+	if n := files(); n != 0 {
+		t.Errorf("%d files", n)
+	}
+	s.put(key, found(key.query))
+	s.put(key, &catalog.View{Query: key.query, Index: 9})
+	s.put(key, found(key.query))
+	if n := files(); n != 1 {
+		t.Errorf("%d files", n)
+	}
+	if _, ok := s.get(key); !ok {
+		t.Error("what came back is not known")
+	}
+}
+
+// TestNamesThatDoNotExistTakeNoRoom: they put no answer out of memory that says something.
+func TestNamesThatDoNotExistTakeNoRoom(t *testing.T) {
+	s := &views{held: map[viewKey]heldAnswer{}}
+	key := func(name string) viewKey { return viewKey{query: catalog.Query{Kind: catalog.QueryService, Name: name}} }
+	web := key("web")
+	s.hold(web, heldAnswer{view: found(web.query)})
+	for i := range 10 * maxHeld {
+		k := key(fmt.Sprint("no", i))
+		s.hold(k, heldAnswer{view: &catalog.View{Query: k.query}})
+	}
+	if _, ok := s.held[web]; !ok || len(s.held) > maxHeld {
+		t.Errorf("web is held: %v, of %d", ok, len(s.held))
+	}
+}
+
 // TestShelfIsBounded: the answers heard longest ago give way.
 func TestShelfIsBounded(t *testing.T) {
 	dir := t.TempDir()
 	s := openShelf(dir, slog.New(slog.DiscardHandler))
 	for i := range maxShelved + 10 {
 		q := catalog.Query{Kind: catalog.QueryConnect, Name: fmt.Sprint(i)}
-		s.put(viewKey{query: q}, &catalog.View{Query: q, Index: 1})
+		s.put(viewKey{query: q}, found(q))
 		if i%100 == 0 {
 			s.flush()
 		}
@@ -124,7 +192,9 @@ func TestShelfIsBounded(t *testing.T) {
 		t.Error("the oldest is still there")
 	}
 	big := catalog.Query{Kind: catalog.QueryConnect, Name: "big"}
-	s.put(viewKey{query: big}, &catalog.View{Query: big, Problem: strings.Repeat("x", maxShelvedView)})
+	large := found(big)
+	large.Problem = strings.Repeat("x", maxShelvedView)
+	s.put(viewKey{query: big}, large)
 	s.flush()
 	if _, ok := s.get(viewKey{query: big}); ok {
 		t.Error("an answer that is too large was kept")
@@ -160,7 +230,7 @@ func TestShelfTriesAgain(t *testing.T) {
 	for i := range 20 {
 		q := catalog.Query{Kind: catalog.QueryConnect, Name: fmt.Sprint(i)}
 		keys = append(keys, viewKey{query: q})
-		s.put(keys[i], &catalog.View{Query: q, Index: 1})
+		s.put(keys[i], found(q))
 	}
 	blocked := filepath.Join(dir, shelfName(keys[7]))
 	if err := os.MkdirAll(filepath.Join(blocked, "in the way"), 0o700); err != nil {

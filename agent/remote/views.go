@@ -197,7 +197,10 @@ func (s *views) hold(key viewKey, a heldAnswer) {
 		return
 	}
 	if _, there := s.held[key]; !there && len(s.held) >= maxHeld {
-		for k := range s.held {
+		for k, other := range s.held { // any one
+			if isNothing(key.query.Kind, a.view) && !isNothing(k.query.Kind, other.view) {
+				return // that there is no such name is worth less
+			}
 			delete(s.held, k)
 			break
 		}
