@@ -89,13 +89,21 @@ func foldReader(views Views, kind catalog.QueryKind) func(context.Context) (map[
 	}
 }
 
-// fold gives a name of a list as it is written there, if not in lower case.
-func (x *exchange) fold(list catalog.QueryKind, name string) (string, bool) {
+// fold gives a name of a list as it is written there, if not in lower case. missing is
+// what the name as given led to: where that is an error no server answers, and the list
+// is at hand or not to be had.
+func (x *exchange) fold(list catalog.QueryKind, name string, missing error) (string, bool) {
+	ctx := x.ctx
+	if missing != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, viewTimeout)
+		defer cancel()
+	}
 	a := x.folds.services
 	if list == catalog.QueryNodes {
 		a = x.folds.nodes
 	}
-	written, err := a.get(x.ctx)
+	written, err := a.get(ctx)
 	if err != nil {
 		x.cfg.Logger.Debug("the names of the catalog could not be listed", "err", err)
 	}

@@ -25,6 +25,7 @@ type fakeViews struct {
 	nodes map[string]*catalog.Node
 	insts []*catalog.Instance
 	err   error
+	lost  map[catalog.Query]bool // of which nothing is known while no server answers
 	reads map[catalog.Query]int
 }
 
@@ -67,6 +68,9 @@ func (f *fakeViews) Read(ctx context.Context, q catalog.Query) (*catalog.View, e
 	f.reads[q]++
 	if f.err != nil {
 		return nil, f.err
+	}
+	if f.lost[q] {
+		return nil, catalog.ErrUnavailable
 	}
 	if err := q.Validate(); err != nil {
 		return nil, err

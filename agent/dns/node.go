@@ -39,12 +39,10 @@ func (x *exchange) node(labels []string) {
 
 func (x *exchange) findNode(name string) (*catalog.Node, error) {
 	v, err := x.cfg.Views.Read(x.ctx, catalog.Query{Kind: catalog.QueryNode, Name: name})
-	if err == nil && len(v.Nodes) == 0 {
-		written, ok := x.fold(catalog.QueryNodes, name)
-		if !ok {
-			return nil, catalog.NotFoundf("there is no node %q", name)
+	if err != nil || len(v.Nodes) == 0 {
+		if written, ok := x.fold(catalog.QueryNodes, name, err); ok {
+			v, err = x.cfg.Views.Read(x.ctx, catalog.Query{Kind: catalog.QueryNode, Name: written})
 		}
-		v, err = x.cfg.Views.Read(x.ctx, catalog.Query{Kind: catalog.QueryNode, Name: written})
 	}
 	if err != nil {
 		return nil, err

@@ -347,6 +347,25 @@ func TestErrorsOfViews(t *testing.T) {
 	}
 }
 
+// TestKnownInAnotherCaseOnly: while no server answers nothing is known of the name in
+// lower case, and all of the one that there is.
+func TestKnownInAnotherCaseOnly(t *testing.T) {
+	f := newFake()
+	f.node("Big", "10.0.0.2", nil)
+	f.add("Big", &catalog.Service{ID: "2", Service: "Upper", Port: 2})
+	f.lost = map[catalog.Query]bool{
+		{Kind: catalog.QueryService, Name: "upper"}: true, {Kind: catalog.QueryService, Name: "other"}: true,
+		{Kind: catalog.QueryNode, Name: "big"}: true, {Kind: catalog.QueryConnect, Name: "entries"}: true,
+	}
+	addr := serve(t, config(f))
+	for name, want := range map[string]string{
+		"upper.service.consul": "10.0.0.2", "big.node.consul": "10.0.0.2", "entries.virtual.consul": "240.0.0.9",
+	} {
+		wantLines(t, name, ask(t, addr, name, dns.TypeA).Answer, name+". 0 IN A "+want)
+	}
+	wantRcode(t, ask(t, addr, "other.service.consul", dns.TypeA), dns.RcodeServerFailure)
+}
+
 // TestMissesAreCheap asks what does not exist, many times: the lists for
 // names in another case are read seldom.
 func TestMissesAreCheap(t *testing.T) {

@@ -34,10 +34,11 @@ func (x *exchange) service(kind catalog.QueryKind, labels []string) {
 // instances reads the instances of a name of which the case is not known.
 func (x *exchange) instances(kind catalog.QueryKind, name string) ([]*catalog.Instance, error) {
 	v, err := x.cfg.Views.Read(x.ctx, catalog.Query{Kind: kind, Name: name})
-	if err != nil || len(v.Instances) > 0 {
-		return instancesOf(v), err
+	if err == nil && len(v.Instances) > 0 {
+		return v.Instances, nil
 	}
-	if written, ok := x.fold(catalog.QueryServices, name); ok {
+	// While no server answers it is not known that there is none of the name as given.
+	if written, ok := x.fold(catalog.QueryServices, name, err); ok {
 		v, err = x.cfg.Views.Read(x.ctx, catalog.Query{Kind: kind, Name: written})
 	}
 	return instancesOf(v), err
@@ -330,10 +331,7 @@ func (x *exchange) virtual(labels []string) {
 // virtualIP is that of a service: its instances carry it, and where it has none in the
 // mesh, as its config entries or a terminating gateway speak of it, its chain does.
 func (x *exchange) virtualIP(service string) (netip.Addr, error) {
-	list, err := x.instances(catalog.QueryConnect, service)
-	if err != nil {
-		return netip.Addr{}, err
-	}
+	list, failed := x.instances(catalog.QueryConnect, service)
 	for _, i := range list {
 		if ip, err := netip.ParseAddr(i.Service.TaggedAddresses["consul-virtual"].Address); err == nil {
 			return ip.Unmap(), nil
@@ -347,6 +345,9 @@ func (x *exchange) virtualIP(service string) (netip.Addr, error) {
 		if ip, err := netip.ParseAddr(v.Chain.AutoVirtualIPs[0]); err == nil {
 			return ip.Unmap(), nil
 		}
+	}
+	if failed != nil {
+		return netip.Addr{}, failed
 	}
 	return netip.Addr{}, catalog.NotFoundf("service %q has no virtual address", service)
 }
