@@ -38,7 +38,7 @@ func decodeAny(raw map[string]any, out any) error {
 		MatchName: sameKey,
 		Squash:    true,
 		DecodeHook: mapstructure.ComposeDecodeHookFunc(
-			decodeDuration, decodeTime, unwrapBlock, decodeArgs, decodeNumber,
+			decodeDuration, decodeTime, unwrapBlock, decodeCheck, decodeNumber,
 		),
 	})
 	if err != nil {
@@ -132,6 +132,7 @@ var (
 	durationType     = reflect.TypeFor[time.Duration]()
 	textDurationType = reflect.TypeFor[Duration]()
 	timeType         = reflect.TypeFor[time.Time]()
+	checkType        = reflect.TypeFor[CheckDefinition]()
 	numberType       = reflect.TypeFor[json.Number]()
 )
 
@@ -184,22 +185,30 @@ func unwrapBlock(from, to reflect.Type, v any) (any, error) {
 	return v, nil
 }
 
-// decodeArgs takes the other name of the command of a check.
-func decodeArgs(_, to reflect.Type, v any) (any, error) {
-	check := reflect.TypeFor[CheckDefinition]()
+// decodeCheck takes the other name of the command of a check, and has an HTTP/2 ping go
+// over TLS where nobody says.
+func decodeCheck(_, to reflect.Type, v any) (any, error) {
 	m, ok := v.(map[string]any)
-	if !ok || to != check && to != reflect.PointerTo(check) {
+	if !ok || to != checkType && to != reflect.PointerTo(checkType) {
 		return v, nil
 	}
-	for k, args := range m {
-		if sameKey(k, "args") {
-			out := maps.Clone(m)
+	out := maps.Clone(m)
+	pings, says := false, false
+	for k, value := range m {
+		switch {
+		case sameKey(k, "args"):
 			delete(out, k)
-			out["ScriptArgs"] = args
-			return out, nil
+			out["ScriptArgs"] = value
+		case sameKey(k, "H2PING"):
+			pings = value != nil && value != ""
+		case sameKey(k, "H2PingUseTLS"):
+			says = true
 		}
 	}
-	return v, nil
+	if pings && !says {
+		out["H2PingUseTLS"] = true
+	}
+	return out, nil
 }
 
 // joinBlocks takes HCL's `subsets "a" {…} subsets "b" {…}` for one map.

@@ -98,6 +98,29 @@ func TestDecodeHCLBlocks(t *testing.T) {
 	}
 }
 
+// TestDecodeH2PingUsesTLS: as Consul documents it, unless the definition says otherwise.
+func TestDecodeH2PingUsesTLS(t *testing.T) {
+	for js, want := range map[string]bool{
+		`{"H2PING":"a:1"}`: true, `{"h2ping":"a:1"}`: true, `{"H2PING":"a:1","Interval":"10s","args":["x"]}`: true,
+		`{"H2PING":"a:1","H2PingUseTLS":false}`: false, `{"h2ping":"a:1","h2ping_use_tls":false}`: false, `{"H2PING":"a:1","H2PingUseTLS":true}`: true,
+		`{"HTTP":"http://a"}`: false, `{"H2PING":"","TTL":"10s"}`: false, `{"H2PING":null,"TTL":"10s"}`: false,
+	} {
+		var alone CheckDefinition
+		if err := DecodeJSON([]byte(js), &alone); err != nil || alone.H2PingUseTLS != want {
+			t.Errorf("%s: %v, %v", js, alone.H2PingUseTLS, err)
+		}
+		var reg ServiceRegistration
+		if err := DecodeJSON([]byte(`{"Name":"a","Check":`+js+`,"Checks":[`+js+`]}`), &reg); err != nil || reg.Check.H2PingUseTLS != want || reg.Checks[0].H2PingUseTLS != want {
+			t.Errorf("%s of a service: %+v, %v", js, reg, err)
+		}
+	}
+	var block ServiceRegistration
+	raw := map[string]any{"name": "a", "check": []map[string]any{{"h2ping": "a:1"}}}
+	if err := Decode(raw, &block); err != nil || !block.Check.H2PingUseTLS || len(raw["check"].([]map[string]any)[0]) != 1 {
+		t.Errorf("HCL: %+v, %v", block.Check, err)
+	}
+}
+
 func TestDecodeRefuses(t *testing.T) {
 	for doc, words := range map[string]string{
 		`{"Name":"a","Bogus":1}`:                           `json: unknown field "Bogus"`,
