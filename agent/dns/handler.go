@@ -268,6 +268,10 @@ func (x *exchange) inZone(labels []string) {
 		answer(labels[:i])
 		return
 	}
+	if len(labels) >= 2 && isRFC2782(labels[:2]) && x.here(labels[2:]) { // which may leave out "service"
+		x.service(catalog.QueryService, labels[:2])
+		return
+	}
 	x.nameError()
 }
 

@@ -80,6 +80,9 @@ func TestNames(t *testing.T) {
 		{"a.b.dotted.service.consul", dns.TypeA, []string{"a.b.dotted.service.consul. 0 IN A 10.0.0.1"}, nil},
 		{"upper.service.dc1.dc.consul", dns.TypeA, []string{"upper.service.dc1.dc.consul. 0 IN A 10.0.0.2"}, nil},
 		{"_upper._tcp.service.consul", dns.TypeSRV, []string{"_upper._tcp.service.consul. 0 IN SRV 1 1 2 Big.node.dc1.consul."}, []string{"Big.node.dc1.consul. 0 IN A 10.0.0.2"}},
+		{"_upper._tcp.consul", dns.TypeSRV, []string{"_upper._tcp.consul. 0 IN SRV 1 1 2 Big.node.dc1.consul."}, []string{"Big.node.dc1.consul. 0 IN A 10.0.0.2"}},
+		{"_upper._tcp.dc1.consul", dns.TypeSRV, []string{"_upper._tcp.dc1.consul. 0 IN SRV 1 1 2 Big.node.dc1.consul."}, []string{"Big.node.dc1.consul. 0 IN A 10.0.0.2"}},
+		{"_upper._tcp.dc1.dc.consul", dns.TypeSRV, []string{"_upper._tcp.dc1.dc.consul. 0 IN SRV 1 1 2 Big.node.dc1.consul."}, []string{"Big.node.dc1.consul. 0 IN A 10.0.0.2"}},
 		{"big.node.consul", dns.TypeA, []string{"big.node.consul. 0 IN A 10.0.0.2"}, nil},
 		{"v6.node.consul", dns.TypeAAAA, []string{"v6.node.consul. 0 IN AAAA 2001:db8::1"}, nil},
 		{"six.service.consul", dns.TypeSRV, []string{"six.service.consul. 0 IN SRV 1 1 3 v6.node.dc1.consul."}, []string{"v6.node.dc1.consul. 0 IN AAAA 2001:db8::1"}},
@@ -103,6 +106,7 @@ func TestNames(t *testing.T) {
 	}
 	for _, name := range []string{
 		"web.virtual.dc2.consul", "none.virtual.consul", "x.service.dc1.peer.consul", "x.service.a.b.c.consul", "web.ingress.consul",
+		"_upper._tcp.dc2.consul", "_upper.tcp.consul", "x._upper._tcp.consul", "_upper._none.consul",
 		"service.service.service.consul", `\000.service.consul`, `a\.b.service.consul`, "01.0.0.10.in-addr.arpa", "0a0000.addr.consul",
 		"x.0a000001.addr.consul", "consul.consul", "q.query.consul", strings.Repeat("a", 63) + ".node.consul", "in-addr.arpa", "1.ip6.arpa",
 	} {

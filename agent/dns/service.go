@@ -17,7 +17,7 @@ import (
 // for no tag, of services or of their mesh instances.
 func (x *exchange) service(kind catalog.QueryKind, labels []string) {
 	name, tag := labels[len(labels)-1], strings.Join(labels[:len(labels)-1], ".")
-	if len(labels) == 2 && strings.HasPrefix(labels[0], "_") && strings.HasPrefix(labels[1], "_") {
+	if isRFC2782(labels) {
 		name, tag = labels[0][1:], labels[1][1:]
 		if tag == "tcp" {
 			tag = ""
@@ -29,6 +29,11 @@ func (x *exchange) service(kind catalog.QueryKind, labels []string) {
 		return
 	}
 	x.list(x.healthy(found, tag), x.cfg.Datacenter, x.ttls.of(name))
+}
+
+// isRFC2782 tells "_name._protocol" from other names.
+func isRFC2782(labels []string) bool {
+	return len(labels) == 2 && strings.HasPrefix(labels[0], "_") && strings.HasPrefix(labels[1], "_")
 }
 
 // instances reads the instances of a name of which the case is not known.
