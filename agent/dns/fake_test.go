@@ -102,6 +102,8 @@ func (f *fakeViews) Read(ctx context.Context, q catalog.Query) (*catalog.View, e
 		v.Instances = f.where(func(s *catalog.Service) bool {
 			return s.Kind == catalog.KindConnectProxy && s.Proxy.DestinationServiceName == q.Name || s.Connect.Native && s.Service == q.Name
 		})
+	case catalog.QueryIngress:
+		v.Instances = f.where(func(s *catalog.Service) bool { return s.Kind == catalog.KindIngressGateway && q.Name == "web" })
 	case catalog.QueryChain:
 		if v.Chain = (&catalog.Chain{}); q.Name == "entries" {
 			v.Chain.AutoVirtualIPs = []string{"240.0.0.9"}

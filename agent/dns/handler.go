@@ -282,6 +282,8 @@ func (x *exchange) kind(label string) func(labels []string) {
 		return func(l []string) { x.service(catalog.QueryService, l) }
 	case "connect":
 		return func(l []string) { x.service(catalog.QueryConnect, l) }
+	case "ingress":
+		return func(l []string) { x.service(catalog.QueryIngress, l) }
 	case "virtual":
 		return x.virtual
 	case "node":

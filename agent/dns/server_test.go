@@ -67,6 +67,7 @@ func TestNames(t *testing.T) {
 		Proxy:           catalog.ConnectProxy{DestinationServiceName: "web"},
 		TaggedAddresses: map[string]catalog.ServiceAddress{"consul-virtual": {Address: "240.0.0.7"}},
 	})
+	f.add("dual", &catalog.Service{ID: "8", Service: "gate", Kind: catalog.KindIngressGateway, Port: 8443})
 	addr := serve(t, config(f))
 
 	for _, c := range []struct {
@@ -93,6 +94,8 @@ func TestNames(t *testing.T) {
 		{"many.service.consul", dns.TypeSRV, []string{"many.service.consul. 0 IN SRV 1 1 80 dual.node.dc1.consul."}, []string{"dual.node.dc1.consul. 0 IN A 10.0.0.4"}},
 		{"web.virtual.consul", dns.TypeA, []string{"web.virtual.consul. 0 IN A 240.0.0.7"}, nil},
 		{"web.virtual.consul", dns.TypeAAAA, nil, nil},
+		{"web.ingress.consul", dns.TypeA, []string{"web.ingress.consul. 0 IN A 10.0.0.4"}, nil},
+		{"web.ingress.dc1.consul", dns.TypeSRV, []string{"web.ingress.dc1.consul. 0 IN SRV 1 1 8443 dual.node.dc1.consul."}, []string{"dual.node.dc1.consul. 0 IN A 10.0.0.4"}},
 		{"entries.virtual.consul", dns.TypeA, []string{"entries.virtual.consul. 0 IN A 240.0.0.9"}, nil},
 		{`o\117n6.service.consul`, dns.TypeAAAA, nil, nil}, // \117 is a "u"
 		{`\111wn6.service.consul`, dns.TypeAAAA, []string{`own6.service.consul. 0 IN AAAA 2001:db8::4`}, nil},
@@ -105,7 +108,7 @@ func TestNames(t *testing.T) {
 		wantLines(t, what+" additional", m.Extra, c.extra...)
 	}
 	for _, name := range []string{
-		"web.virtual.dc2.consul", "none.virtual.consul", "x.service.dc1.peer.consul", "x.service.a.b.c.consul", "web.ingress.consul",
+		"web.virtual.dc2.consul", "none.virtual.consul", "x.service.dc1.peer.consul", "x.service.a.b.c.consul", "other.ingress.consul",
 		"_upper._tcp.dc2.consul", "_upper.tcp.consul", "x._upper._tcp.consul", "_upper._none.consul",
 		"service.service.service.consul", `\000.service.consul`, `a\.b.service.consul`, "01.0.0.10.in-addr.arpa", "0a0000.addr.consul",
 		"x.0a000001.addr.consul", "consul.consul", "q.query.consul", strings.Repeat("a", 63) + ".node.consul", "in-addr.arpa", "1.ip6.arpa",

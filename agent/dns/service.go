@@ -14,7 +14,7 @@ import (
 )
 
 // service answers "[tag.]name" and RFC 2782's "_name._tag", where "_tcp" stands
-// for no tag, of services or of their mesh instances.
+// for no tag, of services, of their mesh instances or of the ingress gateways that lead to them.
 func (x *exchange) service(kind catalog.QueryKind, labels []string) {
 	name, tag := labels[len(labels)-1], strings.Join(labels[:len(labels)-1], ".")
 	if isRFC2782(labels) {
