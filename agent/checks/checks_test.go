@@ -54,6 +54,19 @@ func TestHTTP(t *testing.T) {
 	mux.HandleFunc("/round", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/round", http.StatusFound) })
 	mux.HandleFunc("/kept", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/ok", http.StatusTemporaryRedirect) })
 	mux.HandleFunc("/long", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, strings.Repeat("x", 10000)) })
+	mux.HandleFunc("/cut", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "100")
+		fmt.Fprint(w, "part")
+	})
+	stream := func(first string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprint(w, first)
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		}
+	}
+	mux.HandleFunc("/stream", stream("tick"))
+	mux.HandleFunc("/endless", stream(strings.Repeat("x", 5000)))
 	srv := httptest.NewServer(mux)
 	defer srv.Close()
 
@@ -71,6 +84,9 @@ func TestHTTP(t *testing.T) {
 		{"/kept", nil, "passing", "200 OK Output: fine"},
 		{"/kept", func(d *catalog.CheckDefinition) { d.Method = http.MethodPut }, "critical", "307 Temporary Redirect"},
 		{"/round", nil, "critical", "stopped after 10 redirects"},
+		{"/cut", nil, "passing", "200 OK Output: part"},
+		{"/stream", func(d *catalog.CheckDefinition) { d.Timeout = time.Second }, "passing", "200 OK Output: tick"},
+		{"/endless", func(d *catalog.CheckDefinition) { d.Timeout = time.Hour }, "passing", " ... (captured 4096 of 5000 bytes)"},
 		{"/long", nil, "passing", " ... (captured 4096 of 10000 bytes)"},
 		{"/ok", func(d *catalog.CheckDefinition) { d.HTTP = strings.Replace(d.HTTP, "127.0.0.1", "[127.0.0.1]", 1) }, "passing", "200 OK"},
 		{"/long", func(d *catalog.CheckDefinition) { d.OutputMaxSize = 10 }, "passing", "xxxxxxxxxx ... (captured 10 of 10000 bytes)"},

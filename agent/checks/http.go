@@ -11,13 +11,17 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/weftmesh/weft/catalog"
 )
 
-// maxDrain bounds what is read of a body beyond what is kept: enough to say how
-// long it was, not enough to be held up by an endless one.
-const maxDrain = 1 << 20
+// maxDrain and maxDrainTime bound what is read of a body beyond what is kept: enough to
+// say how long it was, not enough to be held up by an endless one.
+const (
+	maxDrain     = 1 << 20
+	maxDrainTime = time.Second
+)
 
 // httpProbe asks a URL: 2xx passes, 429 warns, all else is critical. A connection
 // serves one request, so that a listener that is gone is noticed.
@@ -50,6 +54,8 @@ func httpProbe(def *catalog.CheckDefinition, base *tls.Config) probe {
 		shown = u.Redacted()
 	}
 	return func(ctx context.Context) (catalog.Status, string) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
 		req, err := http.NewRequestWithContext(ctx, method, target, strings.NewReader(def.Body))
 		if err != nil {
 			return catalog.StatusCritical, err.Error()
@@ -61,11 +67,11 @@ func httpProbe(def *catalog.CheckDefinition, base *tls.Config) probe {
 		}
 		defer resp.Body.Close()
 		limit := outputMax(def.OutputMaxSize)
-		body, err := io.ReadAll(io.LimitReader(resp.Body, int64(limit)))
-		if err != nil {
-			return catalog.StatusCritical, fmt.Sprintf("HTTP %s %s: reading the body: %v", method, shown, err)
-		}
-		more, _ := io.Copy(io.Discard, io.LimitReader(resp.Body, maxDrain)) // the verdict is in the status line
+		// The verdict is in the status line, whether or not the body breaks off.
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, int64(limit)))
+		drained := time.AfterFunc(maxDrainTime, cancel)
+		more, _ := io.Copy(io.Discard, io.LimitReader(resp.Body, maxDrain))
+		drained.Stop()
 		output := fmt.Sprintf("HTTP %s %s: %s Output: %s", method, shown, resp.Status,
 			truncated(string(body), len(body)+int(more), limit))
 		return httpStatus(resp.StatusCode), output
