@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/weftmesh/weft/agent/local"
 	"github.com/weftmesh/weft/catalog"
@@ -18,7 +19,7 @@ func (a localHealthAPI) routes() []Route {
 	route := func(by, summary string, f func(*call) (any, error)) Route {
 		return Route{
 			Method: http.MethodGet, Path: "/v1/agent/health/service/" + by + "/:" + by, Summary: summary,
-			Params:     []Param{{"format", "text: the state alone, in words"}},
+			Params:     []Param{{"format", "text: the state alone, in words; also taken from the header Accept: text/plain"}},
 			Permission: Permission{acl.Read, acl.Service, by}, MaxBody: bodyNone, params: paramsToken, local: true, handle: f,
 		}
 	}
@@ -101,7 +102,7 @@ func (a localHealthAPI) answer(c *call, status catalog.Status, v any) (any, erro
 		code = http.StatusTooManyRequests
 	}
 	c.w.Header().Set("X-Consul-Reason", status)
-	if c.query.Get("format") == "text" {
+	if c.query.Get("format") == "text" || strings.HasPrefix(c.r.Header.Get("Accept"), "text/plain") {
 		v = raw{"text/plain; charset=utf-8", []byte(status)}
 	}
 	return withStatus{code, v}, nil

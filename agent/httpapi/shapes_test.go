@@ -209,6 +209,10 @@ func TestAgentServiceShapes(t *testing.T) {
 	  "UDP":"","GRPC":"","OSService":"","GRPCUseTLS":false},"CreateIndex":0,"ModifyIndex":0}]}`)
 	r.want(r.do("PUT", "/v1/agent/check/warn/service:w1?note=hm", ""), 200, "")
 	r.want(r.do("GET", "/v1/agent/health/service/name/web?format=text", ""), 429, "warning")
+	r.want(r.do("GET", "/v1/agent/health/service/id/w1", "", "Accept", "text/plain"), 429, "warning")
+	if a := r.do("GET", "/v1/agent/health/service/id/w1", "", "Accept", "application/json, text/plain"); !strings.HasPrefix(a.body, "{") {
+		t.Fatalf("%+v", a)
+	}
 	r.want(r.do("PUT", "/v1/agent/service/maintenance/w1?enable=true&reason=because", ""), 200, "")
 	if a := r.do("GET", "/v1/agent/health/service/id/w1?format=text", ""); a.status != 503 || a.body != "maintenance" || a.header.Get("X-Consul-Reason") != "maintenance" {
 		t.Fatalf("%+v", a)
