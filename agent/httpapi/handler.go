@@ -162,7 +162,9 @@ func (h *handler) answer(c *call) (any, error) {
 		return nil, &httpError{http.StatusRequestEntityTooLarge, fmt.Sprintf("Request body(%d bytes) too large, max size: %d bytes", c.r.ContentLength, c.route.MaxBody)}
 	}
 	c.r.Body = http.MaxBytesReader(c.w, c.r.Body, c.route.MaxBody)
-	if c.r.Method != http.MethodGet {
+	// Where there is no body net/http reads on for the end of the connection, and would take
+	// the end of this time for it.
+	if c.r.Method != http.MethodGet && c.r.ContentLength != 0 {
 		setReadDeadline(c.w, time.Now().Add(h.cfg.BodyTimeout))
 	}
 	if err := c.parse(h.cfg); err != nil {

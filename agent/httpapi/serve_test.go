@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -70,6 +71,39 @@ func TestRunServesTCPAndUnix(t *testing.T) {
 	}
 	if _, err := os.Stat(sock); !os.IsNotExist(err) {
 		t.Fatal("the socket file stays behind", err)
+	}
+}
+
+// deadlines records how long a client has for its request.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	set []time.Time
+}
+
+func (d *deadlines) SetReadDeadline(t time.Time) error {
+	d.set = append(d.set, t)
+	return nil
+}
+
+// TestOnlyBodiesHaveADeadline: a write without one may take its time, as one that waits
+// until it is in force everywhere does.
+func TestOnlyBodiesHaveADeadline(t *testing.T) {
+	r := newRig(t)
+	for _, c := range []struct {
+		method, target, body string
+		want                 int
+	}{
+		{"DELETE", "/v1/connect/intentions/exact?source=web&destination=db", "", 0},
+		{"PUT", "/v1/agent/maintenance?enable=false", "", 0},
+		{"PUT", "/v1/connect/intentions/exact?source=web&destination=db", `{"Action":"allow"}`, 2}, // set, and taken back
+	} {
+		rec := &deadlines{ResponseRecorder: httptest.NewRecorder()}
+		req := httptest.NewRequest(c.method, c.target, strings.NewReader(c.body))
+		req.Host = "127.0.0.1:8500"
+		r.api.Handler().ServeHTTP(rec, req)
+		if rec.Code != http.StatusOK || len(rec.set) != c.want || c.want > 0 && !rec.set[c.want-1].IsZero() {
+			t.Errorf("%s %s: %d %s, deadlines %v", c.method, c.target, rec.Code, rec.Body, rec.set)
+		}
 	}
 }
 
