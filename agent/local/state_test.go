@@ -799,7 +799,9 @@ func TestSlowDiskHoldsNoNewsBack(t *testing.T) {
 
 type syncFunc func(ctx context.Context, want catalog.NodeState) (uint64, error)
 
-func (f syncFunc) Sync(ctx context.Context, want catalog.NodeState) (uint64, error) { return f(ctx, want) }
+func (f syncFunc) Sync(ctx context.Context, want catalog.NodeState) (uint64, error) {
+	return f(ctx, want)
+}
 
 func TestWaitSynced(t *testing.T) {
 	s, f := open(t, "", nil)

@@ -160,7 +160,9 @@ func TestNamesThatDoNotExistCostNoFile(t *testing.T) {
 // TestNamesThatDoNotExistTakeNoRoom: they put no answer out of memory that says something.
 func TestNamesThatDoNotExistTakeNoRoom(t *testing.T) {
 	s := &views{held: map[viewKey]heldAnswer{}}
-	key := func(name string) viewKey { return viewKey{query: catalog.Query{Kind: catalog.QueryService, Name: name}} }
+	key := func(name string) viewKey {
+		return viewKey{query: catalog.Query{Kind: catalog.QueryService, Name: name}}
+	}
 	web := key("web")
 	s.hold(web, heldAnswer{view: found(web.query)})
 	for i := range 10 * maxHeld {
