@@ -28,7 +28,7 @@ func (s *Service) Accept(ctx context.Context, raw net.Conn) (*Conn, error) {
 // meet does the handshake of the accepting end. What it returns is authenticated and
 // not yet judged; the world is the one in which the handshake began.
 func (s *Service) meet(ctx context.Context, w *wire, config *tls.Config) (*Conn, *world, error) {
-	before, lim, err := s.fit(ctx)
+	before, lim, err := s.fit(ctx, w.gone)
 	if err != nil {
 		return nil, nil, s.refuse(w, s.unfit(err), "")
 	}
@@ -36,7 +36,7 @@ func (s *Service) meet(ctx context.Context, w *wire, config *tls.Config) (*Conn,
 		return nil, nil, s.refuse(w, s.full(lim), "")
 	}
 	t := secureServer(w, config)
-	w.turns = &turnstile{g: s.guard, src: sourceOf(w.RemoteAddr()), until: time.Now().Add(lim.HandshakeTimeout)}
+	w.turns = &turnstile{g: s.guard, src: sourceOf(w.RemoteAddr()), until: time.Now().Add(lim.HandshakeTimeout), gone: w.gone}
 	err = s.handshake(ctx, t, w, lim.HandshakeTimeout, false)
 	w.turns.end()
 	w.turns = nil
@@ -128,8 +128,8 @@ func (r *row) refused(e *RefusedError) *RefusedError {
 }
 
 // fit waits, at most as long as a handshake may take, until the service has a
-// certificate, and tells why it can serve nobody.
-func (s *Service) fit(ctx context.Context) (*world, Limits, error) {
+// certificate, or the connection that asks is gone, and tells why it can serve nobody.
+func (s *Service) fit(ctx context.Context, gone <-chan struct{}) (*world, Limits, error) {
 	w := s.world.Load()
 	lim := w.limits()
 	if w.problem != "" {
@@ -142,6 +142,8 @@ func (s *Service) fit(ctx context.Context) (*world, Limits, error) {
 		case <-s.keys.ready:
 		case <-ctx.Done():
 			return w, lim, context.Cause(ctx)
+		case <-gone:
+			return w, lim, errMadeRoom
 		case <-t.C:
 		}
 	}
@@ -151,7 +153,7 @@ func (s *Service) fit(ctx context.Context) (*world, Limits, error) {
 func (s *Service) unfit(err error) *RefusedError {
 	w := s.world.Load()
 	r := &RefusedError{Reason: ReasonCertExpired, Destination: w.service(), Err: err}
-	if w.problem != "" {
+	if w.problem != "" || errors.Is(err, errMadeRoom) {
 		r.Reason = ReasonTLSFailed
 	}
 	return r
@@ -178,7 +180,7 @@ func (s *Service) knocked(w *wire, at *world, err error) error {
 }
 
 // errMadeRoom is the end of a connection that the gate gave up.
-var errMadeRoom = errors.New("made room for a newer connection: it had sent nothing, and its source had too many")
+var errMadeRoom = errors.New("made room for a newer connection: too many handshakes of its address were under way")
 
 // handshake runs under a deadline of its own and leaves none behind.
 func (s *Service) handshake(ctx context.Context, t *tls.Conn, w *wire, limit time.Duration, outbound bool) error {
@@ -190,13 +192,13 @@ func (s *Service) handshake(ctx context.Context, t *tls.Conn, w *wire, limit tim
 	if err == nil {
 		err = w.SetDeadline(time.Time{})
 	}
-	if err != nil && !outbound && !w.spoke.Load() && !w.evicted.Load() && identity.ReasonOf(err) == identity.ReasonClosed {
+	if err != nil && !outbound && !w.spoke.Load() && !w.evicted() && identity.ReasonOf(err) == identity.ReasonClosed {
 		return errNothingSaid
 	}
 	if err != nil {
 		s.metrics.handshakeFailed(outbound, identity.ReasonOf(err))
 		switch {
-		case w.evicted.Load():
+		case w.evicted():
 			err = errMadeRoom
 		case identity.ReasonOf(err) == identity.ReasonTimeout:
 			err = fmt.Errorf("no TLS handshake within %s: %w", limit, err)

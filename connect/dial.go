@@ -64,7 +64,7 @@ func (s *Service) dial(ctx context.Context, name catalog.Name, from string) (*Co
 // upstream gives a destination with a reservation of one connection to it. Why there
 // is none has been logged.
 func (s *Service) upstream(ctx context.Context, name catalog.Name, from string) (*world, *upstream, error) {
-	w, _, err := s.fit(ctx)
+	w, _, err := s.fit(ctx, nil)
 	if err != nil {
 		return nil, nil, s.refuseDial(w, name, from, s.unfit(err).Reason, err)
 	}

@@ -1,6 +1,7 @@
 package connect
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
@@ -75,7 +77,7 @@ func TestGate(t *testing.T) {
 	t1, t2 := g.enter(a1), g.enter(a2)
 	a1.spoke.Store(true)
 	t3 := g.enter(a3)
-	if t3 == nil || closed(a1) || !closed(a2) || !a2.evicted.Load() {
+	if t3 == nil || closed(a1) || !closed(a2) || !a2.evicted() {
 		t.Error("the oldest silent connection of the source should have made room")
 	}
 	a3.spoke.Store(true)
@@ -86,20 +88,152 @@ func TestGate(t *testing.T) {
 	t4 := g.enter(b1)
 	c1 := from("10.0.0.9", 1)
 	t5 := g.enter(c1)
-	if t5 == nil || !closed(b1) {
-		t.Error("a full gate should have dropped a silent connection of any source")
+	if t5 == nil || !closed(a1) || closed(b1) {
+		t.Error("the oldest of the fullest source should have made room, though it spoke")
 	}
-	c1.spoke.Store(true)
-	if err := g.wait(cancelled(t)); err == nil {
-		t.Error("wait returned while the gate was full of speakers")
+	b2 := from("2001:db8::2", 1)
+	t6 := g.enter(b2)
+	c2 := from("10.0.0.9", 2)
+	t7 := g.enter(c2)
+	if t6 == nil || t7 == nil || g.n != 3 {
+		t.Errorf("a full gate refused a source that has few: %d of 3 places", g.n)
 	}
-	for _, tk := range []*ticket{t1, t2, t3, t4, t5, t5} {
+	for _, tk := range []*ticket{t1, t2, t3, t4, t5, t5, t6, t7} {
 		tk.leave()
 	}
 	if g.n != 0 || len(g.sources) != 0 {
 		t.Errorf("%d places taken, %d sources at the end", g.n, len(g.sources))
 	}
 	must(t, g.wait(t.Context()))
+}
+
+// A crowd that gets through a full gate is waited for; one that does not is not, nor is
+// a source with many places.
+func TestGateWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(2*crowd, crowd)
+		from := func(source, port int) *wire {
+			return newWire(&fakeConn{remote: &net.TCPAddr{IP: net.IPv4(10, 0, 0, byte(source)), Port: port}})
+		}
+		waited := func() time.Duration {
+			start := time.Now()
+			must(t, g.wait(t.Context()))
+			return time.Since(start)
+		}
+		var tickets []*ticket
+		for i := range 2 * crowd {
+			tickets = append(tickets, g.enter(from(i, 1)))
+		}
+		if d := waited(); d != 0 {
+			t.Errorf("waited %s for a crowd of which nobody got through", d)
+		}
+		tickets[0].pass()
+		tickets = append(tickets[1:], g.enter(from(0, 2)))
+		if d := waited(); d != crowdMoves {
+			t.Errorf("waited %s for a crowd that stopped to move, want %s", d, crowdMoves)
+		}
+		tickets[0].pass()
+		tickets = append(tickets[1:], g.enter(from(1, 2)))
+		time.AfterFunc(time.Millisecond, tickets[0].leave)
+		if d := waited(); d != time.Millisecond {
+			t.Errorf("waited %s for a place that was free after a millisecond", d)
+		}
+		if err := g.wait(cancelled(t)); err != nil {
+			t.Errorf("a place is free: %v", err)
+		}
+		tickets = append(tickets, g.enter(from(2, 2)))
+		if err := g.wait(cancelled(t)); err == nil {
+			t.Error("wait returned while a crowd got through")
+		}
+		for port := range 2 {
+			tickets = append(tickets, g.enter(from(200, port)))
+		}
+		tickets[1].pass()
+		tickets = append(tickets, g.enter(from(200, 3)))
+		if d := waited(); d != 0 {
+			t.Errorf("waited %s while one source has many places", d)
+		}
+		for _, tk := range tickets {
+			tk.leave()
+		}
+		if g.n != 0 || len(g.sources) != 0 {
+			t.Errorf("%d places taken, %d sources at the end", g.n, len(g.sources))
+		}
+	})
+}
+
+// Whoever holds all the places, from as many addresses as that takes, and says one byte
+// in each, keeps out nobody who comes from another.
+func TestFloodOfAFewSources(t *testing.T) {
+	ca := newTestCA(t, testDomain)
+	web := ca.leaf(t, "web", time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+	ask := identity.ServiceID{TrustDomain: testDomain, Datacenter: testDC, Service: "db"}.SNI()
+	for _, shared := range []bool{false, true} {
+		for sources := 2; sources <= 3; sources++ {
+			t.Run(fmt.Sprintf("shared %v, %d sources", shared, sources), func(t *testing.T) {
+				cfg := ProxyConfig{}
+				if shared {
+					cfg.Port = startPort(t, &logBook{})
+				}
+				db := startSidecarWith(t, ca, "db", cfg, func(s *Snapshot) {
+					s.Inbound, s.Local, s.Intentions = "127.0.0.1:0", serve(t, greeter("db")), allow("web")
+					if shared {
+						s.Inbound = cfg.Port.cfg.Addr
+					}
+					s.Limits.HandshakeTimeout = time.Hour
+				})
+				g := db.gate
+				if shared {
+					g = cfg.Port.gate
+				}
+				g.mu.Lock()
+				g.max, g.perSource = 32, 16
+				g.mu.Unlock()
+				addr := db.inbound()
+				ctx, stop := context.WithCancel(t.Context())
+				var flood sync.WaitGroup
+				for i := range sources {
+					flood.Go(func() { floodFrom(ctx, net.IPv4(127, 0, 0, byte(2+i)), addr) })
+				}
+				eventually(t, "the gate to be full", func() bool {
+					g.mu.Lock()
+					defer g.mu.Unlock()
+					return g.n == g.max
+				})
+				for i := range 20 {
+					if got, _ := reach(addr, ask, web); got != "db" {
+						t.Errorf("handshake %d of another address failed", i)
+						break
+					}
+				}
+				stop()
+				flood.Wait()
+			})
+		}
+	}
+}
+
+// floodFrom keeps connections open that have sent one byte, and comes again with each
+// that is cut.
+func floodFrom(ctx context.Context, ip net.IP, addr string) {
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: ip}}
+	var all sync.WaitGroup
+	for range 24 {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				c, err := d.DialContext(ctx, "tcp", addr)
+				if err != nil {
+					continue
+				}
+				stop := context.AfterFunc(ctx, func() { c.Close() })
+				_, _ = c.Write([]byte{22})
+				_, _ = c.Read(make([]byte, 1))
+				stop()
+				c.Close()
+			}
+		})
+	}
+	all.Wait()
 }
 
 // failing is a listener whose Accept fails a few times as for want of descriptors.

@@ -73,9 +73,9 @@ func (g *Guard) tooHigh(w *wire) bool {
 	return high
 }
 
-// turn waits until a handshake of src may compute, at most until the time given. The
-// sources that wait take turns, however many handshakes each has.
-func (g *Guard) turn(src netip.Prefix, until time.Time) error {
+// turn waits until a handshake of src may compute, at most until the time given, or
+// until it is gone. The sources that wait take turns, however many handshakes each has.
+func (g *Guard) turn(src netip.Prefix, until time.Time, gone <-chan struct{}) error {
 	g.mu.Lock()
 	if g.free > 0 {
 		g.free--
@@ -97,6 +97,7 @@ func (g *Guard) turn(src netip.Prefix, until time.Time) error {
 	select {
 	case <-mine:
 		return nil
+	case <-gone:
 	case <-t.C:
 	}
 	g.mu.Lock()
@@ -146,6 +147,7 @@ type turnstile struct {
 	g     *Guard
 	src   netip.Prefix
 	until time.Time
+	gone  <-chan struct{} // of the wire
 	held  bool
 }
 
@@ -153,7 +155,7 @@ func (t *turnstile) begin() error {
 	if t == nil || t.held {
 		return nil
 	}
-	if err := t.g.turn(t.src, t.until); err != nil {
+	if err := t.g.turn(t.src, t.until, t.gone); err != nil {
 		return err
 	}
 	t.held = true

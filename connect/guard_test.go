@@ -16,12 +16,12 @@ func TestTurnsAreFair(t *testing.T) {
 	g := NewGuard(GuardConfig{Handshakes: 1})
 	flood, calm := netip.MustParsePrefix("10.0.0.1/32"), netip.MustParsePrefix("10.0.0.2/32")
 	until := time.Now().Add(20 * time.Second)
-	must(t, g.turn(flood, until))
+	must(t, g.turn(flood, until, nil))
 	var done atomic.Int64
 	var wg sync.WaitGroup
 	for range 200 {
 		wg.Go(func() {
-			if g.turn(flood, until) == nil {
+			if g.turn(flood, until, nil) == nil {
 				done.Add(1)
 				g.done()
 			}
@@ -34,7 +34,7 @@ func TestTurnsAreFair(t *testing.T) {
 	})
 	before := make(chan int64, 1)
 	wg.Go(func() {
-		if err := g.turn(calm, until); err != nil {
+		if err := g.turn(calm, until, nil); err != nil {
 			t.Error(err)
 		}
 		before <- done.Load()
@@ -50,10 +50,10 @@ func TestTurnsAreFair(t *testing.T) {
 		t.Errorf("%d of the flood came before", n)
 	}
 	wg.Wait()
-	if err := g.turn(calm, until); err != nil || g.free != 0 || len(g.waiting)+len(g.order) != 0 {
+	if err := g.turn(calm, until, nil); err != nil || g.free != 0 || len(g.waiting)+len(g.order) != 0 {
 		t.Errorf("%v, %d free, %d waiting", err, g.free, len(g.waiting))
 	}
-	if err := g.turn(flood, time.Now()); err == nil {
+	if err := g.turn(flood, time.Now(), nil); err == nil {
 		t.Error("a turn that nobody gave")
 	}
 	g.done()

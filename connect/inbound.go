@@ -55,17 +55,17 @@ func (p *Proxy) serveInbound(ctx context.Context, w *wire, place *ticket) {
 		}, "")
 		return
 	}
-	defer place.leave() // once more does nothing
+	defer place.leave() // does nothing after pass
 	c, before, err := p.svc.meet(ctx, w, p.serverTLS)
 	if err != nil {
 		return // logged where it was refused
 	}
+	place.pass()
 	state := c.tls.ConnectionState()
 	if state.NegotiatedProtocol == tunnel.ALPN {
 		p.serveTunnel(ctx, c, state, before)
 		return
 	}
-	place.leave()
 	if c, err = p.svc.authorize(c, state, before); err != nil {
 		return
 	}

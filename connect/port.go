@@ -183,8 +183,8 @@ func (p *Port) find(asked string) (taker, bool) {
 	return p.takers[list[p.next%len(list)]], true
 }
 
-// await is find that waits for a proxy which is about to come.
-func (p *Port) await(asked string) (taker, bool) {
+// await is find that waits for a proxy which is about to come, until gone.
+func (p *Port) await(asked string, gone <-chan struct{}) (taker, bool) {
 	var late <-chan time.Time
 	for {
 		p.mu.Lock()
@@ -205,6 +205,8 @@ func (p *Port) await(asked string) (taker, bool) {
 		}
 		select {
 		case <-news:
+		case <-gone:
+			return taker{}, false
 		case <-late:
 			return p.find(asked)
 		}
@@ -244,7 +246,7 @@ func (p *Port) serve(w *wire, place *ticket) {
 	asked, err := readServerName(w)
 	if err != nil {
 		place.leave()
-		if w.evicted.Load() {
+		if w.evicted() {
 			err = errMadeRoom
 		}
 		if !w.spoke.Load() && errors.Is(err, io.EOF) {
@@ -255,13 +257,16 @@ func (p *Port) serve(w *wire, place *ticket) {
 		p.refuse(w, ReasonTLSFailed, err)
 		return
 	}
-	t, ok := p.await(asked)
+	t, ok := p.await(asked, w.gone)
 	if !ok {
 		place.leave()
-		err := &identity.VerifyError{
+		err := error(&identity.VerifyError{
 			Reason: identity.ReasonWrongService, Detail: "it asks for " + strconv.Quote(clip(asked)) + ", and no proxy of that service shares this port",
+		})
+		if w.evicted() {
+			err = errMadeRoom
 		}
-		p.metrics.handshakeFailed(false, err.Reason)
+		p.metrics.handshakeFailed(false, identity.ReasonOf(err))
 		p.refuse(w, ReasonTLSFailed, err)
 		return
 	}

@@ -14,9 +14,9 @@ import (
 // anything, and can be cut from any goroutine.
 type wire struct {
 	net.Conn
-	raw     syscall.RawConn // nil: it has no descriptor
-	spoke   atomic.Bool     // the peer has sent a byte
-	evicted atomic.Bool     // closed to make room for another
+	raw   syscall.RawConn // nil: it has no descriptor
+	spoke atomic.Bool     // the peer has sent a byte
+	gone  chan struct{}   // closed when it makes room for another
 
 	// These belong to the goroutine of the handshake.
 	early []byte     // read already, to be read again
@@ -24,7 +24,7 @@ type wire struct {
 }
 
 func newWire(c net.Conn) *wire {
-	w := &wire{Conn: c}
+	w := &wire{Conn: c, gone: make(chan struct{})}
 	if sc, ok := c.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			w.raw = raw
@@ -37,6 +37,21 @@ func newWire(c net.Conn) *wire {
 // connection over.
 func secureServer(w *wire, c *tls.Config) *tls.Conn { return tls.Server(tunnel.NewWire(w), c) }
 func secureClient(w *wire, c *tls.Config) *tls.Conn { return tls.Client(tunnel.NewWire(w), c) }
+
+// evict cuts the connection to make room for another; once at most.
+func (w *wire) evict() {
+	close(w.gone)
+	w.abort()
+}
+
+func (w *wire) evicted() bool {
+	select {
+	case <-w.gone:
+		return true
+	default:
+		return false
+	}
+}
 
 // silent tells whether the peer has sent nothing, read or not.
 func (w *wire) silent() bool {
