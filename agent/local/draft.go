@@ -67,7 +67,7 @@ func (d *draft) register(reg *catalog.ServiceRegistration, opt RegisterOptions) 
 func (d *draft) registerSidecar(reg *catalog.ServiceRegistration, opt RegisterOptions) error {
 	side := sidecarFrom(reg)
 	if side.Port == 0 && side.SocketPath == "" {
-		port, err := d.sidecarPort(side.ID, reg.Name)
+		port, err := d.sidecarPort(side.ID, side.Proxy.DestinationServiceName)
 		if err != nil {
 			return err
 		}

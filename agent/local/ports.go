@@ -4,16 +4,18 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
 )
 
-// sidecarPort finds a port for the sidecar id: the one that it has, else the lowest
-// of the range that nothing on this host is registered with and nothing, as far as
-// one can see now, listens on.
+// sidecarPort finds a port for the sidecar id of a service: the mesh port, where there is
+// one and no other instance of the service has it, or the one that it has, else the
+// lowest of the range that nothing on this host is registered with and nothing, as far
+// as one can see now, listens on.
 func (d *draft) sidecarPort(id, service string) (int, error) {
-	if p := d.s.cfg.MeshPort; p > 0 {
+	if p := d.s.cfg.MeshPort; p > 0 && d.onMeshPort(id, service) == "" {
 		return p, nil
 	}
 	used := map[int]bool{}
@@ -49,6 +51,18 @@ func (d *draft) sidecarPort(id, service string) (int, error) {
 		return fallback, nil
 	}
 	return 0, refuse("service %s: no port is left for its sidecar, all of %d to %d are taken: widen ports.sidecar_min_port and ports.sidecar_max_port, or set sidecar_service.port", service, low, high)
+}
+
+// onMeshPort is the proxy of an instance of the service, other than id, that has the
+// mesh port, where services are told apart and instances are not: for its callers all
+// behind one address are one, which they cannot prefer, leave, or retry elsewhere.
+func (d *draft) onMeshPort(id, service string) string {
+	for other, e := range d.services {
+		if other != id && RunsHere(e.svc) && e.svc.Port == d.s.cfg.MeshPort && strings.EqualFold(e.svc.Proxy.DestinationServiceName, service) {
+			return other
+		}
+	}
+	return ""
 }
 
 const (
@@ -150,6 +164,11 @@ func listeners(svc *catalog.Service) []listener {
 func (d *draft) clash(svc *catalog.Service) error {
 	if !RunsHere(svc) {
 		return nil
+	}
+	if p := d.s.cfg.MeshPort; p > 0 && svc.Port == p {
+		if other := d.onMeshPort(svc.ID, svc.Proxy.DestinationServiceName); other != "" {
+			return refuse("service %s cannot share the mesh port with %s: both are proxies of %s, which callers could not tell apart there; leave out its port, and it gets one of its own", svc.ID, other, svc.Proxy.DestinationServiceName)
+		}
 	}
 	mine := listeners(svc)
 	for i, l := range mine {

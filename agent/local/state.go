@@ -46,7 +46,8 @@ type Config struct {
 	// both included. Default 21500 to 21755.
 	ExposeMinPort int
 	ExposeMaxPort int
-	// MeshPort is given to all sidecars that name none, which share it. 0: each gets its own.
+	// MeshPort is given to all sidecars that name none, which share it, but to one instance
+	// of each service only. 0: each gets its own.
 	MeshPort int
 	// CheckUpdateInterval holds back changes of a check's output that leave its
 	// status as it is. Default 5 minutes; negative sends every one at once.

@@ -296,6 +296,42 @@ func TestSidecarPorts(t *testing.T) {
 	}
 }
 
+// Instances of one service are no more than one at the mesh port.
+func TestMeshPortIsForOneInstance(t *testing.T) {
+	first, mesh := threePorts(t), 9
+	s, _ := open(t, "", func(c *Config) { c.MeshPort, c.SidecarMinPort, c.SidecarMaxPort = mesh, first, first+2 })
+	add := func(id, name string) int {
+		register(t, s, `{"ID":"`+id+`","Name":"`+name+`","Port":80,"Connect":{"SidecarService":{}}}`)
+		return s.Host().Services[id+"-sidecar-proxy"].Port
+	}
+	for range 2 { // a registration that is repeated changes nothing
+		for id, want := range map[string]int{"web-1": mesh, "db-1": mesh} {
+			if got := add(id, id[:len(id)-2]); got != want {
+				t.Fatalf("%s has %d, want %d", id, got, want)
+			}
+		}
+		if got := add("web-2", "Web"); got != first {
+			t.Fatalf("the second instance has %d, want %d", got, first)
+		}
+	}
+	explicit := fmt.Sprintf(`{"ID":"web-3","Name":"web","Port":80,"Connect":{"SidecarService":{"Port":%d}}}`, mesh)
+	if _, err := tryRegister(s, explicit, RegisterOptions{}); !errors.Is(err, catalog.ErrInvalid) || !strings.Contains(err.Error(), "web-1-sidecar-proxy") {
+		t.Fatalf("two at the mesh port: %v", err)
+	}
+	if err := s.Deregister(context.Background(), "web-1"); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Host().Services["web-2-sidecar-proxy"].Port; got != first {
+		t.Errorf("it moved to %d by itself", got)
+	}
+	if got := add("web-2", "Web"); got != mesh {
+		t.Errorf("the only instance has %d, want the mesh port", got)
+	}
+	if got := add("web-1", "web"); got != first {
+		t.Errorf("the one that came back has %d, want %d", got, first)
+	}
+}
+
 func TestUpstreamClash(t *testing.T) {
 	s, _ := open(t, "", nil)
 	register(t, s, `{"Name":"a","Port":1,"Connect":{"SidecarService":{"Proxy":{"Upstreams":[{"DestinationName":"db","LocalBindPort":9001}]}}}}`)

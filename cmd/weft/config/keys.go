@@ -60,7 +60,7 @@ func meshKeys() []Key {
 		Key{Name: "connect.ca_config", Type: AnyMap, Doc: "Settings of the certificate authority, such as leaf_cert_ttl, private_key_type and private_key_bits. Acts on servers, when the cluster starts for the first time."},
 		Key{Name: "connect.access_log.enabled", Type: Bool, Default: "true", Doc: "Write a line for each connection of the mesh when it ends or is refused. Metrics and weft connect status know of all, whatever it says."},
 		Key{Name: "connect.access_log.sample", Type: Float, Default: "1", Doc: "The share, from 0 to 1, of connections that ended well and get a line. What was refused or failed gets one always."},
-		Key{Name: "connect.mesh_port", Type: Int, Default: "0", Doc: "One inbound port for all sidecars of this host that name none, told apart by the server name that the caller asks for. 0: each has a port of its own."},
+		Key{Name: "connect.mesh_port", Type: Int, Default: "0", Doc: "One inbound port for all sidecars of this host that name none, told apart by the server name that the caller asks for. A second instance of one service gets a port of its own. 0: each has a port of its own."},
 		Key{Name: "connect.local_short_cut", Type: Bool, Default: "true", Doc: "Join services of this agent to each other in the kernel, without TLS between them. Certificates, intentions, log lines and metrics are the same. False: they speak TLS as if on two hosts."},
 	)
 }
