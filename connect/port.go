@@ -86,11 +86,14 @@ func NewPort(cfg PortConfig) (*Port, error) {
 	return p, nil
 }
 
-// Rest ends the serving before Run ends. When it returns, every connection that was
-// taken is with the proxy that it is for. Run must have been called.
-func (p *Port) Rest() {
+// Rest ends the serving before Run ends. When it returns and ctx has not ended, every
+// connection that was taken is with the proxy that it is for. Run must have been called.
+func (p *Port) Rest(ctx context.Context) {
 	p.rest.Do(func() { close(p.resting) })
-	<-p.rested
+	select {
+	case <-p.rested:
+	case <-ctx.Done():
+	}
 }
 
 // Run serves until ctx ends. Connections that were handed over go on.

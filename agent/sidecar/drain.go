@@ -141,7 +141,7 @@ func (m *Manager) drain(ctx context.Context, s *sidecar, feed Feed, grace time.D
 		put(f.Snapshot)
 		if f.Listens || f.Gone {
 			if m.cfg.port != nil {
-				m.cfg.port.Rest() // before those to whom it hands its connections
+				m.cfg.port.Rest(ctx) // before those to whom it hands its connections
 			}
 			m.end(s, errStopped)
 		}

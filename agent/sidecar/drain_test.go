@@ -2,7 +2,11 @@ package sidecar
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"net"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -147,5 +151,55 @@ func TestP31PortOfTheNextProcess(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// stopHook is a fakeProxy that tells when its end begins.
+type stopHook struct {
+	fakeProxy
+	stopped func()
+}
+
+func (p *stopHook) Run(ctx context.Context, src catalog.Watch[*connect.Snapshot]) error {
+	defer p.stopped()
+	return p.fakeProxy.Run(ctx, src)
+}
+
+// At the end of an agent its mesh port listens no longer than the proxies behind it.
+func TestMeshPortRestsBeforeItsProxies(t *testing.T) {
+	port := freePort(t)
+	addr := fmt.Sprintf("127.0.0.1:%d", port)
+	dial := func() error {
+		c, err := net.Dial("tcp", addr)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	}
+	ended := make(chan error, 1)
+	r := newRig(t, "", func(cfg *Config) {
+		cfg.MeshPort, cfg.BindAddr = port, "127.0.0.1"
+		cfg.start = func(pc connect.ProxyConfig) (proxy, error) {
+			return &stopHook{fakeProxy: fakeProxy{cfg: pc}, stopped: func() { ended <- dial() }}, nil
+		}
+	})
+	r.setHost(sidecarService())
+	r.views.setRoots("R1")
+	r.views.setIntentions("web")
+	until(t, "the mesh port to listen", dial)
+	until(t, "the proxy to run", func() error {
+		if !r.m.Listens("web-sidecar-proxy") {
+			return errors.New("it does not")
+		}
+		return nil
+	})
+	silent, err := net.Dial("tcp", addr) // has said nothing, and holds up nobody
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	r.stop()
+	if err := <-ended; !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("who comes while the proxy ends: %v, want a connection that is refused", err)
 	}
 }

@@ -173,6 +173,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		host, index, err := m.cfg.Host.Next(ctx, after)
 		if err != nil {
 			m.linger(told)
+			m.restPort(told)
 			m.stopAll()
 			if ctx.Err() == nil {
 				return fmt.Errorf("sidecar: %w", err)
@@ -262,6 +263,17 @@ func (m *Manager) ended(id string, done chan struct{}) {
 	if m.ending[id] == done {
 		delete(m.ending, id)
 	}
+}
+
+// restPort ends the port before the proxies to which it hands its connections: who comes
+// while they drain finds nobody there, rather than a port that knows none of them.
+func (m *Manager) restPort(ctx context.Context) {
+	if m.cfg.port == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, lastMoment)
+	defer cancel()
+	m.cfg.port.Rest(ctx)
 }
 
 func (m *Manager) stopAll() {
