@@ -182,13 +182,15 @@ func (s *Service) knocked(w *wire, at *world, err error) error {
 // errMadeRoom is the end of a connection that the gate gave up.
 var errMadeRoom = errors.New("made room for a newer connection: too many handshakes of its address were under way")
 
-// handshake runs under a deadline of its own and leaves none behind.
+// handshake runs under a deadline and a bound of its own and leaves none behind.
 func (s *Service) handshake(ctx context.Context, t *tls.Conn, w *wire, limit time.Duration, outbound bool) error {
 	start := time.Now()
+	w.most, w.got = maxHandshake, 0
 	err := w.SetDeadline(start.Add(limit)) // fails when the gate was quicker
 	if err == nil {
 		err = t.HandshakeContext(ctx)
 	}
+	w.most = 0
 	if err == nil {
 		err = w.SetDeadline(time.Time{})
 	}

@@ -2,13 +2,23 @@ package connect
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"io"
+	"math/big"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/weftmesh/weft/connect/identity"
 )
 
 // Sources take turns: one with a thousand handshakes waiting holds up another by one.
@@ -190,4 +200,56 @@ func TestP34Descriptors(t *testing.T) {
 	if g := NewGuard(GuardConfig{Descriptors: 40}); g.ceiling != 20 {
 		t.Errorf("of 40 descriptors the mesh may have %d", g.ceiling)
 	}
+}
+
+// What a stranger shows is refused before all of it is read, and named.
+func TestLargeHandshakes(t *testing.T) {
+	ca, portLog := newTestCA(t, testDomain), &logBook{}
+	port := startPort(t, portLog)
+	now := time.Now()
+	good := ca.leaf(t, "web", now.Add(-time.Hour), now.Add(time.Hour))
+	long := *good
+	for len(long.Certificate) < 250 {
+		long.Certificate = append(long.Certificate, ca.cert.Raw)
+	}
+	fat := *good
+	leaf, err := x509.ParseCertificate(good.Certificate[0])
+	must(t, err)
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(7), NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour), URIs: leaf.URIs,
+		Subject: pkix.Name{Organization: []string{strings.Repeat("x", 100<<10)}},
+	}, ca.cert, leaf.PublicKey, ca.key)
+	must(t, err)
+	fat.Certificate = [][]byte{der}
+	ask := identity.ServiceID{TrustDomain: testDomain, Datacenter: testDC, Service: "db"}.SNI()
+	for _, shared := range []bool{false, true} {
+		reg := prometheus.NewRegistry()
+		cfg := ProxyConfig{Metrics: NewMetrics(reg)}
+		if shared {
+			cfg.Port = port
+		}
+		db := startSidecarWith(t, ca, "db", cfg, func(s *Snapshot) {
+			s.Inbound, s.Local, s.Intentions = "127.0.0.1:0", serve(t, greeter("db")), allow("web")
+			if shared {
+				s.Inbound = port.cfg.Addr
+			}
+		})
+		for name, cert := range map[string]*tls.Certificate{"100 kB of chain": &long, "100 kB of leaf": &fat} {
+			if got, _ := reach(db.inbound(), ask, cert); got != "" {
+				t.Errorf("shared %v: %s: heard %q", shared, name, got)
+			}
+		}
+		db.log.find(t, "tls_failed", "too_large", "more than 65536 bytes")
+		if n := sample(t, reg, "weft_proxy_handshake_failures_total", "inbound", string(identity.ReasonTooLarge)); n != 2 {
+			t.Errorf("shared %v: %v refusals were counted, want 2", shared, n)
+		}
+		if got, _ := reach(db.inbound(), ask, good); got != "db" {
+			t.Errorf("shared %v: a usual certificate is refused", shared)
+		}
+		db.close()
+	}
+	c := dialTCP(t, port.Addr())
+	hello := "\x01\x00\x80\x00" + strings.Repeat("\x00", 32<<10) // a byte in each record
+	_, _ = io.WriteString(c, "\x16\x03\x01\x00\x01"+strings.Join(strings.Split(hello, ""), "\x16\x03\x01\x00\x01"))
+	portLog.find(t, "tls_failed", "too_large")
 }

@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/identity"
 )
 
@@ -289,6 +288,7 @@ func readServerName(w *wire) (string, error) {
 	if err := w.SetDeadline(time.Now().Add(helloTimeout)); err != nil {
 		return "", err
 	}
+	w.most = maxHandshake
 	rec := &recorder{Conn: w}
 	name, seen := "", errors.New("seen")
 	err := tls.Server(rec, &tls.Config{
@@ -314,14 +314,8 @@ type recorder struct {
 	got []byte
 }
 
-// maxHello bounds the first message.
-const maxHello = 64 << 10
-
 // Read implements net.Conn.
 func (r *recorder) Read(p []byte) (int, error) {
-	if len(r.got) > maxHello {
-		return 0, fmt.Errorf("the first message has more than %d bytes: %w", maxHello, catalog.ErrTooLarge)
-	}
 	n, err := r.Conn.Read(p)
 	r.got = append(r.got, p[:n]...)
 	return n, err

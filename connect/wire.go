@@ -3,10 +3,12 @@ package connect
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"sync/atomic"
 	"syscall"
 
+	"github.com/weftmesh/weft/connect/identity"
 	"github.com/weftmesh/weft/connect/tunnel"
 )
 
@@ -21,7 +23,13 @@ type wire struct {
 	// These belong to the goroutine of the handshake.
 	early []byte     // read already, to be read again
 	turns *turnstile // nil: nothing is waited for
+	most  int        // bytes that a handshake may have; 0: no bound
+	got   int        // of them
 }
+
+// maxHandshake bounds what is read of a handshake. Ours has 3 kB, and ten certificates
+// of strangers hardly 30; crypto/tls would keep 256 KiB of each.
+const maxHandshake = 64 << 10
 
 func newWire(c net.Conn) *wire {
 	w := &wire{Conn: c, gone: make(chan struct{})}
@@ -68,14 +76,24 @@ func (w *wire) silent() bool {
 // Read implements net.Conn.
 func (w *wire) Read(p []byte) (int, error) {
 	w.turns.end()
+	if w.most > 0 {
+		if w.got >= w.most {
+			return 0, &identity.VerifyError{
+				Reason: identity.ReasonTooLarge, Detail: fmt.Sprintf("a handshake of more than %d bytes: look at how many certificates it shows, and at their size", w.most),
+			}
+		}
+		p = p[:min(len(p), w.most-w.got)]
+	}
 	if len(w.early) > 0 {
 		n := copy(p, w.early)
+		w.got += n
 		if w.early = w.early[n:]; len(w.early) == 0 {
 			w.early = nil
 		}
 		return n, w.turns.begin()
 	}
 	n, err := w.Conn.Read(p)
+	w.got += n
 	if n > 0 && !w.spoke.Load() {
 		w.spoke.Store(true)
 	}

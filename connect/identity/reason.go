@@ -30,6 +30,7 @@ const (
 	ReasonWrongService     Reason = "wrong_service"     // valid, for another service
 	ReasonRevoked          Reason = "revoked"           // an operator withdrew trust in it
 	ReasonResumed          Reason = "resumed"           // a resumed session, which we never offer
+	ReasonTooLarge         Reason = "too_large"         // more bytes than a handshake has
 
 	ReasonNotTLS    Reason = "not_tls"     // the peer does not speak TLS
 	ReasonProtocol  Reason = "protocol"    // no common TLS version or application protocol
