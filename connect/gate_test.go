@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -328,6 +329,54 @@ func TestRepeatedRefusalsAreCounted(t *testing.T) {
 	}
 	if lines() != before+5 {
 		t.Error("lines of served connections are missing")
+	}
+}
+
+// Who is refused again and again, and strangers however many, push nobody else's
+// failures out of the status.
+func TestEqualFailuresAreOne(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	var j journal
+	j.init(logNothing, func() time.Time { return now })
+	refuse := func(reason Reason, source, addr string, err error) {
+		now = now.Add(time.Second)
+		j.write(&line{reason: reason, source: source, destination: "db", addr: addr, rule: "default", err: err})
+	}
+	refuse(ReasonDenied, "rare", "10.0.0.9:1", catalog.ErrDenied)
+	for port := range 100 {
+		refuse(ReasonDenied, "web", fmt.Sprintf("10.0.0.1:%d", port), catalog.ErrDenied)
+	}
+	for _, detail := range []string{"it asks for a", "it asks for b"} { // as a scanner does
+		refuse(ReasonTLSFailed, "", "10.0.0.2:1", &identity.VerifyError{Reason: identity.ReasonWrongService, Detail: detail})
+	}
+	for _, text := range []string{"one thing", "another thing"} {
+		refuse(ReasonDialFailed, "web", "10.0.0.1:1", errors.New(text))
+	}
+	var told []string
+	for _, e := range j.failures() {
+		told = append(told, fmt.Sprintf("%s %s %s %d", e.Reason, e.Source, e.Addr, e.Count))
+	}
+	want := []string{
+		"denied rare 10.0.0.9:1 1", "denied web 10.0.0.1:99 100", "tls_failed  10.0.0.2:1 2",
+		"dial_failed web 10.0.0.1:1 1", "dial_failed web 10.0.0.1:1 1",
+	}
+	if !slices.Equal(told, want) {
+		t.Errorf("%q, want %q", told, want)
+	}
+	if e := j.failures()[1]; !e.Time.Equal(time.Unix(1e9+101, 0)) {
+		t.Errorf("the time of the last is %s", e.Time)
+	}
+	for i := range 1000 {
+		refuse(ReasonTLSFailed, "", fmt.Sprintf("10.1.%d.%d:1", i>>8, i&255), io.EOF)
+	}
+	if all := j.failures(); len(all) != maxRecent || all[0].Source != "rare" || all[1].Source != "web" {
+		t.Errorf("strangers pushed out the others: %+v", all)
+	}
+	for i := range maxRecent {
+		refuse(ReasonDenied, fmt.Sprintf("s%d", i), "10.0.0.3:1", catalog.ErrDenied)
+	}
+	if all := j.failures(); len(all) != maxRecent || all[maxRecent-1].Source != fmt.Sprintf("s%d", maxRecent-1) {
+		t.Errorf("the last are not there: %+v", all)
 	}
 }
 

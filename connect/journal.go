@@ -17,7 +17,7 @@ const (
 	repeatEvery = 10 * time.Second
 	// maxRepeaters bounds the sources told apart; the others share one line.
 	maxRepeaters = 512
-	// maxRecent bounds the refusals and failures shown by Status.
+	// maxRecent bounds the refusals and failures shown by Status, of which equal ones are one.
 	maxRecent = 16
 	// maxErrText bounds what a peer can make us write.
 	maxErrText = 1024
@@ -52,7 +52,14 @@ type journal struct {
 	mu      sync.Mutex
 	repeats map[repeatKey]*repeat
 	swept   time.Time
-	recent  []ErrorStatus
+	recent  []recentError
+}
+
+// recentError is a failure with what tells it from others.
+type recentError struct {
+	ErrorStatus
+	key repeatKey
+	err string // "" where key has what was wrong
 }
 
 type repeatKey struct {
@@ -128,26 +135,16 @@ func (j *journal) repeated(l *line) (suppressed int, quiet bool) {
 	now := j.now()
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	e := ErrorStatus{
-		Time: now, Reason: l.reason, Source: l.source, Destination: l.destination,
-		Addr: l.addr, Rule: l.rule, Hint: l.hint,
-	}
-	if l.err != nil {
-		e.Error = clip(l.err.Error())
-	}
-	if len(j.recent) == maxRecent {
-		j.recent = slices.Delete(j.recent, 0, 1)
-	}
-	j.recent = append(j.recent, e)
-	if !l.reason.refusal() {
-		return 0, false
-	}
 	key := repeatKey{reason: l.reason, source: l.source, destination: l.destination, rule: l.rule}
 	if l.reason == ReasonTLSFailed {
 		key.tls = identity.ReasonOf(l.err)
 	}
 	if l.source == "" || !l.outbound {
 		key.host = hostOf(l.addr)
+	}
+	j.remember(l, key, now)
+	if !l.reason.refusal() {
+		return 0, false
 	}
 	r := j.repeats[key]
 	if r == nil && len(j.repeats) >= maxRepeaters {
@@ -172,6 +169,49 @@ func (j *journal) repeated(l *line) (suppressed int, quiet bool) {
 	return suppressed, false
 }
 
+// remember keeps a failure for Status, in the place of one that is equal; j.mu is held.
+func (j *journal) remember(l *line, key repeatKey, now time.Time) {
+	e := recentError{key: key, ErrorStatus: ErrorStatus{
+		Time: now, Count: 1, Reason: l.reason, Source: l.source, Destination: l.destination,
+		Addr: l.addr, Rule: l.rule, Hint: l.hint,
+	}}
+	if l.err != nil {
+		e.Error = clip(l.err.Error())
+	}
+	if key.tls == "" {
+		e.err = e.Error
+	}
+	i := slices.IndexFunc(j.recent, func(o recentError) bool { return o.key == key && o.err == e.err })
+	switch {
+	case i >= 0:
+		e.Count += j.recent[i].Count
+	case len(j.recent) == maxRecent:
+		i = j.oldest()
+	}
+	if i >= 0 {
+		j.recent = slices.Delete(j.recent, i, i+1)
+	}
+	j.recent = append(j.recent, e)
+}
+
+// oldest is the failure that the next one takes the place of. Peers that proved no
+// identity may be anybody, and many: where they have more than half, it is one of theirs.
+func (j *journal) oldest() int {
+	strangers, first := 0, 0
+	for i := range j.recent {
+		if j.recent[i].Source != "" {
+			continue
+		}
+		if strangers++; strangers == 1 {
+			first = i
+		}
+	}
+	if strangers > maxRecent/2 {
+		return first
+	}
+	return 0
+}
+
 // forget drops the sources that have been quiet.
 func (j *journal) forget(now time.Time) {
 	for k, r := range j.repeats {
@@ -192,7 +232,11 @@ func (j *journal) forget(now time.Time) {
 func (j *journal) failures() []ErrorStatus {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return slices.Clone(j.recent)
+	var out []ErrorStatus
+	for i := range j.recent {
+		out = append(out, j.recent[i].ErrorStatus)
+	}
+	return out
 }
 
 // refusal tells whether the connection never came about.

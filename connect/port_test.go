@@ -253,7 +253,7 @@ func reachBy(over func(net.Conn) net.Conn, addr, ask string, cert *tls.Certifica
 func TestMeshPortRefuses(t *testing.T) {
 	ca, log := newTestCA(t, testDomain), &logBook{}
 	port := startPort(t, log)
-	startSidecarWith(t, ca, "db", ProxyConfig{Port: port}, func(s *Snapshot) {
+	db := startSidecarWith(t, ca, "db", ProxyConfig{Port: port}, func(s *Snapshot) {
 		s.Inbound, s.Local, s.Intentions = port.cfg.Addr, serve(t, echo), allow("web")
 	})
 	web := startSidecar(t, ca, "web", func(s *Snapshot) { s.Upstreams = []Upstream{upstreamOf("db", port.Addr())} })
@@ -276,6 +276,9 @@ func TestMeshPortRefuses(t *testing.T) {
 		t.Errorf("an unknown name was answered: %q", got)
 	}
 	log.find(t, "tls_failed", `asks for \"db\"`)
+	if in := db.Status().Inbound; in == nil || !slices.ContainsFunc(in.Refused, func(e ErrorStatus) bool { return strings.Contains(e.Error, `asks for "db"`) }) {
+		t.Errorf("the status of a service that shares the port does not know: %+v", in)
+	}
 	must(t, tryOnce(web.upstream("db")))
 }
 

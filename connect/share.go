@@ -46,6 +46,7 @@ func (p *Proxy) inboundStatus() *ListenerStatus {
 	case p.sharing != "":
 		st := p.port.status()
 		st.Shared = fmt.Sprintf("server name %s", p.sharing)
+		st.Refused = p.port.journal.failures()
 		return st
 	default:
 		return nil

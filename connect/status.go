@@ -38,7 +38,7 @@ type Status struct {
 	Tunnels []TunnelStatus
 	// Drainers are earlier processes of the agent that still carry connections.
 	Drainers []DrainerStatus `json:",omitempty"`
-	// Errors are the last refusals and failures, oldest first.
+	// Errors are the last refusals and failures, oldest first; equal ones are one.
 	Errors []ErrorStatus
 }
 
@@ -66,6 +66,9 @@ type ListenerStatus struct {
 	Error     string `json:",omitempty"` // why it does not
 	Local     string `json:",omitempty"` // inbound: the application behind it
 	Shared    string `json:",omitempty"` // inbound: by what it is told apart from others of the mesh port
+	// Refused are the last refusals of the mesh port itself, which are of none of the
+	// services that share it.
+	Refused []ErrorStatus `json:",omitempty"`
 }
 
 // UpstreamStatus describes an upstream and its instances.
@@ -131,9 +134,10 @@ type TunnelStatus struct {
 	Since     time.Time
 }
 
-// ErrorStatus is a refusal or failure of the recent past.
+// ErrorStatus is a refusal or failure of the recent past, and those like it.
 type ErrorStatus struct {
-	Time        time.Time
+	Time        time.Time // of the last
+	Count       int
 	Reason      Reason
 	Source      catalog.Name `json:",omitempty"`
 	Destination catalog.Name `json:",omitempty"`

@@ -247,8 +247,9 @@ func TestConnectCommands(t *testing.T) {
 		{
 			name: "connect status", args: []string{"connect", "status"},
 			answers: map[string]string{"GET /v1/agent/connect/proxies": `[{"Proxy":"web-sidecar-proxy","Service":"web","Applied":12,"Ready":false,"Problem":"no certificate",
-				"Inbound":{"Addr":"0.0.0.0:21000","Listening":true,"Local":"127.0.0.1:80"},"Upstreams":[{"Name":"db","Listener":{"Addr":"127.0.0.1:9191","Error":"in use"},"Instances":[]}],"Errors":[
-				{"Time":"2026-01-02T03:04:05Z","Reason":"denied","Source":"api","Destination":"web","Addr":"10.0.0.1:5","Rule":"default","Error":"permission denied","Hint":"weft intention create api web"},
+				"Inbound":{"Addr":"0.0.0.0:21000","Listening":true,"Local":"127.0.0.1:80","Refused":[
+				{"Time":"2026-01-02T03:04:05Z","Count":4,"Reason":"tls_failed","Addr":"10.0.0.1:6","Error":"it asks for nobody here"}]},"Upstreams":[{"Name":"db","Listener":{"Addr":"127.0.0.1:9191","Error":"in use"},"Instances":[]}],"Errors":[
+				{"Time":"2026-01-02T03:04:05Z","Count":37,"Reason":"denied","Source":"api","Destination":"web","Addr":"10.0.0.1:5","Rule":"default","Error":"permission denied","Hint":"weft intention create api web"},
 				{"Time":"2026-01-02T03:04:05Z","Reason":"denied","Source":"web","Destination":"db","Error":"stream reset by the peer: refused"},
 				{"Time":"2026-01-02T03:04:05Z","Reason":"dial_failed","Source":"api","Destination":"web","Rule":"api → web (precedence 9)","Error":"the application does not answer"},
 				{"Time":"2026-01-02T03:04:05Z","Reason":"tls_failed","Destination":"web","Addr":"10.0.0.1:5","Error":"tls: client didn't provide a certificate"}]}]`},
@@ -257,11 +258,14 @@ func TestConnectCommands(t *testing.T) {
 				"  Inbound:        0.0.0.0:21000, for the application at 127.0.0.1:80\n" +
 				"  Upstream:       db at 127.0.0.1:9191 (not listening: in use), 0 instances\n" +
 				"  Refused or failed, the newest last:\n" +
-				"    " + time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).Local().Format(time.TimeOnly) + " denied: api => web, by default\n" +
+				"    " + time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).Local().Format(time.TimeOnly) + " denied: api => web, by default (37 times)\n" +
 				"      hint: weft intention create api web\n" +
 				"    " + time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).Local().Format(time.TimeOnly) + " denied: web => db, by the far end\n" +
 				"    " + time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).Local().Format(time.TimeOnly) + " dial_failed: api => web, the application does not answer\n" +
-				"    " + time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).Local().Format(time.TimeOnly) + " tls_failed: 10.0.0.1:5 => web, tls: client didn't provide a certificate\n",
+				"    " + time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).Local().Format(time.TimeOnly) + " tls_failed: 10.0.0.1:5 => web, tls: client didn't provide a certificate\n" +
+				"\nThe mesh port 0.0.0.0:21000\n" +
+				"  Refused for all that share it, the newest last:\n" +
+				"    " + time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).Local().Format(time.TimeOnly) + " tls_failed: 10.0.0.1:6 => ?, it asks for nobody here (4 times)\n",
 		},
 		{name: "proxy of nothing", args: []string{"connect", "proxy"}, code: 2, err: "exactly one of"},
 		{name: "proxy upstream", args: []string{"connect", "proxy", "-service=web", "-upstream=db"}, code: 2, err: "is not name:port"},

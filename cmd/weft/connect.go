@@ -103,7 +103,7 @@ func caConfigFile(path string, stdin io.Reader) (*api.CAConfig, error) {
 func connectStatus(s streams) *cli.Command {
 	return spec{
 		name: "status", usage: "Show the proxies that the agent runs", args: "[PROXY-ID]", max: 1,
-		about: "Shows the listeners, the certificate, the connections, the upstreams and the last errors of\neach proxy. Exits with 1 when one is not ready.",
+		about: "Shows the listeners, the certificate, the connections, the upstreams and the last errors of\neach proxy; of equal ones the last, with their number. Exits with 1 when one is not ready.",
 		flags: clientFlags(formatFlag()),
 		action: withClient(s, func(c *cli.Context, cl *client) error {
 			var all []connect.Status
@@ -152,7 +152,19 @@ func showProxies(w io.Writer, all []connect.Status) error {
 			return err
 		}
 	}
+	showRefused(w, all)
 	return nil
+}
+
+// showRefused lists what the port refused that proxies share: each of them says the same.
+func showRefused(w io.Writer, all []connect.Status) {
+	for _, st := range all {
+		if in := st.Inbound; in != nil && len(in.Refused) > 0 {
+			fmt.Fprintf(w, "\nThe mesh port %s\n", in.Addr)
+			showFailures(w, "Refused for all that share it, the newest last:", in.Refused)
+			return
+		}
+	}
 }
 
 func showProxy(w io.Writer, st connect.Status) error {
@@ -224,7 +236,7 @@ func showTraffic(w io.Writer, st connect.Status) error {
 			return err
 		}
 	}
-	showFailures(w, st.Errors)
+	showFailures(w, "Refused or failed, the newest last:", st.Errors)
 	return nil
 }
 
@@ -237,13 +249,13 @@ func leftAlone(in connect.InstanceStatus) string {
 }
 
 // showFailures lists what was refused and what failed.
-func showFailures(w io.Writer, all []connect.ErrorStatus) {
+func showFailures(w io.Writer, title string, all []connect.ErrorStatus) {
 	if len(all) > 0 {
-		fmt.Fprintln(w, "  Refused or failed, the newest last:")
+		fmt.Fprintln(w, "  "+title)
 	}
 	for _, e := range all {
 		// Who proved no identity is known by address alone.
-		line := fmt.Sprintf("    %s %s: %s => %s", e.Time.Local().Format(time.TimeOnly), e.Reason, cmp.Or(e.Source, e.Addr, "?"), e.Destination)
+		line := fmt.Sprintf("    %s %s: %s => %s", e.Time.Local().Format(time.TimeOnly), e.Reason, cmp.Or(e.Source, e.Addr, "?"), cmp.Or(e.Destination, "?"))
 		switch {
 		case e.Rule != "" && (e.Reason == connect.ReasonDenied || e.Reason == connect.ReasonPolicyChanged):
 			line += ", by " + e.Rule
@@ -251,6 +263,9 @@ func showFailures(w io.Writer, all []connect.ErrorStatus) {
 			line += ", by the far end"
 		case e.Error != "":
 			line += ", " + e.Error
+		}
+		if e.Count > 1 {
+			line += fmt.Sprintf(" (%d times)", e.Count)
 		}
 		fmt.Fprintln(w, line)
 		if e.Hint != "" {

@@ -118,6 +118,11 @@ func (d *diagnosis) proxy(ctx context.Context, p connect.Status) {
 	for _, e := range p.Errors {
 		fmt.Fprintf(d.w, "  · %s\n", errorLine(e))
 	}
+	if p.Inbound != nil {
+		for _, e := range p.Inbound.Refused {
+			fmt.Fprintf(d.w, "  · at the mesh port: %s\n", errorLine(e))
+		}
+	}
 }
 
 // errorLine says a failure of the recent past.
@@ -129,6 +134,9 @@ func errorLine(e connect.ErrorStatus) string {
 		if part[1] != "" {
 			line += fmt.Sprintf(" %s=%q", part[0], part[1])
 		}
+	}
+	if e.Count > 1 {
+		line += fmt.Sprintf(" count=%d", e.Count)
 	}
 	return line
 }
