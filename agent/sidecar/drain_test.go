@@ -203,3 +203,30 @@ func TestMeshPortRestsBeforeItsProxies(t *testing.T) {
 		t.Errorf("who comes while the proxy ends: %v, want a connection that is refused", err)
 	}
 }
+
+// Nobody hears that a proxy is gone before the host has said what is registered: what a
+// drainer carries would be cut.
+func TestNoProxyIsGoneBeforeTheHostIsSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "")
+		late, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		early := r.m.Snapshot("web-sidecar-proxy")
+		if _, _, err := early.Next(late, 0); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("before anything is known: %v", err)
+		}
+		none := r.m.Snapshot("none")
+		r.setHost(sidecarService())
+		r.views.setRoots("R1")
+		r.views.setIntentions("web")
+		if snap, _, err := early.Next(t.Context(), 0); err != nil || snap.Service != "web" {
+			t.Errorf("what the proxy enforces: %+v, %v", snap, err)
+		}
+		for _, w := range []catalog.Watch[*connect.Snapshot]{none, r.m.Snapshot("none")} {
+			if _, _, err := w.Next(t.Context(), 0); !errors.Is(err, catalog.ErrNotFound) {
+				t.Errorf("a proxy that is not registered: %v", err)
+			}
+		}
+		r.stop()
+	})
+}

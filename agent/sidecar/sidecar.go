@@ -122,6 +122,7 @@ type Manager struct {
 	running map[string]*sidecar      // by proxy ID
 	ending  map[string]chan struct{} // closed when the last proxy of that ID has drained
 	gaveUp  bool                     // another process takes over
+	seen    chan struct{}            // closed once it is known what the host asks for
 	news    chan struct{}            // capacity 1: what is enforced changed
 	wg      sync.WaitGroup
 	// draining is what earlier processes of this agent still carry, by proxy and process.
@@ -134,7 +135,10 @@ func New(cfg Config) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Manager{running: map[string]*sidecar{}, ending: map[string]chan struct{}{}, news: make(chan struct{}, 1), draining: map[string]map[int][]connect.PeerStatus{}}
+	m := &Manager{
+		running: map[string]*sidecar{}, ending: map[string]chan struct{}{}, draining: map[string]map[int][]connect.PeerStatus{},
+		seen: make(chan struct{}), news: make(chan struct{}, 1),
+	}
 	cfg.news = func() {
 		select {
 		case m.news <- struct{}{}:
@@ -183,8 +187,11 @@ func (m *Manager) Run(ctx context.Context) error {
 		if after == 0 {
 			sweep(m.cfg.DataDir, wanted(host), m.cfg.Logger)
 		}
-		after = index
 		m.reconcile(ctx, host)
+		if after == 0 {
+			close(m.seen)
+		}
+		after = index
 	}
 }
 
@@ -308,8 +315,34 @@ func (m *Manager) Status() []connect.Status {
 }
 
 // Snapshot watches what a proxy of this host is to enforce, wherever it runs. The
-// watch fails with ErrNotFound when no such proxy is registered, or no longer.
+// watch fails with ErrNotFound when no such proxy is registered, or no longer; it waits
+// while that is not known yet.
 func (m *Manager) Snapshot(proxyID string) catalog.Watch[*connect.Snapshot] {
+	select {
+	case <-m.seen:
+		return m.snapshot(proxyID)
+	default:
+		return early{m, proxyID}
+	}
+}
+
+// early is the watch of a proxy that was asked for before the host was seen.
+type early struct {
+	m  *Manager
+	id string
+}
+
+// Next implements catalog.Watch.
+func (e early) Next(ctx context.Context, after uint64) (*connect.Snapshot, uint64, error) {
+	select {
+	case <-e.m.seen:
+		return e.m.snapshot(e.id).Next(ctx, after)
+	case <-ctx.Done():
+		return nil, 0, context.Cause(ctx)
+	}
+}
+
+func (m *Manager) snapshot(proxyID string) catalog.Watch[*connect.Snapshot] {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if s := m.running[proxyID]; s != nil {

@@ -70,6 +70,29 @@ func TestP31HandOver(t *testing.T) {
 	}
 }
 
+// A connection that the first of three processes carries outlives both hand-overs, and
+// is cut by a deny that the third one hears of.
+func TestHandOverTwice(t *testing.T) {
+	t.Parallel()
+	s, up := supervised(t)
+	held := through(t, up)
+	first := s.Relieve(60 * time.Second)
+	s.WaitServing(30 * time.Second)
+	s.Relieve(60 * time.Second)
+	s.WaitServing(30 * time.Second)
+	// One that was told that its proxy is gone would be cut after 5 s.
+	ticks := time.NewTicker(250 * time.Millisecond)
+	defer ticks.Stop()
+	for end := time.Now().Add(7 * time.Second); time.Now().Before(end); <-ticks.C {
+		if err := ping(held); err != nil {
+			t.Fatalf("a connection held over two hand-overs: %v", err)
+		}
+	}
+	intend(t, s.Agent, "web", "db", api.IntentionActionDeny)
+	cutWithin(t, held, 10*time.Second, "the connection in the first process")
+	proc.Gone(t, first, 20*time.Second)
+}
+
 // TestP31Killed kills the agent with SIGKILL under a supervisor: who connects while no
 // agent runs is refused nothing, and who tries again is served.
 func TestP31Killed(t *testing.T) {
