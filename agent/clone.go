@@ -41,7 +41,7 @@ func (o original) Sync(ctx context.Context, want catalog.NodeState) (uint64, err
 		return 0, context.Cause(ctx)
 	}
 	if addr := o.gossip.Elder(); addr != "" {
-		return 0, fmt.Errorf("%w: this host has the name and the ID of the one that lives at %s, and started later: it is a clone and registers nothing. "+
+		return 0, fmt.Errorf("%w: this host has the name and the ID of the one that lives at %s, and came later: it is a clone and registers nothing. "+
 			"Stop it, remove its data directory (or its files node-id and node/), give it another node_name and start it with a join token", catalog.ErrConflict, addr)
 	}
 	return o.Syncer.Sync(ctx, want)

@@ -67,3 +67,35 @@ func TestAddressIsOneMembers(t *testing.T) {
 		tb.apply(intent{Name: n, Prune: true})
 	}
 }
+
+// The original of a copied host stays the one that counts when it is restarted, with a
+// later start than its copy's.
+func TestRestartDoesNotSwapOriginalAndCopy(t *testing.T) {
+	tb := newTable(claimOf("self", "10.0.0.1:8301"), slog.New(slog.DiscardHandler))
+	at := func(addr string, start, home int64) *memberlist.Node {
+		n := nodeAt(t, "a", "1", addr, start)
+		tags, err := decodeTags(n.Meta)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tags[homeTag] = strconv.FormatInt(home, 36)
+		if n.Meta, err = encodeTags(tags); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	want := func(addr string) {
+		t.Helper()
+		if m, ok := tb.get("a"); !ok || m.Addr != addr || m.Status != catalog.MemberAlive || m.Tags[homeTag] != "" {
+			t.Errorf("a is %+v, want it at %s", m, addr)
+		}
+	}
+	original, twin := at("10.0.0.2", 100, 100), at("10.0.0.3", 200, 200)
+	tb.put(original, catalog.MemberAlive)
+	tb.put(twin, catalog.MemberAlive)
+	want("10.0.0.2")
+	tb.put(original, catalog.MemberFailed)
+	want("10.0.0.3") // it may have moved
+	tb.put(at("10.0.0.2", 300, 100), catalog.MemberAlive)
+	want("10.0.0.2")
+}

@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,6 +52,8 @@ type Config struct {
 	Warrant Warrant
 	// PeersFile keeps where other members are, for the next start. Empty: nowhere.
 	PeersFile string
+	// HomeFile keeps since when this host lives at its address. Empty: nowhere.
+	HomeFile string
 	// RejoinAfterLeave keeps them also when this host leaves.
 	RejoinAfterLeave bool
 	// AllowedNets, where given, are the networks from which members are accepted.
@@ -64,10 +67,11 @@ type Config struct {
 	Logger *slog.Logger
 
 	start time.Time // of this member
+	home  int64     // since when it lives here, in milliseconds
 }
 
-// startTag says when a member started, so that of a host and its copy all take the
-// same for the original. It is not shown.
+// startTag says when a member started, so that of two at one address all know which is
+// there. It is not shown.
 const startTag = "start"
 
 const (
@@ -113,12 +117,14 @@ func (c *Config) tags() map[string]string {
 	if !c.start.IsZero() {
 		out[startTag] = strconv.FormatInt(c.start.UnixMilli(), 36)
 	}
+	if c.home != 0 {
+		out[homeTag] = strconv.FormatInt(c.home, 36)
+	}
 	return out
 }
 
-// claim is what this node is to memberlist. Where the port is whichever is free, the
-// address does not tell one start from another, and chance does.
-func (c *Config) claim() string {
+// address is what others are told, "" where the port is whichever is free.
+func (c *Config) address() string {
 	addr, port := c.AdvertiseAddr, c.AdvertisePort
 	if addr == "" {
 		addr = c.BindAddr
@@ -127,9 +133,15 @@ func (c *Config) claim() string {
 		port = c.BindPort
 	}
 	if port == 0 {
-		return claimOf(c.NodeName, strconv.FormatUint(rand.Uint64(), 36))
+		return ""
 	}
-	return claimOf(c.NodeName, net.JoinHostPort(addr, strconv.Itoa(port)))
+	return net.JoinHostPort(addr, strconv.Itoa(port))
+}
+
+// claim is what this node is to memberlist. Where the address does not tell one start
+// from another, chance does.
+func (c *Config) claim() string {
+	return claimOf(c.NodeName, cmp.Or(c.address(), strconv.FormatUint(rand.Uint64(), 36)))
 }
 
 // Gossip is this node's membership.
@@ -152,6 +164,7 @@ type Gossip struct {
 
 	mu    sync.Mutex
 	meta  []byte
+	home  home
 	left  bool
 	ended bool
 }
@@ -168,13 +181,15 @@ func New(cfg Config) (*Gossip, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	at := openHome(&cfg, cfg.address(), cfg.start)
+	cfg.home = at.Since
 	meta, err := encodeTags(cfg.tags())
 	if err != nil {
 		return nil, err
 	}
 	claim := cfg.claim()
 	g := &Gossip{
-		cfg: cfg, log: cfg.Logger, meta: meta, table: newTable(claim, cfg.Logger), claim: claim, received: make(chan []byte, maxReceived),
+		cfg: cfg, log: cfg.Logger, meta: meta, table: newTable(claim, cfg.Logger), claim: claim, home: at, received: make(chan []byte, maxReceived),
 	}
 	if g.peers, err = openPeers(cfg.PeersFile); err != nil {
 		g.log.Warn("the members known last cannot be read", "file", cfg.PeersFile, "err", err)
@@ -192,6 +207,7 @@ func New(cfg Config) (*Gossip, error) {
 		return nil, fmt.Errorf("gossip: cannot listen on %s: %w", net.JoinHostPort(cfg.BindAddr, strconv.Itoa(cfg.BindPort)), explainListen(err))
 	}
 	settings.Transport = port
+	g.home.settle(g.log)
 	list, err := memberlist.Create(settings)
 	if err != nil {
 		_ = port.Shutdown()
@@ -316,19 +332,6 @@ func (g *Gossip) lost(seldom bool) []string {
 		return addrs[:min(len(addrs), 3)]
 	}
 	return addrs[:min(len(addrs), 1)]
-}
-
-// Elder is the address of a living host that has the name and ID of this one and
-// started before it: of the original, then, and this host is a copy of it. It is ""
-// for none, also where that host does not answer any more, as when this host moved.
-func (g *Gossip) Elder() string {
-	for _, n := range g.table.elders() {
-		addr := &net.UDPAddr{IP: net.ParseIP(n.member.Addr), Port: int(n.member.Port)}
-		if _, err := g.list.Ping(n.claim, addr); err == nil {
-			return addrOf(n.member)
-		}
-	}
-	return ""
 }
 
 // Servers counts the servers beside this host that are alive, and those that were

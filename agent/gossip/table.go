@@ -3,7 +3,6 @@ package gossip
 import (
 	"log/slog"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -37,6 +36,7 @@ type row struct {
 	member catalog.Member
 	since  time.Time // of its status
 	start  int64     // of the process, in milliseconds by its own clock
+	home   int64     // since when the host lives there, by its own clock
 	claim  string
 	order  uint64 // of its last coming to life
 	told   bool   // that another is alive under its name
@@ -78,21 +78,10 @@ func (t *table) poke() {
 	}
 }
 
-func startOf(n *memberlist.Node) int64 {
-	tags, err := decodeTags(n.Meta)
-	if err != nil {
-		return 0
-	}
-	ms, err := strconv.ParseInt(tags[startTag], 36, 64)
-	if err != nil {
-		return 0 // of another version
-	}
-	return ms
-}
-
 func memberOf(n *memberlist.Node, status catalog.MemberStatus) (catalog.Member, error) {
 	tags, err := decodeTags(n.Meta)
 	delete(tags, startTag)
+	delete(tags, homeTag)
 	return catalog.Member{
 		Name:   nameOf(n.Name),
 		ID:     tags["id"],
@@ -122,7 +111,7 @@ func (t *table) put(n *memberlist.Node, status catalog.MemberStatus) catalog.Mem
 				t.drop(m.Name, claim)
 			}
 		}
-		r := &row{member: m, since: time.Now(), start: startOf(n), claim: n.Name}
+		r := &row{member: m, since: time.Now(), start: timeTag(n, startTag), home: homeOf(n), claim: n.Name}
 		if old != nil && old.member.Status == catalog.MemberAlive {
 			r.order, r.since, r.told = old.order, old.since, old.told // new tags
 		} else {
@@ -145,7 +134,7 @@ func (t *table) put(n *memberlist.Node, status catalog.MemberStatus) catalog.Mem
 			return m.Status
 		}
 	}
-	r := &row{member: m, since: time.Now(), start: startOf(n), claim: n.Name}
+	r := &row{member: m, since: time.Now(), start: timeTag(n, startTag), home: homeOf(n), claim: n.Name}
 	if old := t.rows[m.Name][n.Name]; old != nil {
 		r.order = old.order
 	}
@@ -245,11 +234,11 @@ func (t *table) better(a, b *row) bool {
 	if alive := t.lives(a); alive != t.lives(b) {
 		return alive
 	}
-	if a.start != 0 && b.start != 0 && a.start != b.start {
+	if a.home != 0 && b.home != 0 && a.home != b.home {
 		if a.member.ID == b.member.ID {
-			return a.start < b.start // a host before its copy
+			return a.home < b.home // a host before its copy
 		}
-		return a.start > b.start // a host that was built anew before what it replaces
+		return a.home > b.home // a host that was built anew before what it replaces
 	}
 	return a.order > b.order
 }

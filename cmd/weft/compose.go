@@ -165,7 +165,7 @@ func (h *host) gossipConfig() gossip.Config {
 		Warrant: warrant, NodeName: c.NodeName, NodeID: h.nodeID,
 		BindAddr: cmp.Or(c.Gossip.BindAddr, c.BindAddr), BindPort: c.Ports.SerfLAN, AdvertiseAddr: c.AdvertiseAddr,
 		Tags: tags, Label: h.trust.clusterID, SecretKeys: h.trust.keys, KeyringFile: c.KeyringFile(), AwaitKeys: true,
-		PeersFile: c.PeersFile(), RejoinAfterLeave: c.Cluster.RejoinAfterLeave,
+		PeersFile: c.PeersFile(), HomeFile: c.HomeFile(), RejoinAfterLeave: c.Cluster.RejoinAfterLeave,
 		AllowedNets: c.GossipNets(), Admit: agent.Admit(c.Datacenter), ReapAfter: c.Cluster.ReconnectTimeout, Logger: h.log,
 		Pace: gossip.Pace{
 			Interval: c.Gossip.Interval, Nodes: c.Gossip.Nodes, ProbeInterval: c.Gossip.ProbeInterval, ProbeTimeout: c.Gossip.ProbeTimeout,

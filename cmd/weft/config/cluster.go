@@ -156,5 +156,8 @@ func (c *Config) inDataDir(parts ...string) string {
 // PeersFile keeps where the members of gossip were; "" for nowhere.
 func (c *Config) PeersFile() string { return c.inDataDir("serf", "members.json") }
 
+// HomeFile keeps since when this host lives at its address; "" for nowhere.
+func (c *Config) HomeFile() string { return c.inDataDir("serf", "home.json") }
+
 // ServersFile keeps the servers known last; "" for nowhere.
 func (c *Config) ServersFile() string { return c.inDataDir("servers.json") }
