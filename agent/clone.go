@@ -46,3 +46,16 @@ func (o original) Sync(ctx context.Context, want catalog.NodeState) (uint64, err
 	}
 	return o.Syncer.Sync(ctx, want)
 }
+
+// disown ends a server that is a copy of one that lives: two that Raft takes for one
+// could each acknowledge what the other lacks.
+func (j *joiner) disown() error {
+	if !j.cfg.Server || j.cfg.Settled == nil {
+		return nil
+	}
+	original := j.gossip.Elder()
+	if original == "" || j.cfg.Settled() {
+		return nil
+	}
+	return j.gossip.Disown(original)
+}

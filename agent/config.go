@@ -179,6 +179,8 @@ type Gossip interface {
 	Servers() (alive, missing int)
 	// Elder is the address of a living host of which this one is a copy; "" for none.
 	Elder() string
+	// Disown makes this host a copy for good, and returns the error that says so.
+	Disown(original string) error
 	// Changed has a value after the members changed. It is for one reader: the server,
 	// where there is one, else the agent.
 	Changed() <-chan struct{}

@@ -33,8 +33,10 @@ type Join struct {
 	// Refresh asks the servers at some addresses, of a host that is one itself, for what
 	// changed while it was away. Nil: Credentials do that.
 	Refresh func(ctx context.Context, servers []string) error
-	// Server tells that this host is one.
-	Server bool
+	// Server tells that this host is one, and Settled that its cluster has it at this
+	// address: a server that is not, and is a copy of one that lives, ends the agent.
+	Server  bool
+	Settled func() bool
 }
 
 const (
@@ -140,6 +142,9 @@ func (j *joiner) run(ctx context.Context) error {
 				met = true
 				close(j.met)
 				j.log.Info("this host takes part in the gossip of its cluster", "node", j.node, "members", len(j.gossip.Members()))
+			}
+			if err := j.disown(); err != nil {
+				return err
 			}
 			p.reset()
 			sleep(ctx, joinLook)

@@ -17,9 +17,10 @@ import (
 
 // fakeGossip records what it is told.
 type fakeGossip struct {
-	fail chan error
-	mu   sync.Mutex
-	told []string
+	fail  chan error
+	elder string
+	mu    sync.Mutex
+	told  []string
 }
 
 func (g *fakeGossip) say(s string) {
@@ -45,7 +46,8 @@ func (g *fakeGossip) Join(_ context.Context, addrs []string) (int, error) {
 	return 0, errors.New("nobody answers")
 }
 
-func (g *fakeGossip) Elder() string            { return "" }
+func (g *fakeGossip) Elder() string            { return g.elder }
+func (g *fakeGossip) Disown(a string) error    { return errors.New("a copy of " + a) }
 func (g *fakeGossip) Alone() bool              { return true }
 func (g *fakeGossip) Servers() (int, int)      { return 0, 0 }
 func (g *fakeGossip) Peers() []string          { return nil }
@@ -150,5 +152,31 @@ func TestAFailedComponentEndsTheAgent(t *testing.T) {
 	}
 	if _, err := net.Dial("tcp", base[len("http://"):]); err == nil {
 		t.Error("the API accepts still")
+	}
+}
+
+// A server that turns out to be a copy of one that lives ends, unless it is the one that
+// its cluster has.
+func TestServerThatIsCopyEnds(t *testing.T) {
+	for _, settled := range []bool{false, true} {
+		g := &fakeGossip{elder: "10.0.0.1:8301"}
+		asked := make(chan struct{}, 1)
+		_, stop, ended := alone(t, g, func(c *agent.Config) {
+			c.Join.Server, c.Join.Settled = true, func() bool {
+				select {
+				case asked <- struct{}{}:
+				default:
+				}
+				return settled
+			}
+		})
+		<-asked
+		if settled {
+			stop()
+		}
+		if err := wait(t, ended); settled == (err != nil) {
+			t.Errorf("settled %t: %v", settled, err)
+		}
+		stop()
 	}
 }

@@ -40,6 +40,7 @@ type cluster struct {
 	datacenter string
 	tempo      tempo
 	members    func() []catalog.Member
+	doubles    func() []catalog.Member
 	log        *slog.Logger
 	mux        *mux.Mux
 	raftIn     net.Listener
@@ -63,7 +64,7 @@ type cluster struct {
 
 func newCluster(cfg Config) (*cluster, error) {
 	c := &cluster{
-		cfg: *cfg.Cluster, datacenter: cfg.Datacenter, tempo: cfg.tempo, members: membershipOf(cfg).Members, log: cfg.Logger,
+		cfg: *cfg.Cluster, datacenter: cfg.Datacenter, tempo: cfg.tempo, members: membershipOf(cfg).Members, doubles: membershipOf(cfg).Doubles, log: cfg.Logger,
 		self: alone(cfg).self, leases: &leases{conns: map[string]int{}},
 	}
 	c.ctx, c.end = context.WithCancel(context.Background())
@@ -173,7 +174,7 @@ func (c *cluster) identify(conn net.Conn) (string, error) {
 		return p.NodeID, fmt.Errorf("%s has the node ID of this server: two servers must not share one; "+
 			"stop one of them, give it another node_id and an empty data directory, and start it again", p)
 	}
-	return p.NodeID, nil
+	return p.NodeID, c.copied(p, conn.RemoteAddr())
 }
 
 // servers are the living servers of this datacenter that gossip knows, by node ID.
@@ -182,7 +183,7 @@ func (c *cluster) servers() map[string]catalog.Member {
 	out := map[string]catalog.Member{}
 	for id, all := range c.byID() {
 		if len(all) == 1 {
-			out[id] = all[0]
+			out[id] = c.incumbent(all[0])
 		}
 	}
 	return out

@@ -27,6 +27,7 @@ import (
 type town struct {
 	mu      sync.Mutex
 	members map[string]catalog.Member // by name
+	doubles []catalog.Member
 	changed chan struct{}
 }
 
@@ -43,6 +44,12 @@ func (t *town) Members() []catalog.Member {
 	}
 	slices.SortFunc(out, func(a, b catalog.Member) int { return compare(a.Name, b.Name) })
 	return out
+}
+
+func (t *town) Doubles() []catalog.Member {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.doubles
 }
 
 func compare(a, b string) int {
@@ -261,6 +268,45 @@ func TestThreeServers(t *testing.T) {
 	f.put(second, "after", "y")
 	f.up(first)
 	f.until("the first server follows", func() bool { v, err := f.get(first, "after", wire.Default); return err == nil && v == "y" })
+}
+
+// TestCopyOfServer: of a server and a living copy of it the one counts that Raft has,
+// and what comes from where the other lives is refused.
+func TestCopyOfServer(t *testing.T) {
+	f := newFleet(t, 3)
+	for i := 1; i <= 3; i++ {
+		f.up(i)
+	}
+	lead := f.leader()
+	twin := 1 + lead%3
+	c := f.nodes[lead].server.cluster
+	original := c.servers()[idOf(twin)]
+	other := original
+	other.Addr = "127.9.9.9"
+	peer := enroll.Peer{Role: enroll.RoleServer, NodeID: idOf(twin), Datacenter: "dc1"}
+	check := func(shown, hidden catalog.Member) {
+		t.Helper()
+		f.town.mu.Lock()
+		f.town.members[nameOf(twin)], f.town.doubles = shown, []catalog.Member{hidden}
+		f.town.mu.Unlock()
+		if at := c.addressOf(idOf(twin)); at != f.addrs[twin] {
+			t.Errorf("the server that Raft has at %s is thought to be at %s", f.addrs[twin], at)
+		}
+		for ip, bad := range map[string]bool{"127.9.9.9": true, "127.0.0.1": false, "127.7.7.7": false} {
+			if err := c.copied(peer, &net.TCPAddr{IP: net.ParseIP(ip), Port: 9}); (err != nil) != bad {
+				t.Errorf("from %s: %v", ip, err)
+			}
+		}
+	}
+	check(original, other)
+	check(other, original) // it was there before, and another took its place meanwhile
+	f.town.mu.Lock()
+	f.town.members[nameOf(twin)], f.town.doubles = original, nil
+	f.town.mu.Unlock()
+	if err := c.copied(peer, &net.TCPAddr{IP: net.ParseIP("127.9.9.9")}); err != nil {
+		t.Errorf("without a copy: %v", err)
+	}
+	f.until("the server finds itself in Raft's list", func() bool { return Settled(f.nodes[twin].server) })
 }
 
 func dialTLS(ctx context.Context, addr string, creds *enroll.Credentials, proto string) (net.Conn, error) {

@@ -17,6 +17,8 @@ import (
 // Membership is what gossip believes of the hosts.
 type Membership interface {
 	Members() []catalog.Member
+	// Doubles are living hosts that have name and ID of one of the members.
+	Doubles() []catalog.Member
 	// Changed gives a channel that is closed, or receives, after a change.
 	Changed() <-chan struct{}
 	// Knock tells whether anybody listens where a host's gossip should be.

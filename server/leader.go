@@ -213,6 +213,7 @@ func alone(cfg Config) lone {
 }
 
 func (l lone) Members() []catalog.Member { return []catalog.Member{l.self} }
+func (lone) Doubles() []catalog.Member   { return nil }
 func (lone) Changed() <-chan struct{}    { return nil }
 
 // Knock is never called: there is nobody to lose.

@@ -94,7 +94,13 @@ func TestRestartDoesNotSwapOriginalAndCopy(t *testing.T) {
 	tb.put(original, catalog.MemberAlive)
 	tb.put(twin, catalog.MemberAlive)
 	want("10.0.0.2")
+	if d := tb.doubles(); len(d) != 1 || d[0].Addr != "10.0.0.3" {
+		t.Errorf("the copy is not told: %v", d)
+	}
 	tb.put(original, catalog.MemberFailed)
+	if d := tb.doubles(); len(d) != 0 {
+		t.Errorf("told twice: %v", d)
+	}
 	want("10.0.0.3") // it may have moved
 	tb.put(at("10.0.0.2", 300, 100), catalog.MemberAlive)
 	want("10.0.0.2")

@@ -403,6 +403,10 @@ func (g *Gossip) Addr() string { return g.list.LocalNode().Address() }
 // failed or left stay until they are reaped.
 func (g *Gossip) Members() []catalog.Member { return g.table.members() }
 
+// Doubles gives the living hosts that have name and ID of one that Members gives: copies
+// of that, or one that has moved and is not missed at its old address yet.
+func (g *Gossip) Doubles() []catalog.Member { return g.table.doubles() }
+
 // Changed has a value whenever the members changed since the last one was taken.
 // It is for one reader.
 func (g *Gossip) Changed() <-chan struct{} { return g.table.changed }

@@ -384,6 +384,25 @@ func (t *table) members() []catalog.Member {
 	return out
 }
 
+// doubles are the living members that are not shown, as another with their name and ID is.
+func (t *table) doubles() []catalog.Member {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []catalog.Member
+	for name, claims := range t.rows {
+		if len(claims) < 2 {
+			continue
+		}
+		_, first := t.best(name)
+		for _, r := range claims {
+			if r != first && t.lives(r) && r.member.ID == first.member.ID {
+				out = append(out, r.member)
+			}
+		}
+	}
+	return out
+}
+
 func (t *table) alive() []catalog.Member {
 	all := t.members()
 	return slices.DeleteFunc(all, func(m catalog.Member) bool { return m.Status != catalog.MemberAlive })

@@ -111,6 +111,10 @@ func (h *host) telemetryConfig(reg *prometheus.Registry) telemetry.Config {
 }
 
 func (h *host) newServer(reg prometheus.Registerer) error {
+	// Before the server takes part in Raft, for which it and a copy of it are one.
+	if err := h.gossip.Original(context.Background(), slices.Concat(h.cfg.Cluster.StartJoin, h.cfg.Cluster.RetryJoin)); err != nil {
+		return withCode(exitDataDir, err)
+	}
 	c, err := h.serverConfig(reg)
 	if err != nil {
 		return err
@@ -252,6 +256,7 @@ func (h *host) agentConfig(reg *prometheus.Registry, load func() (*config.Config
 		out.Dial = h.server.Dial // which renews the certificate, too
 		if !c.Dev {
 			out.Join.Refresh, out.Join.Server = h.refresh, true
+			out.Join.Settled = func() bool { return server.Settled(h.server) }
 		}
 	} else {
 		out.Pool, out.Credentials = h.pool, h.trust.creds

@@ -5,7 +5,9 @@ package faults_test
 import (
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -135,12 +137,7 @@ func TestP22Cloned(t *testing.T) {
 		return nil
 	})
 	clone := c.AddAgent(first.Name)
-	first.Freeze() // a file that is being replaced has another name for a moment
-	out, err := exec.Command(proc.Need(t, "cp"), "-a", first.Dir+"/.", clone.Dir).CombinedOutput()
-	first.Thaw()
-	if err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	clones(t, first, clone)
 	clone.Launch()
 	proc.Eventually(t, 40*time.Second, "the clone says why it is not let in", func() error {
 		if !strings.Contains(clone.Log(), "clone") {
@@ -148,10 +145,94 @@ func TestP22Cloned(t *testing.T) {
 		}
 		return nil
 	})
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+	at := func(addr string) error {
 		got, _, err := other.Client.Health().Service("original", "", true, nil)
-		if err != nil || len(got) != 1 || got[0].Node.Address != first.Addr {
-			t.Fatalf("the original flaps: %v, %v", got, err)
+		if err != nil || len(got) != 1 || got[0].Node.Address != addr {
+			return fmt.Errorf("not at %s: %v, %w", addr, got, err)
+		}
+		return nil
+	}
+	stays := func() {
+		t.Helper()
+		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+			if err := at(first.Addr); err != nil {
+				t.Fatalf("the original flaps: %v", err)
+			}
 		}
 	}
+	stays()
+	// Nobody can tell a copy from a host that moved while the original is down. It is
+	// the original again once it is back.
+	first.Kill()
+	proc.Eventually(t, 60*time.Second, "the clone is taken for the original", func() error { return at(clone.Addr) })
+	first.Launch()
+	proc.Eventually(t, 40*time.Second, "the original is itself again", func() error { return at(first.Addr) })
+	stays()
+}
+
+// clones copies the data directory of a host to another one.
+func clones(t *testing.T, from, to *proc.Node) {
+	t.Helper()
+	from.Freeze() // a file that is being replaced has another name for a moment
+	out, err := exec.Command(proc.Need(t, "cp"), "-a", from.Dir+"/.", to.Dir).CombinedOutput()
+	from.Thaw()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// TestClonedServer starts a copy of a living server: it ends and says why, also when it
+// is started again while the original is down, and takes no part in Raft.
+func TestClonedServer(t *testing.T) {
+	t.Parallel()
+	c := proc.StartCluster(t, proc.ClusterOptions{Servers: 3, Agents: 1})
+	first, other := c.Followers()[0], c.Agents[0]
+	alive(t, other, 4, 20*time.Second)
+	clone := c.AddServer(first.Name)
+	clones(t, first, clone)
+	refused := func(times int) {
+		t.Helper()
+		proc.Eventually(t, 40*time.Second, "the clone ends and says why", func() error {
+			if n := strings.Count(clone.Log(), "this host is a copy"); n < times {
+				return fmt.Errorf("said %d times", n)
+			}
+			return nil
+		})
+		clone.Kill()
+	}
+	inRaft := func() {
+		t.Helper()
+		cfg, err := c.Leader().Client.Operator().RaftGetConfiguration(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(cfg.Servers) != 3 {
+			t.Errorf("%d servers are in Raft", len(cfg.Servers))
+		}
+		for _, s := range cfg.Servers {
+			if strings.HasPrefix(s.Address, clone.Addr+":") {
+				t.Errorf("Raft has the clone: %+v", s)
+			}
+		}
+	}
+	clone.Launch()
+	refused(1)
+	first.Kill()
+	clone.Launch()
+	refused(2)
+	inRaft()
+	first.Launch()
+	first.WaitServing(60 * time.Second)
+	inRaft()
+	// One that keeps nothing of gossip finds out once it has met the others.
+	late := c.AddServer(first.Name)
+	clones(t, first, late)
+	if err := os.RemoveAll(filepath.Join(late.Dir, "serf")); err != nil {
+		t.Fatal(err)
+	}
+	clone = late
+	clone.Launch()
+	refused(1)
+	inRaft()
+	alive(t, other, 4, 30*time.Second)
 }

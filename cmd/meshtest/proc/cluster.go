@@ -104,6 +104,15 @@ func (c *Cluster) AddAgent(name string, args ...string) *Node {
 	return n
 }
 
+// AddServer prepares one more server, at an address of its own, for a cluster that there
+// is already. It is not started.
+func (c *Cluster) AddServer(name string) *Node {
+	c.t.Helper()
+	n := c.node(name, "", slices.Concat([]string{"-server", "-cluster-secret-file", c.Secret}, c.joins()))
+	c.Servers = append(c.Servers, n)
+	return n
+}
+
 func (c *Cluster) joins() []string {
 	var out []string
 	for _, s := range c.Servers {
