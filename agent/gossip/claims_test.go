@@ -5,6 +5,7 @@ import (
 	"net"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/memberlist"
 
@@ -104,4 +105,28 @@ func TestRestartDoesNotSwapOriginalAndCopy(t *testing.T) {
 	want("10.0.0.3") // it may have moved
 	tb.put(at("10.0.0.2", 300, 100), catalog.MemberAlive)
 	want("10.0.0.2")
+}
+
+// The word of a copy that it leaves says nothing of the original, which fails then.
+func TestLeaveIsOfOneClaim(t *testing.T) {
+	tb := newTable(claimOf("self", "10.0.0.1:8301"), slog.New(slog.DiscardHandler))
+	original, twin := nodeAt(t, "a", "1", "10.0.0.2", 100), nodeAt(t, "a", "1", "10.0.0.3", 200)
+	tb.put(original, catalog.MemberAlive)
+	tb.put(twin, catalog.MemberAlive)
+	own := intent{Name: "a", Claim: twin.Name, At: time.Now().UnixMilli()}
+	if !tb.apply(own) || tb.apply(own) {
+		t.Error("word is not news once")
+	}
+	if tb.apply(intent{Name: "a", Claim: "a/10.0.0.9:8301"}) {
+		t.Error("word of one that nobody knows is taken")
+	}
+	tb.put(twin, catalog.MemberFailed)
+	if got := tb.put(original, catalog.MemberFailed); got != catalog.MemberFailed {
+		t.Errorf("the original, which failed, is %s", got)
+	}
+	tb.put(original, catalog.MemberAlive)
+	tb.apply(intent{Name: "a", Claim: original.Name, At: time.Now().UnixMilli()})
+	if got := tb.put(original, catalog.MemberFailed); got != catalog.MemberLeft {
+		t.Errorf("one that left is %s", got)
+	}
 }

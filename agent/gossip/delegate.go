@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -218,10 +219,15 @@ func (r *relayed) first(msg []byte, since time.Time) bool {
 // intent is word, spread by gossip, that a member which is not alive any more left
 // rather than failed: its own word, or that of an operator.
 type intent struct {
-	Name  string
-	Prune bool  `json:",omitempty"`
-	At    int64 // milliseconds, of who said it
+	Name string
+	// Claim is whose own word it is; it says nothing of another host that has the name.
+	Claim string `json:",omitempty"`
+	Prune bool   `json:",omitempty"`
+	At    int64  // milliseconds, of who said it
 }
+
+// key tells intents apart. Names have no slash.
+func (in *intent) key() string { return cmp.Or(in.Claim, in.Name) }
 
 func (g *Gossip) applyIntent(in intent) {
 	if g.table.apply(in) {
@@ -234,7 +240,7 @@ func (g *Gossip) spread(in intent) {
 	if err != nil {
 		return // strings and numbers always marshal
 	}
-	g.queue(in.Name, append([]byte{msgLeave}, b...))
+	g.queue(in.key(), append([]byte{msgLeave}, b...))
 }
 
 // broadcast is a message to spread; a later one of the same name replaces it.

@@ -479,7 +479,7 @@ func (g *Gossip) Leave(ctx context.Context) error {
 			g.log.Warn("the members stay kept for the next start", "file", g.cfg.PeersFile, "err", err)
 		}
 	}
-	g.spread(intent{Name: g.cfg.NodeName, At: time.Now().UnixMilli()})
+	g.spread(intent{Name: g.cfg.NodeName, Claim: g.claim, At: time.Now().UnixMilli()})
 	if err := g.list.Leave(timeout); err != nil {
 		return fmt.Errorf("gossip: leaving: %w", err)
 	}

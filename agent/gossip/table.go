@@ -29,7 +29,7 @@ type table struct {
 	coming  uint64
 	rows    map[string]map[string]*row // by name, then by claim
 	at      map[string][]*row          // the same by address
-	intents map[string]intent          // of members that are not known to have failed yet
+	intents map[string]intent          // of members that are not known to have failed yet, by key
 }
 
 type row struct {
@@ -105,6 +105,7 @@ func (t *table) put(n *memberlist.Node, status catalog.MemberStatus) catalog.Mem
 	defer t.poke()
 	if status != catalog.MemberFailed {
 		delete(t.intents, m.Name)
+		delete(t.intents, n.Name)
 		old := t.rows[m.Name][n.Name]
 		for claim, r := range t.rows[m.Name] { // the dead that had the name before
 			if claim != n.Name && r.member.Status != catalog.MemberAlive {
@@ -126,8 +127,7 @@ func (t *table) put(n *memberlist.Node, status catalog.MemberStatus) catalog.Mem
 		t.drop(m.Name, n.Name)
 		return catalog.MemberNone
 	}
-	if in, wanted := t.intents[m.Name]; wanted && time.Since(time.UnixMilli(in.At)) < intentLife {
-		delete(t.intents, m.Name)
+	if in, wanted := t.wanted(n.Name); wanted {
 		m.Status = catalog.MemberLeft
 		if in.Prune {
 			t.drop(m.Name, n.Name)
@@ -140,6 +140,19 @@ func (t *table) put(n *memberlist.Node, status catalog.MemberStatus) catalog.Mem
 	}
 	t.keep(n.Name, r)
 	return m.Status
+}
+
+// wanted takes the word that a claim, or whoever has its name, shall leave.
+func (t *table) wanted(claim string) (intent, bool) {
+	for _, key := range []string{claim, nameOf(claim)} {
+		if in, ok := t.intents[key]; ok {
+			delete(t.intents, key)
+			if time.Since(time.UnixMilli(in.At)) < intentLife {
+				return in, true
+			}
+		}
+	}
+	return intent{}, false
 }
 
 func (t *table) keep(claim string, r *row) {
@@ -303,15 +316,18 @@ func (t *table) apply(in intent) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	_, r := t.best(in.Name)
+	if in.Claim != "" {
+		r = t.rows[in.Name][in.Claim]
+	}
 	switch {
 	case r == nil || in.Name == t.name:
 		return false
 	case r.member.Status == catalog.MemberAlive:
-		if _, known := t.intents[in.Name]; known || len(t.intents) >= maxIntents {
+		if _, known := t.intents[in.key()]; known || len(t.intents) >= maxIntents {
 			return false
 		}
 		in.At = time.Now().UnixMilli() // by our clock, for we are who forgets it
-		t.intents[in.Name] = in
+		t.intents[in.key()] = in
 		return true
 	case in.Prune:
 		for claim := range t.rows[in.Name] {
