@@ -69,7 +69,7 @@ func newCluster(cfg Config) (*cluster, error) {
 	}
 	c.ctx, c.end = context.WithCancel(context.Background())
 	c.registrar = &registrar{
-		servers: c.serverAddrs, keys: cfg.Cluster.GossipKeys, members: c.members, log: cfg.Logger, datacenter: cfg.Datacenter, current: c.revocations,
+		servers: c.serverAddrs, keys: cfg.Cluster.GossipKeys, members: c.members, shun: membershipOf(cfg).Shun, log: cfg.Logger, datacenter: cfg.Datacenter, current: c.revocations,
 	}
 	var err error
 	c.mux, err = mux.New(mux.Config{

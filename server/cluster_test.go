@@ -28,6 +28,7 @@ type town struct {
 	mu      sync.Mutex
 	members map[string]catalog.Member // by name
 	doubles []catalog.Member
+	shun    func(id string) bool // as a server says last
 	changed chan struct{}
 }
 
@@ -44,6 +45,12 @@ func (t *town) Members() []catalog.Member {
 	}
 	slices.SortFunc(out, func(a, b catalog.Member) int { return compare(a.Name, b.Name) })
 	return out
+}
+
+func (t *town) Shun(who func(string) bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.shun = who
 }
 
 func (t *town) Doubles() []catalog.Member {

@@ -23,6 +23,8 @@ type Membership interface {
 	Changed() <-chan struct{}
 	// Knock tells whether anybody listens where a host's gossip should be.
 	Knock(ctx context.Context, addr string) error
+	// Shun has hosts with some IDs count as failed from now on.
+	Shun(who func(id string) bool)
 }
 
 // Cluster configures what a server has to do with other hosts.

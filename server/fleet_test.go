@@ -372,6 +372,11 @@ func TestRevokedNodeIsCutOff(t *testing.T) {
 	if f.letsIn(1, creds) {
 		t.Error("it connects again")
 	}
+	f.town.mu.Lock()
+	defer f.town.mu.Unlock()
+	if !f.town.shun(idOf(7)) || f.town.shun(idOf(8)) {
+		t.Error("gossip was not told whom to shun")
+	}
 }
 
 // letsIn tells whether a server keeps the connection of an agent.

@@ -216,6 +216,8 @@ func (l lone) Members() []catalog.Member { return []catalog.Member{l.self} }
 func (lone) Doubles() []catalog.Member   { return nil }
 func (lone) Changed() <-chan struct{}    { return nil }
 
+func (lone) Shun(func(id string) bool) {}
+
 // Knock is never called: there is nobody to lose.
 func (lone) Knock(context.Context, string) error { return nil }
 

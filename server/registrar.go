@@ -22,6 +22,7 @@ type registrar struct {
 	servers    func() []string
 	keys       func() [][]byte // nil: gossip has none
 	members    func() []catalog.Member
+	shun       func(who func(id string) bool) // has gossip take revoked nodes for failed
 	log        *slog.Logger
 	datacenter string
 	// current gives what is revoked, once this server knows all that it knew before it
@@ -132,6 +133,7 @@ func (r *registrar) know(v *catalog.View) {
 	defer r.mu.Unlock()
 	if old := r.revoked.Load(); old == nil || v.Index >= old.Index {
 		r.revoked.Store(v)
+		r.shun(func(id string) bool { return v.Revoked(catalog.RevokedNode, id) })
 	}
 }
 

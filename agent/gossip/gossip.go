@@ -318,7 +318,12 @@ func (g *Gossip) lost(seldom bool) []string {
 		return nil
 	}
 	members := g.table.members()
-	var addrs []string
+	var addrs, shunned []string
+	for _, m := range members {
+		if g.table.shuns(m.ID) {
+			shunned = append(shunned, addrOf(m))
+		}
+	}
 	for _, p := range g.peers.without(members) {
 		addrs = append(addrs, p.Addr)
 	}
@@ -327,6 +332,7 @@ func (g *Gossip) lost(seldom bool) []string {
 			addrs = append(addrs, a)
 		}
 	}
+	addrs = slices.DeleteFunc(addrs, func(a string) bool { return slices.Contains(shunned, a) })
 	rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
 	if g.Alone() {
 		return addrs[:min(len(addrs), 3)]
@@ -494,7 +500,8 @@ func (g *Gossip) hasLeft() bool {
 }
 
 // ForceLeave makes all members take a failed one for one that left; prune makes
-// them forget it. One that is alive is refused: it would only come back.
+// them forget it. One that is alive is refused, unless it is shunned: it would only come
+// back.
 func (g *Gossip) ForceLeave(name string, prune bool) error {
 	m, ok := g.table.get(name)
 	switch {
@@ -507,6 +514,15 @@ func (g *Gossip) ForceLeave(name string, prune bool) error {
 	}
 	g.applyIntent(intent{Name: name, Prune: prune, At: time.Now().UnixMilli()})
 	return nil
+}
+
+// Shun takes members with some IDs for failed from now on, whether they live or not, in
+// place of those that it was told before: they are sent no keys, and may be forced to leave.
+func (g *Gossip) Shun(who func(id string) bool) {
+	g.table.mu.Lock()
+	g.table.shun = who
+	g.table.mu.Unlock()
+	g.table.poke()
 }
 
 // SetTags replaces the tags of this member and tells the others.

@@ -16,6 +16,53 @@ import (
 
 func text(key []byte) string { return base64.StdEncoding.EncodeToString(key) }
 
+// A member that is shunned counts as failed although it lives: it is given no key, and may
+// be forced to leave, until it is not shunned any more.
+func TestShunned(t *testing.T) {
+	old, fresh := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)
+	secret := func(c *Config) { c.SecretKeys = [][]byte{old} }
+	a, stopA := start(t, "a", secret)
+	defer stopA()
+	b, stopB := start(t, "b", secret)
+	defer stopB()
+	if _, err := b.Join(t.Context(), []string{a.Addr()}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 10*time.Second, "two are alive", func() bool { return len(a.table.alive()) == 2 })
+	shun := func(who string) { a.Shun(func(id string) bool { return id == who }) }
+	shun("id-of-b")
+	if got := statusOf(a, "b"); got != catalog.MemberFailed {
+		t.Errorf("b is %s", got)
+	}
+	if addrs := a.lost(true); len(addrs) != 0 {
+		t.Errorf("it is looked for at %v", addrs)
+	}
+	if r, err := a.Keyring(t.Context(), catalog.KeyringInstall, text(fresh)); err != nil || len(r.Keys) != 1 || len(r.Errors) != 0 {
+		t.Errorf("a key is installed: %+v, %v", r, err)
+	}
+	if keys := b.keys.texts(); len(keys) != 1 {
+		t.Errorf("b has %d keys", len(keys))
+	}
+	shun("")
+	if got := statusOf(a, "b"); got != catalog.MemberAlive {
+		t.Errorf("b, let in again, is %s", got)
+	}
+	if err := a.ForceLeave("b", false); !errors.Is(err, catalog.ErrConflict) {
+		t.Errorf("one that lives is forced to leave: %v", err)
+	}
+	shun("id-of-b")
+	if err := a.ForceLeave("b", false); err != nil {
+		t.Error(err)
+	}
+	if got := statusOf(a, "b"); got != catalog.MemberLeft {
+		t.Errorf("b, forced to leave, is %s", got)
+	}
+	shun("id-of-a")
+	if got := statusOf(a, "a"); got != catalog.MemberAlive {
+		t.Errorf("a shuns itself: %s", got)
+	}
+}
+
 // TestKeyringTurnsOver replaces the key of three members while they gossip.
 func TestKeyringTurnsOver(t *testing.T) {
 	old, fresh := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)

@@ -30,6 +30,7 @@ type table struct {
 	rows    map[string]map[string]*row // by name, then by claim
 	at      map[string][]*row          // the same by address
 	intents map[string]intent          // of members that are not known to have failed yet, by key
+	shun    func(id string) bool       // who counts as failed, alive or not
 }
 
 type row struct {
@@ -59,7 +60,14 @@ func newTable(self string, log *slog.Logger) *table {
 		rows:    map[string]map[string]*row{},
 		at:      map[string][]*row{},
 		intents: map[string]intent{},
+		shun:    func(string) bool { return false },
 	}
+}
+
+func (t *table) shuns(id string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.shun(id)
 }
 
 // claimOf is what a node is to memberlist, which gives a name to one address only.
@@ -193,10 +201,11 @@ func (r *row) evicts(o *row) bool {
 		o.start != 0 && r.start > o.start
 }
 
-// lives tells whether memberlist says so of a row, and nobody else is there.
+// lives tells whether memberlist says so of a row, nobody else is there, and it is not
+// shut out.
 func (t *table) lives(r *row) bool {
 	return r.member.Status == catalog.MemberAlive &&
-		(r.claim == t.self || !slices.ContainsFunc(t.at[addrOf(r.member)], func(o *row) bool { return o.evicts(r) }))
+		(r.claim == t.self || !t.shun(r.member.ID) && !slices.ContainsFunc(t.at[addrOf(r.member)], func(o *row) bool { return o.evicts(r) }))
 }
 
 // shown is the member of a row as it counts.
@@ -319,16 +328,20 @@ func (t *table) apply(in intent) bool {
 	if in.Claim != "" {
 		r = t.rows[in.Name][in.Claim]
 	}
-	switch {
-	case r == nil || in.Name == t.name:
+	if r == nil || in.Name == t.name {
 		return false
-	case r.member.Status == catalog.MemberAlive:
+	}
+	if r.member.Status == catalog.MemberAlive {
 		if _, known := t.intents[in.key()]; known || len(t.intents) >= maxIntents {
 			return false
 		}
 		in.At = time.Now().UnixMilli() // by our clock, for we are who forgets it
 		t.intents[in.key()] = in
-		return true
+		if t.lives(r) {
+			return true
+		}
+	}
+	switch {
 	case in.Prune:
 		for claim := range t.rows[in.Name] {
 			t.drop(in.Name, claim)

@@ -47,7 +47,8 @@ func forceLeaveCommand(s streams) *cli.Command {
 	return spec{
 		name: "force-leave", usage: "Say of a host that failed that it has left",
 		about: "A host that failed is tried again for days; one that left is not, and its services are gone at once. A host\n" +
-			"that is alive is refused: run `weft leave` there. A host that comes back under the name needs none of this.",
+			"that is alive is refused: run `weft leave` there. One that was revoked is not, on a server's host. A host\n" +
+			"that comes back under the name needs none of this.",
 		args: "NODE", min: 1, max: 1,
 		flags: clientFlags(
 			&cli.BoolFlag{Name: "prune", Usage: "Forget the host altogether."},

@@ -148,8 +148,10 @@ func nodeCommand(s streams) *cli.Command {
 		spec{
 			name: "revoke", usage: "Shut a node out", args: "NAME | ID", min: 1, max: 1,
 			about: "Its connections to servers are closed, and neither its certificate nor a join token gets it\nback in under its ID.\n" +
+				"Servers take it for failed, alive or not: its services are not healthy any more.\n" +
 				"It still knows the key of gossip and the certificates of its services until they end: replace the key with\n" +
-				"`weft keyring`, and take it out of the list of members with `weft force-leave -prune`.",
+				"`weft keyring`, which does not give it the new one, and take it out of the catalog with\n" +
+				"`weft force-leave -prune`, both on a server's host.",
 			flags: clientFlags(), examples: []string{"weft node revoke web1"}, action: withClient(s, changeNode(http.MethodPut,
 				"Node %s was revoked: its connections are closed, and it does not come back.\n")),
 		}.build(),
