@@ -59,6 +59,9 @@ type Check struct {
 	Timeout     string           `weft:",omitempty"`
 	ExposedPort int              `weft:",omitempty"`
 	Definition  *CheckDefinition `weft:",omitempty"` // nil where nobody said
+	// Since is, of the node check of a host that is missed, since when, in milliseconds of
+	// the leader that missed it. It is not shown.
+	Since int64 `weft:",omitempty"`
 	RaftIndex
 }
 

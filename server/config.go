@@ -74,6 +74,8 @@ type Config struct {
 	Autopilot catalog.Autopilot
 	// Membership tells which hosts there are. Nil: this one alone.
 	Membership Membership
+	// ReapAfter is how long a host that failed stays in the catalog. Default 72 hours.
+	ReapAfter time.Duration
 	// Cluster lets other hosts reach this server. Nil: it serves its own process only.
 	Cluster *Cluster
 	// Version is shown in the server's row of the catalog and in Status.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -64,7 +65,7 @@ func newLeader(s *Server) (*leader, error) {
 		pruner: &pruner{store: s.store, raft: s.raft, now: time.Now},
 		members: &reconciler{
 			store: s.store, raft: s.raft, members: membership.Members, self: s.cfg.NodeName,
-			datacenter: s.cfg.Datacenter, now: time.Now, log: s.log, doubts: newDoubts(membership, s.log),
+			datacenter: s.cfg.Datacenter, now: time.Now, log: s.log, reapAfter: cmp.Or(s.cfg.ReapAfter, defaultReapAfter), doubts: newDoubts(membership, s.log),
 		},
 	}
 	l.members.doubts.changed = l.members.look

@@ -40,6 +40,8 @@ type field struct {
 	at   time.Time
 }
 
+const reapAfter = 24 * time.Hour
+
 func newField(t *testing.T) *field {
 	t.Helper()
 	s, err := store.New(store.Config{})
@@ -50,7 +52,7 @@ func newField(t *testing.T) *field {
 	f := &field{t: t, log: &directLog{store: s}, at: time.Unix(1e9, 0)}
 	f.reconciler = &reconciler{
 		store: s, raft: f.log, members: func() []catalog.Member { return f.list }, self: "s1", datacenter: "dc1",
-		now: func() time.Time { return f.at }, log: slog.New(slog.DiscardHandler),
+		now: func() time.Time { return f.at }, reapAfter: reapAfter, log: slog.New(slog.DiscardHandler),
 	}
 	f.begin()
 	return f
@@ -122,6 +124,44 @@ func TestReconcile(t *testing.T) {
 	f.do()
 	if f.rows("a1").node != nil {
 		t.Error("not reaped")
+	}
+}
+
+// TestReapOverChangesOfLeader: the time since a host is missed goes on where another
+// server leads, and one that gossip is told to forget is gone at once.
+func TestReapOverChangesOfLeader(t *testing.T) {
+	f := newField(t)
+	self := host("s1", "id1", catalog.MemberAlive, true)
+	f.list = []catalog.Member{self, host("a1", "id2", catalog.MemberFailed, false), host("a2", "id3", catalog.MemberFailed, false)}
+	for _, m := range f.list[1:] {
+		old := nodeCheck(m.Name, catalog.StatusCritical, catalog.NodeCheckFailed) // of an earlier version: since when is not said
+		cmd := &catalog.Register{Node: &catalog.Node{ID: m.ID, Node: m.Name, Address: m.Addr}, Checks: []*catalog.Check{old}}
+		if _, _, err := f.log.Apply(t.Context(), cmd); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.do()
+	for range 3 {
+		f.at = f.at.Add(reapAfter / 4)
+		f.begin()
+		f.do()
+	}
+	if f.rows("a1").node == nil || f.rows("a2").node == nil {
+		t.Fatal("reaped too early")
+	}
+	f.list = f.list[:2]
+	f.do()
+	if f.rows("a2").node != nil {
+		t.Error("gossip has forgotten it, the catalog has not")
+	}
+	f.at = f.at.Add(reapAfter / 4)
+	f.begin()
+	f.do()
+	if f.rows("a1").node != nil {
+		t.Error("not reaped, as the leader changed")
+	}
+	if f.rows("s1").node == nil {
+		t.Error("the leader removed itself")
 	}
 }
 

@@ -12,13 +12,12 @@ import (
 	"github.com/weftmesh/weft/catalog/store"
 )
 
-// Times after which a host that is not there any more is forgotten.
 const (
 	// settle is how long a new leader waits before it believes that a host with a
 	// node check, of which gossip knows nothing, is gone.
 	settle = time.Minute
-	// reapAfter is how long a failed host stays in the catalog.
-	reapAfter = 72 * time.Hour
+	// defaultReapAfter is how long a failed host stays in the catalog.
+	defaultReapAfter = 72 * time.Hour
 )
 
 // reconciler makes the catalog agree with gossip: which hosts there are, whether
@@ -31,19 +30,20 @@ type reconciler struct {
 	self       string
 	datacenter string
 	now        func() time.Time
+	reapAfter  time.Duration // how long a failed host stays
 	log        *slog.Logger
 	doubts     *doubts // may be nil
 
-	mu      sync.Mutex
-	since   time.Time            // leading
-	missing map[string]time.Time // hosts that failed or are unknown, since when this leader knows
+	mu    sync.Mutex
+	since time.Time       // leading
+	known map[string]bool // hosts that gossip knew when it was last looked, in this term
 }
 
 // begin starts a term of leadership.
 func (r *reconciler) begin() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.since, r.missing = r.now(), map[string]time.Time{}
+	r.since, r.known = r.now(), nil
 }
 
 // reconcile compares everything once. It does all it can, and returns what failed.
@@ -56,7 +56,7 @@ func (r *reconciler) reconcile(ctx context.Context) error {
 		known[m.Name] = true
 		errs = append(errs, r.member(ctx, m))
 	}
-	errs = append(errs, r.strangers(ctx, known))
+	errs = append(errs, r.forgotten(ctx, known), r.strangers(ctx, known))
 	return errors.Join(errs...)
 }
 
@@ -103,7 +103,6 @@ func (r *reconciler) member(ctx context.Context, m catalog.Member) error {
 		if m.Name != r.self && r.doubts.about(m) {
 			return r.critical(ctx, m.Name, row)
 		}
-		delete(r.missing, m.Name)
 		return r.alive(ctx, m, row)
 	case catalog.MemberFailed:
 		return r.failed(ctx, m.Name, row)
@@ -243,20 +242,17 @@ func (r *reconciler) failed(ctx context.Context, name string, have rows) error {
 	if have.node == nil || name == r.self {
 		return nil
 	}
-	since, ok := r.missing[name]
-	if !ok {
-		since = r.now()
-		r.missing[name] = since
-	}
-	if r.now().Sub(since) >= reapAfter {
-		return r.forget(ctx, name, "it was not seen for "+reapAfter.String())
+	// The check keeps since when, as leaders change more often than hosts are reaped.
+	if c := have.check; c != nil && c.Status == catalog.StatusCritical && c.Since > 0 && r.now().Sub(time.UnixMilli(c.Since)) >= r.reapAfter {
+		return r.forget(ctx, name, "it was not seen for "+r.reapAfter.String())
 	}
 	return r.critical(ctx, name, have)
 }
 
 func (r *reconciler) critical(ctx context.Context, name string, have rows) error {
 	check := nodeCheck(name, catalog.StatusCritical, catalog.NodeCheckFailed)
-	if have.node == nil || sameCheck(have.check, check) {
+	check.Since = r.now().UnixMilli()
+	if have.node == nil || sameCheck(have.check, check) && r.dated(have.check.Since) {
 		return nil
 	}
 	r.log.Warn("a host does not answer", "node", name)
@@ -265,11 +261,38 @@ func (r *reconciler) critical(ctx context.Context, name string, have rows) error
 	})
 }
 
+// dated tells whether a time is one that a host can be missed since: a leader of an
+// earlier version kept none, and one whose clock was wrong may have kept any.
+func (r *reconciler) dated(since int64) bool {
+	return since > 0 && time.UnixMilli(since).Sub(r.now()) <= r.reapAfter
+}
+
 func (r *reconciler) forget(ctx context.Context, name, why string) error {
 	r.log.Info("a host is removed from the catalog", "node", name, "reason", why)
-	delete(r.missing, name)
 	_, _, err := r.raft.Apply(ctx, &catalog.Deregister{Node: name})
 	return err
+}
+
+// forgotten removes the hosts that gossip knew as failed and knows no more: their time
+// is over, or an operator said so.
+func (r *reconciler) forgotten(ctx context.Context, known map[string]bool) error {
+	before := r.known
+	r.known = known
+	var errs []error
+	for name := range before {
+		if known[name] || name == r.self {
+			continue
+		}
+		have, err := r.read(name)
+		if err == nil && have.node != nil && have.check != nil {
+			err = r.forget(ctx, name, "gossip has forgotten it")
+		}
+		if err != nil {
+			known[name] = true // once more, the next time
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // strangers sees to hosts with a node check of which gossip knows nothing: they

@@ -211,7 +211,7 @@ func (h *host) serverConfig(reg prometheus.Registerer) (server.Config, error) {
 		Requests:         requestLimits(c), Port: portLimits(c),
 		Raft:       consensus.Timers{Snapshot: c.RaftSnapshotInterval},
 		RaftLog:    consensus.LogSettings{Threshold: uint64(c.RaftSnapshotThreshold), Trailing: uint64(c.RaftTrailingLogs)}, //nolint:gosec // above 0
-		Membership: h.gossip, Version: buildInfo().Version, Logger: h.log, Registerer: reg,
+		Membership: h.gossip, ReapAfter: c.Cluster.ReconnectTimeout, Version: buildInfo().Version, Logger: h.log, Registerer: reg,
 	}
 	if c.Dev {
 		return out, nil // one host: nobody else has to reach it

@@ -38,7 +38,7 @@ func joinKeys() []Key {
 		Key{Name: "retry_interval", Type: Duration, Default: "30s", Flag: "retry-interval", Doc: "The longest time between attempts to join; the first follow each other sooner."},
 		Key{Name: "retry_max", Type: Int, Default: "0", Flag: "retry-max", Doc: "How many attempts to join are made before the agent ends. 0 is no end."},
 		Key{Name: "rejoin_after_leave", Type: Bool, Default: "false", Flag: "rejoin", Doc: "Keep the addresses of the members also when the host leaves, and join them at the next start."},
-		Key{Name: "reconnect_timeout", Type: Duration, Default: "72h", Doc: "After how long a host that failed or left is forgotten by gossip; at least 8h."},
+		Key{Name: "reconnect_timeout", Type: Duration, Default: "72h", Doc: "After how long a host that failed is forgotten, by gossip and by the catalog; at least 8h."},
 		Key{Name: "serf_lan_allowed_cidrs", Type: StringList, Doc: "Networks whose hosts may take part in gossip. All, when empty."},
 		Key{Name: "performance.rpc_hold_timeout", Type: Duration, Default: "7s", Doc: "How long a request waits for a leader, or for a server that answers."},
 	)
