@@ -192,6 +192,20 @@ func TestLeaveForceLeaveAndRTT(t *testing.T) {
 	})
 }
 
+// gossipKey is the key that a host encrypts gossip with.
+func gossipKey(t *testing.T, n *proc.Node) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(n.Dir, "serf", "local.keyring"))
+	var keys []string
+	if err == nil {
+		err = json.Unmarshal(b, &keys)
+	}
+	if err != nil || len(keys) == 0 {
+		t.Fatalf("%s: %v", b, err)
+	}
+	return keys[0]
+}
+
 // TestRevokeByOperator revokes a token and a node: the one lets nobody in any more, the
 // other is shut out at once and stays so over its restart, until it is allowed again.
 func TestRevokeByOperator(t *testing.T) {
@@ -218,6 +232,17 @@ func TestRevokeByOperator(t *testing.T) {
 	}
 	late.Kill()
 
+	register(t, shut.Agent, &api.AgentServiceRegistration{Name: "shut", Port: 1})
+	health := func(want int) {
+		t.Helper()
+		proc.Eventually(t, 30*time.Second, fmt.Sprintf("%d services of the node are healthy", want), func() error {
+			if got, _, err := other.Client.Health().Service("shut", "", true, nil); err != nil || len(got) != want {
+				return fmt.Errorf("%d, %v", len(got), err)
+			}
+			return nil
+		})
+	}
+	health(1)
 	began := time.Now()
 	c.Servers[0].MustCLI("node", "revoke", shut.Name)
 	proc.Eventually(t, 60*time.Second, "the node learns that it was revoked", func() error {
@@ -230,6 +255,23 @@ func TestRevokeByOperator(t *testing.T) {
 		return nil
 	})
 	t.Logf("shut out after %s", time.Since(began).Round(10*time.Millisecond))
+	health(0) // though it lives
+	equal(t, c.Servers...)
+	old, key := gossipKey(t, c.Servers[0]), strings.TrimSpace(other.MustCLI("keygen"))
+	for _, step := range [][]string{{"-install", key}, {"-use", key}, {"-remove", old}} {
+		c.Servers[0].MustCLI("keyring", step[0], step[1])
+	}
+	if k := gossipKey(t, shut); k != old {
+		t.Errorf("the node was given the key %s", k)
+	}
+	alive(t, other, 4, 60*time.Second)
+	c.Servers[0].MustCLI("force-leave", "-prune", shut.Name)
+	proc.Eventually(t, 30*time.Second, "the node is not in the catalog", func() error {
+		if n, _, err := other.Client.Catalog().Node(shut.Name, nil); err != nil || n != nil {
+			return fmt.Errorf("%v, %v", n, err)
+		}
+		return nil
+	})
 	shut.Restart()
 	pause(3000)
 	if _, _, err := shut.Client.Catalog().Nodes(&api.QueryOptions{RequireConsistent: true}); err == nil {
@@ -237,6 +279,7 @@ func TestRevokeByOperator(t *testing.T) {
 	}
 	c.Servers[0].MustCLI("node", "allow", shut.Name)
 	shut.WaitServing(60 * time.Second)
+	health(1)
 	for _, n := range c.Nodes() {
 		if strings.Contains(n.Log(), "unacceptable label") {
 			t.Errorf("%s takes a server that knocks for a stranger:\n%s", n.Name, tail(n.Log()))
