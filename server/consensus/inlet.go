@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"slices"
+	"strconv"
 	"sync"
 
 	"github.com/hashicorp/raft"
@@ -89,7 +90,7 @@ func (n *Node) judge(rpc raft.RPC) (as raft.RPC, ok bool) {
 	case *raft.InstallSnapshotRequest:
 		return rpc, !n.refusesBackup(rpc, ask)
 	case *raft.AppendEntriesRequest:
-		rpc.Command = n.pastBackup(ask)
+		rpc.Command = n.overBackup(n.pastBackup(ask))
 	}
 	return rpc, true
 }
@@ -146,6 +147,27 @@ func (n *Node) pastBackup(a *raft.AppendEntriesRequest) *raft.AppendEntriesReque
 	rest.PrevLogEntry, rest.PrevLogTerm = b.index, b.term
 	rest.Entries = slices.DeleteFunc(slices.Clone(a.Entries), func(e *raft.Log) bool { return e.Index <= b.index })
 	return &rest
+}
+
+// overBackup names the entry at which the newest backup ends as Raft does. Where that
+// took the place of a last entry of another term, Raft goes on to compare with that one,
+// whose term it remembers: the leader would send the backup over and over.
+func (n *Node) overBackup(a *raft.AppendEntriesRequest) *raft.AppendEntriesRequest {
+	b := n.disk.base.Load()
+	if b == nil || a.PrevLogEntry != b.index || a.PrevLogTerm != b.term || n.raft.LastIndex() != b.index {
+		return a
+	}
+	stats := n.raft.Stats()
+	if stats["last_log_index"] != strconv.FormatUint(b.index, 10) {
+		return a // it remembers the backup
+	}
+	term, err := strconv.ParseUint(stats["last_log_term"], 10, 64)
+	if err != nil || term == b.term {
+		return a
+	}
+	over := *a
+	over.PrevLogTerm = term
+	return &over
 }
 
 // follows tells whether this node follows, in a term.
