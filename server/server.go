@@ -50,6 +50,9 @@ var ErrStorage = consensus.ErrStorage
 // ErrHung is wrapped too where the disk did not finish a write for long.
 var ErrHung = consensus.ErrHung
 
+// ErrNewer is wrapped where the log has an entry that this version does not know.
+var ErrNewer = consensus.ErrNewer
+
 // New validates the configuration, opens what is on disk and starts to take part
 // in Raft. The caller calls Run, or Close when it changed its mind.
 func New(cfg Config) (*Server, error) {

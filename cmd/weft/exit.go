@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"syscall"
+
+	"github.com/weftmesh/weft/server"
 )
 
 // Exit codes. Those above 64 follow sysexits.h, so that a supervisor can tell
@@ -25,6 +27,9 @@ const (
 	// exitStorage: writing to disk failed while running; what is on disk is as of
 	// the last success, and the process must not go on.
 	exitStorage = 75
+	// exitOlder: the other servers run a newer version and wrote what this one cannot
+	// read; another version has to be installed.
+	exitOlder = 76
 	// exitConfig: the agent's configuration is wrong; restarting will not help.
 	exitConfig = 78
 	// exitForced: a second signal ended the process at once.
@@ -85,6 +90,19 @@ func exitCode(w io.Writer, err error) int {
 	}
 	fmt.Fprintf(w, "Error: %v\n", err)
 	return codeOf(err)
+}
+
+// serverCode is the code for the error that a server ended with.
+func serverCode(err error) int {
+	switch {
+	case errors.Is(err, server.ErrHung):
+		return exitHung
+	case errors.Is(err, server.ErrStorage):
+		return exitStorage
+	case errors.Is(err, server.ErrNewer):
+		return exitOlder
+	}
+	return exitFailure
 }
 
 // codeOf sorts errors that carry no code.

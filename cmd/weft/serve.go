@@ -16,7 +16,6 @@ import (
 	"github.com/weftmesh/weft/agent"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/cmd/weft/config"
-	"github.com/weftmesh/weft/server"
 )
 
 // runAgent is `weft agent` from its options to its end.
@@ -113,14 +112,7 @@ func (h *host) run(ctx context.Context, sigs <-chan os.Signal) error {
 	close(ended)
 	h.log.Info("weft agent ended")
 	if serverErr != nil && !errors.Is(serverErr, context.Canceled) {
-		code := exitFailure
-		if errors.Is(serverErr, server.ErrStorage) {
-			code = exitStorage
-		}
-		if errors.Is(serverErr, server.ErrHung) {
-			code = exitHung
-		}
-		return withCode(code, fmt.Errorf("the server cannot go on: %w", serverErr))
+		return withCode(serverCode(serverErr), fmt.Errorf("the server cannot go on: %w", serverErr))
 	}
 	return err
 }
