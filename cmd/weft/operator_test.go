@@ -66,6 +66,20 @@ func TestOperatorCommands(t *testing.T) {
 			answers: map[string]string{"GET /v1/operator/keyring": `[{"WAN":true,"Datacenter":"dc1","Keys":{"k":1},"NumNodes":1},{"Datacenter":"dc1","Keys":{"k":2},"NumNodes":2}]`},
 			out:     "==> Gathering installed encryption keys...\n\nWAN:\n  k [1/1]\n\ndc1 (LAN):\n  k [2/2]\n",
 		},
+		{
+			name: "keyring of a member that is silent", args: []string{"keyring", "-rotate"}, code: exitFailure,
+			answers: map[string]string{"GET /v1/operator/keyring": `[{"Datacenter":"dc1","Keys":{"k":1},"NumNodes":2,"Messages":{"b":"no answer"}}]`},
+			out:     "==> Gathering installed encryption keys...\n", err: "b did not tell its keys (no answer), and nothing was changed",
+		},
+		{
+			name: "keyring that is half rotated", args: []string{"keyring", "-rotate"}, code: exitFailure,
+			answers: map[string]string{
+				"GET /v1/operator/keyring": `[{"Datacenter":"dc1","Keys":{"k":2},"NumNodes":2}]`, "POST /v1/operator/keyring": "",
+				"PUT /v1/operator/keyring": "500 keyring use failed on 1 members: b: no answer",
+			},
+			out: "==> Gathering installed encryption keys...\n==> Installing new gossip encryption key...\n==> Changing primary gossip encryption key...\n",
+			err: "b: no answer\nall members have the new key and the former one",
+		},
 		{name: "keyring nothing", args: []string{"keyring"}, code: exitUsage, err: "exactly one"},
 		{name: "keyring both", args: []string{"keyring", "-list", "-use=x"}, code: exitUsage, err: "exactly one"},
 		{name: "keyring relay", args: []string{"keyring", "-list", "-relay-factor=6"}, code: exitUsage, err: "0 to 5"},
@@ -106,6 +120,10 @@ func TestOperateAgent(t *testing.T) {
 	run("==> ", "keyring", "-remove="+strings.TrimSpace(key))
 	if out := run(strings.TrimSpace(fresh)+" [1/1]", "keyring", "-list-primary"); strings.Contains(out, strings.TrimSpace(key)) {
 		t.Error("the old key is still there")
+	}
+	run("encrypted with a new key, on 1 members", "keyring", "-rotate")
+	if out := run("[1/1]", "keyring", "-list"); strings.Contains(out, strings.TrimSpace(fresh)) || strings.Count(out, "[1/1]") != 2 {
+		t.Errorf("former keys are still there: %s", out)
 	}
 
 	run("Created", "intention", "create", "web", "db")

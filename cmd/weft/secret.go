@@ -150,7 +150,7 @@ func nodeCommand(s streams) *cli.Command {
 			about: "Its connections to servers are closed, and neither its certificate nor a join token gets it\nback in under its ID.\n" +
 				"Servers take it for failed, alive or not: its services are not healthy any more.\n" +
 				"It still knows the key of gossip and the certificates of its services until they end: replace the key with\n" +
-				"`weft keyring`, which does not give it the new one, and take it out of the catalog with\n" +
+				"`weft keyring -rotate`, which does not give it the new one, and take it out of the catalog with\n" +
 				"`weft force-leave -prune`, both on a server's host.",
 			flags: clientFlags(), examples: []string{"weft node revoke web1"}, action: withClient(s, changeNode(http.MethodPut,
 				"Node %s was revoked: its connections are closed, and it does not come back.\n")),
