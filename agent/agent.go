@@ -154,7 +154,7 @@ func httpConfig(a *Agent) httpapi.Config {
 	h.Local, h.Servers, h.Proxies, h.Leaves = merged(a.local, a.central), a.remote, a.sidecars, a.leaves
 	h.Operators, h.Policies, h.Events = a.remote, a.remote, a.events
 	h.Control, h.Sockets = control{a}, sockets(a.cfg)
-	h.Self.Stats = agentStats{a}.sections
+	h.Self.Stats, h.Self.Coordinate = agentStats{a}.sections, a.cfg.Coordinates.Current
 	if a.gossip != nil {
 		h.Members = a.gossip
 	}

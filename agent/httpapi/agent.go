@@ -54,7 +54,7 @@ func (a agentAPI) routes() []Route {
 type selfView struct {
 	Config      selfConfigView
 	DebugConfig map[string]any
-	Coord       coordView
+	Coord       *coordView
 	Member      memberView
 	Stats       map[string]map[string]string
 	Meta        map[string]string
@@ -72,9 +72,9 @@ type selfConfigView struct {
 	BuildDate         string
 }
 
-// coordView is a coordinate at the origin: distances are not measured.
+// coordView is where the host is, null where it does not tell.
 type coordView struct {
-	Vec        [8]float64
+	Vec        []float64
 	Error      float64
 	Adjustment float64
 	Height     float64
@@ -95,11 +95,14 @@ func (a agentAPI) self(c *call) (any, error) {
 			Revision: s.Revision, Server: s.Server, Version: s.Version, BuildDate: s.BuildDate.UTC().Format(time.RFC3339),
 		},
 		DebugConfig: map[string]any{},
-		Coord:       coordView{Error: 1.5, Height: 1e-5},
 		Stats:       map[string]map[string]string{},
 		XDS:         xdsView{SupportedProxies: map[string][]string{"envoy": {}}, Port: s.GRPCPort},
 	}
 	v.XDS.Ports.Plaintext, v.XDS.Ports.TLS = s.GRPCPort, s.GRPCTLSPort
+	if s.Coordinate != nil {
+		at := coordView(s.Coordinate())
+		v.Coord = &at
+	}
 	if s.Debug != nil {
 		v.DebugConfig = notNilMap(s.Debug())
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weftmesh/weft/agent/telemetry"
+	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/acl"
 	"github.com/weftmesh/weft/connect"
 	"github.com/weftmesh/weft/connect/enroll"
@@ -120,6 +121,8 @@ type Self struct {
 	GRPCTLSPort       int
 	// Debug gives the effective configuration with secrets removed; may be nil.
 	Debug func() map[string]any
+	// Coordinate gives where the host is now; nil when it does not tell.
+	Coordinate func() catalog.Coordinate
 	// Stats gives counters of this agent by section; may be nil.
 	Stats func() map[string]map[string]string
 }

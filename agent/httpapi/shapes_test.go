@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/weftmesh/weft/catalog"
 )
 
 const registerWeb = `{"Node":"n1","Address":"10.0.0.1","NodeMeta":{"rack":"r1"},
@@ -274,8 +276,11 @@ func TestAgentRefusals(t *testing.T) {
 }
 
 func TestAgentItself(t *testing.T) {
-	r := newRig(t)
+	r := newRig(t, func(c *Config) {
+		c.Self.Coordinate = func() catalog.Coordinate { return catalog.Coordinate{Vec: []float64{0.25}, Error: 0.5, Height: 0.125} }
+	})
 	var self struct {
+		Coord  catalog.Coordinate
 		Config struct{ NodeName, Datacenter string }
 		Member struct{ Name string }
 		Stats  map[string]map[string]string
@@ -284,7 +289,7 @@ func TestAgentItself(t *testing.T) {
 	if err := json.Unmarshal([]byte(r.do("GET", "/v1/agent/self", "").body), &self); err != nil {
 		t.Fatal(err)
 	}
-	if self.Config.NodeName != testNode || self.Member.Name != testNode || self.Stats["raft"]["state"] != "Leader" {
+	if self.Config.NodeName != testNode || self.Member.Name != testNode || self.Stats["raft"]["state"] != "Leader" || self.Coord.Vec[0] != 0.25 || self.Coord.Height != 0.125 {
 		t.Fatalf("%+v", self)
 	}
 	r.want(r.do("GET", "/v1/agent/members?segment=x", ""), 500, "")

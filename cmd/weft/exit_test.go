@@ -52,7 +52,7 @@ func TestExitCodesAreTold(t *testing.T) {
 		t.Fatalf("exit.go has %d codes", len(codes))
 	}
 	for _, c := range codes {
-		if !regexp.MustCompile(`(?m)^\| ([^|]*, )?` + c[2] + `(,[^|]*)? \|`).MatchString(table) && c[2] != "0" {
+		if !regexp.MustCompile(`(?m)^\| ([^|]*, )?`+c[2]+`(,[^|]*)? \|`).MatchString(table) && c[2] != "0" {
 			t.Errorf("troubleshooting.md has no row for exit code %s, %s", c[2], c[1])
 		}
 	}
