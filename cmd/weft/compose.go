@@ -209,7 +209,7 @@ func (h *host) serverConfig(reg prometheus.Registerer) (server.Config, error) {
 		Autopilot:        autopilotConfig(c),
 		MinSessionTTL:    c.SessionTTLMin,
 		Requests:         requestLimits(c), Port: portLimits(c),
-		Raft:       consensus.Timers{Snapshot: c.RaftSnapshotInterval},
+		Raft:       consensus.Timers{Snapshot: c.RaftSnapshotInterval}.Times(c.RaftMultiplier),
 		RaftLog:    consensus.LogSettings{Threshold: uint64(c.RaftSnapshotThreshold), Trailing: uint64(c.RaftTrailingLogs)}, //nolint:gosec // above 0
 		Membership: h.gossip, ReapAfter: c.Cluster.ReconnectTimeout, Version: buildInfo().Version, Logger: h.log, Registerer: reg,
 	}

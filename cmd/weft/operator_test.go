@@ -3,8 +3,11 @@ package main
 import (
 	"encoding/base64"
 	"encoding/json"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -98,8 +101,11 @@ func TestOperatorCommands(t *testing.T) {
 // TestOperateAgent drives a real agent: keys, snapshots, peers.
 func TestOperateAgent(t *testing.T) {
 	_, key, _ := call(nil, "keygen")
-	a := startAgent(t, "-encrypt", strings.TrimSpace(key))
+	a := startAgent(t, "-encrypt", strings.TrimSpace(key), "-hcl", "performance { raft_multiplier = 4 }")
 	env := map[string]string{"WEFT_HTTP_ADDR": a.addr}
+	if beat := metricOf(t, a.addr, "weft_raft_heartbeat_timeout_seconds"); beat < 1.2 {
+		t.Errorf("the heartbeat timeout is %g s", beat)
+	}
 	run := func(want string, args ...string) string {
 		t.Helper()
 		code, out, errs := call(env, args...)
@@ -166,4 +172,25 @@ func TestOperateAgent(t *testing.T) {
 			t.Fatal("the agent is not alive after all that")
 		}
 	}
+}
+
+// metricOf reads a metric without labels.
+func metricOf(t *testing.T, addr, name string) float64 {
+	t.Helper()
+	resp, err := http.Get("http://" + addr + "/v1/agent/metrics?format=prometheus")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), "\n"+name+" ")
+	line, _, _ := strings.Cut(rest, "\n")
+	v, err := strconv.ParseFloat(line, 64)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return v
 }

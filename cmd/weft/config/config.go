@@ -83,6 +83,7 @@ type Config struct {
 	SyncCoordinateRateTarget  float64       `key:"sync_coordinate_rate_target"`
 	RaftSnapshotThreshold     int           `key:"raft_snapshot_threshold"`
 	RaftSnapshotInterval      time.Duration `key:"raft_snapshot_interval"`
+	RaftMultiplier            int           `key:"performance.raft_multiplier"`
 	RaftTrailingLogs          int           `key:"raft_trailing_logs"`
 	Autopilot                 Autopilot
 	Cluster                   Cluster
@@ -180,7 +181,7 @@ func Default() *Config {
 		LeaveDrainTime:         5 * time.Second,
 		HandoverDrainTime:      10 * time.Minute,
 
-		RaftSnapshotThreshold: 16384, RaftSnapshotInterval: 30 * time.Second, RaftTrailingLogs: 10240,
+		RaftSnapshotThreshold: 16384, RaftSnapshotInterval: 30 * time.Second, RaftTrailingLogs: 10240, RaftMultiplier: 1,
 		SyncCoordinateIntervalMin: 15 * time.Second,
 		SyncCoordinateRateTarget:  64,
 		Autopilot: Autopilot{

@@ -13,7 +13,6 @@ func settledKeys() []Key {
 		Key{Name: "encrypt_verify_outgoing", Type: Bool, Default: "true", Anyway: "true", Doc: "Encrypt gossip that is sent.", Note: gossip},
 		Key{Name: "raft_protocol", Type: Int, Default: "3", Anyway: "3", Flag: "raft-protocol", Doc: "The version of the Raft protocol. Only 3 exists here.", Note: "only 3 exists here"},
 		Key{Name: "protocol", Type: Int, Default: "2", Anyway: "2", Flag: "protocol", Doc: "The version of the gossip protocol. Only 2 exists here.", Note: "only 2 exists here"},
-		Key{Name: "performance.raft_multiplier", Type: Int, Default: "1", Anyway: "1", Doc: "Scales the timers of Raft.", Note: "they follow by themselves how late this host runs"},
 	)
 }
 

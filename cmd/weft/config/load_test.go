@@ -290,6 +290,7 @@ func TestWithoutDev(t *testing.T) {
 		{`server = true bootstrap_expect = 99`, "bootstrap_expect: is 99"},
 		{`server = true bootstrap = true bootstrap_expect = 3`, "bootstrap: contradicts bootstrap_expect = 3"},
 		{`bootstrap_expect = 1`, "bootstrap_expect: needs server = true"},
+		{`performance { raft_multiplier = 11 }`, "performance.raft_multiplier: 11 is not in 1 to 10"},
 	} {
 		_, err := Load(Options{Fragments: []string{strings.ReplaceAll(tc.src, " b", "\nb") + "\nbind_addr = \"127.0.0.1\""}, Hostname: hostname})
 		if err == nil || !strings.Contains(err.Error(), tc.want) {
