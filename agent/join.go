@@ -61,6 +61,14 @@ type joiner struct {
 	retry  chan struct{}       // has a value when an operator named an address
 	met    chan struct{}       // closed once another member was seen
 	turned atomic.Int64        // when it was said that other servers turn this one away
+	// turnedAway is why they did when they were asked last.
+	turnedAway atomic.Pointer[refused]
+}
+
+// refused is a refusal and when it was heard.
+type refused struct {
+	at  time.Time
+	err error
 }
 
 func newJoiner(cfg Config) *joiner {
@@ -212,11 +220,15 @@ func (j *joiner) refresh(ctx context.Context) error {
 
 // untold logs why nobody told what changed.
 func (j *joiner) untold(ctx context.Context, err error) error {
+	if err == nil {
+		j.turnedAway.Store(nil)
+	}
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
 	var refusal *enroll.Refusal
 	if j.cfg.Refresh != nil && errors.As(err, &refusal) && refusal.Lasting() {
+		j.turnedAway.Store(&refused{time.Now(), err})
 		// Nobody else says so here: gossip may let this server in, and Raft waits for it for ever.
 		last, now := j.turned.Load(), time.Now().UnixNano()
 		if last != 0 && now-last < int64(time.Minute) || !j.turned.CompareAndSwap(last, now) {

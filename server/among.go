@@ -30,6 +30,10 @@ func (c *cluster) enter(raft *consensus.Node, st *store.Store) {
 		self: c.self.ID, expect: c.cfg.Expect, cluster: c, fresh: raft.Fresh, begin: raft.Begin, now: time.Now, log: c.log,
 	}
 	c.entered.Store(true)
+	c.lookout = &leaderless{self: c.self.ID, peers: raft.Servers, standings: c.standings, log: c.log, leads: func() (string, bool) {
+		id, _ := raft.LeaderID()
+		return id, id != "" || raft.Fresh() || c.dismissed.is()
+	}}
 	c.dismissed = &dismissal{self: c.self.ID, raft: raft, cluster: c, lonely: c.tempo.lonely, log: c.log}
 }
 
@@ -63,7 +67,7 @@ func (c *cluster) start(rpcs *grpc.Server, ended chan<- error) (stop func() erro
 	wg.Go(func() { c.founding.run(ctx) })
 	wg.Go(func() { c.dismissed.run(ctx) })
 	wg.Go(func() { c.keepWarm(ctx) })
-	wg.Go(func() { c.lookout().run(ctx) })
+	wg.Go(func() { c.lookout.run(ctx) })
 	wg.Go(func() { c.follow(ctx) })
 	wg.Go(func() { c.registrar.settle(ctx, c.raft.CaughtUp, c.store) })
 	wg.Go(func() { c.registrar.follow(ctx, c.store, c.mux.CloseIf) })
@@ -82,14 +86,6 @@ func (c *cluster) start(rpcs *grpc.Server, ended chan<- error) (stop func() erro
 		c.reads.Close()
 		return nil
 	}
-}
-
-// lookout says when nobody leads.
-func (c *cluster) lookout() *leaderless {
-	return &leaderless{self: c.self.ID, peers: c.raft.Servers, standings: c.standings, log: c.log, leads: func() bool {
-		id, _ := c.raft.LeaderID()
-		return id != "" || c.raft.Fresh() || c.dismissed.is()
-	}}
 }
 
 // caughtUp waits until the store may be shown. A server that was taken into a

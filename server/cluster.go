@@ -57,6 +57,7 @@ type cluster struct {
 	store     *store.Store
 	founding  *founding
 	dismissed *dismissal
+	lookout   *leaderless // says when nobody leads
 	reads     consensus.Rounds
 	entered   atomic.Bool
 	current   atomic.Bool // the store is as new as that of the leader once was

@@ -74,6 +74,13 @@ func (f *founding) say(what string, args ...any) {
 	}
 }
 
+// waitsFor is what was said last.
+func (f *founding) waitsFor() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.said
+}
+
 func (f *founding) step(ctx context.Context) {
 	servers := f.cluster.servers()
 	voters, others := map[string]string{}, map[string]string{}

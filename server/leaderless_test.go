@@ -17,7 +17,7 @@ func TestNobodyLeads(t *testing.T) {
 	var log bytes.Buffer
 	leads, answer := true, map[string]*wire.StandingReply{}
 	l := &leaderless{
-		self: "a", leads: func() bool { return leads }, log: slog.New(slog.NewTextHandler(&log, nil)),
+		self: "a", leads: func() (string, bool) { return "b", leads }, log: slog.New(slog.NewTextHandler(&log, nil)),
 		peers: func() ([]wire.RaftPeer, error) {
 			return []wire.RaftPeer{
 				{ID: "a", Address: "10.0.0.1:8300", Voter: true},
@@ -49,6 +49,9 @@ func TestNobodyLeads(t *testing.T) {
 		if !strings.Contains(said, want) {
 			t.Errorf("%q is missing in %s", want, said)
 		}
+	}
+	if what, hint := l.why(); !strings.Contains(what, "2 of 3 servers are needed, and these do not answer: 10.0.0.2:8300 10.0.0.3:8300") || !strings.Contains(hint, "recover") {
+		t.Error(what, hint)
 	}
 	answer["b"] = &wire.StandingReply{}
 	if said = pass(sayAgain); strings.Count(said, "\n") != 1 || !strings.Contains(said, "silent=10.0.0.3:8300") || strings.Contains(said, "recover") {

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"time"
 
@@ -225,15 +224,3 @@ func (s *Server) Dial(ctx context.Context) (net.Conn, error) { return s.pipe.Dia
 // Leave takes this server out of Raft for good, where there are others; it is to be
 // stopped then. It fails when the others would be too few to go on.
 func (s *Server) Leave(ctx context.Context) error { return s.cluster.leave(ctx) }
-
-// stats are this server's sections of `weft info`.
-func statsOf(s *Server) map[string]map[string]string {
-	addr, self, _ := s.raft.Leader() // none known is an answer
-	return map[string]map[string]string{
-		"consul": {
-			"server": "true", "bootstrap": strconv.FormatBool(s.cfg.Bootstrap), "known_datacenters": "1",
-			"leader": strconv.FormatBool(self), "leader_addr": addr,
-		},
-		"raft": s.raft.Stats(),
-	}
-}

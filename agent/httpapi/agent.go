@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -131,14 +132,15 @@ func (a agentAPI) ownMember() catalog.Member {
 func (a agentAPI) addStats(c *call, into map[string]map[string]string) {
 	if a.cfg.Self.Server {
 		if st, err := a.cfg.Servers.Status(c.ctx(), &wire.StatusRequest{Token: c.token}); err == nil {
-			for section, values := range st.Stats {
-				into[section] = values
-			}
+			maps.Copy(into, st.Stats)
 		}
 	}
 	if a.cfg.Self.Stats != nil {
 		for section, values := range a.cfg.Self.Stats() {
-			into[section] = values
+			if into[section] == nil {
+				into[section] = map[string]string{}
+			}
+			maps.Copy(into[section], values) // both say what their state is
 		}
 	}
 	host := a.cfg.Local.Host()

@@ -277,6 +277,7 @@ func TestAgentRefusals(t *testing.T) {
 
 func TestAgentItself(t *testing.T) {
 	r := newRig(t, func(c *Config) {
+		c.Self.Stats = func() map[string]map[string]string { return map[string]map[string]string{"raft": {"own": "1"}} }
 		c.Self.Coordinate = func() catalog.Coordinate { return catalog.Coordinate{Vec: []float64{0.25}, Error: 0.5, Height: 0.125} }
 	})
 	var self struct {
@@ -289,7 +290,7 @@ func TestAgentItself(t *testing.T) {
 	if err := json.Unmarshal([]byte(r.do("GET", "/v1/agent/self", "").body), &self); err != nil {
 		t.Fatal(err)
 	}
-	if self.Config.NodeName != testNode || self.Member.Name != testNode || self.Stats["raft"]["state"] != "Leader" || self.Coord.Vec[0] != 0.25 || self.Coord.Height != 0.125 {
+	if self.Config.NodeName != testNode || self.Member.Name != testNode || self.Stats["raft"]["state"] != "Leader" || self.Stats["raft"]["own"] != "1" || self.Coord.Vec[0] != 0.25 || self.Coord.Height != 0.125 {
 		t.Fatalf("%+v", self)
 	}
 	r.want(r.do("GET", "/v1/agent/members?segment=x", ""), 500, "")

@@ -296,6 +296,13 @@ func (s *State) WaitSynced(ctx context.Context) error {
 	return err
 }
 
+// Failure is why the servers did not take the last statement; nil when they did.
+func (s *State) Failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lastErr
+}
+
 // Leave takes this host's services and checks out of the catalog and says nothing
 // more. What is registered here, and on disk, stays for the next start.
 func (s *State) Leave(ctx context.Context) error {

@@ -167,13 +167,30 @@ type StatusReply struct {
 	Peers []string
 	// LeaderSelf tells whether the answering server leads.
 	LeaderSelf bool
-	// Stats are counters of the server by section, as `weft info` shows them.
+	// Stats are counters of the server by section, as `weft info` shows them; that of
+	// StatsState is in words.
 	Stats map[string]map[string]string
 	// Fingerprint is a digest of all that the server has stored: servers that applied
 	// the same log have the same one.
 	Fingerprint string
 	// Index is that of the store.
 	Index uint64
+}
+
+// StatsState is the section of Stats that says in words how a host fares: by part, and
+// what to do about it under the part's name and StatsHint.
+const (
+	StatsState = "state"
+	StatsHint  = "_hint"
+)
+
+// Stated adds to the section StatsState of one part what it is like, and the hint
+// unless that is empty.
+func Stated(to map[string]string, part, what, hint string) {
+	to[part] = what
+	if hint != "" {
+		to[part+StatsHint] = hint
+	}
 }
 
 // Command boxes a catalog.Command so that codecs carry its type with it.

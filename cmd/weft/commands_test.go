@@ -301,6 +301,11 @@ func TestHostCommands(t *testing.T) {
 			out:     "agent:\n\tservices = 1\nraft:\n\tapplied_index = 3\n\tstate = Leader\n",
 		},
 		{
+			name: "info in words", args: []string{"info"},
+			answers: map[string]string{"GET /v1/agent/self": `{"Stats":{"state":{"members":"2 of 3 are alive","server":"nobody leads","server_hint":"start them"},"agent":{"services":"1"}}}`},
+			out:     "this host:\n\tserver   nobody leads\n\t         To do: start them\n\tmembers  2 of 3 are alive\n\nagent:\n\tservices = 1\n",
+		},
+		{
 			name: "reload refused", args: []string{"reload"},
 			answers: map[string]string{"PUT /v1/agent/reload": "500 a.hcl:3: nope: unknown key"},
 			code:    1, err: "Error: a.hcl:3: nope: unknown key\n",

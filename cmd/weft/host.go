@@ -14,13 +14,18 @@ import (
 
 	"github.com/hashicorp/consul/api"
 	"github.com/urfave/cli/v2"
+
+	"github.com/weftmesh/weft/catalog/wire"
 )
 
 // Commands about the agent that is asked, and its cluster.
 
 func infoCommand(s streams) *cli.Command {
 	return spec{
-		name: "info", usage: "Show counters of the agent and its server",
+		name: "info", usage: "Say how the agent and its server fare",
+		about: "First in words, with what to do about what is not well: whom the server follows, or why nobody leads;\n" +
+			"the disk; which server the agent is connected to, or why none lets it in; whether the catalog has what\n" +
+			"the host registers; how many members are alive. Then come counters.",
 		flags: clientFlags(),
 		action: withClient(s, func(c *cli.Context, cl *client) error {
 			var self struct {
@@ -29,6 +34,8 @@ func infoCommand(s streams) *cli.Command {
 			if _, err := cl.call(c.Context, http.MethodGet, "/v1/agent/self", nil, nil, &self); err != nil {
 				return err
 			}
+			showState(c.App.Writer, self.Stats[wire.StatsState])
+			delete(self.Stats, wire.StatsState)
 			for _, section := range slices.Sorted(maps.Keys(self.Stats)) {
 				fmt.Fprintf(c.App.Writer, "%s:\n", section)
 				for _, key := range slices.Sorted(maps.Keys(self.Stats[section])) {
@@ -38,6 +45,23 @@ func infoCommand(s streams) *cli.Command {
 			return nil
 		}),
 	}.build()
+}
+
+// showState says in words how a host fares. An agent that does not tell is of another version.
+func showState(w io.Writer, state map[string]any) {
+	if len(state) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "this host:")
+	for _, part := range []string{"server", "disk", "agent", "catalog", "members"} {
+		if what := state[part]; what != nil {
+			fmt.Fprintf(w, "\t%-8s %v\n", part, what)
+		}
+		if hint := state[part+wire.StatsHint]; hint != nil {
+			fmt.Fprintf(w, "\t         To do: %v\n", hint)
+		}
+	}
+	fmt.Fprintln(w)
 }
 
 func membersCommand(s streams) *cli.Command {

@@ -180,7 +180,8 @@ func backoff(fails int) time.Duration {
 }
 
 // join asks one server after the other.
-func (j *joining) join(ctx context.Context, c *Credentials) (Joined, error) {
+func (j *joining) join(ctx context.Context, c *Credentials) (_ Joined, err error) {
+	defer func() { c.failed.Store(&err) }()
 	token, err := j.token(c)
 	if err != nil {
 		return Joined{}, err

@@ -25,6 +25,7 @@ type Credentials struct {
 	source source
 	look   time.Duration // lookEvery
 	doubts chan struct{} // has a value when servers turn this node away
+	failed atomic.Pointer[error]
 }
 
 // source is where the next certificate comes from.
@@ -149,6 +150,14 @@ func (c *Credentials) Self() Peer {
 func (c *Credentials) Ready() bool {
 	h := c.held.Load()
 	return h != nil && h.node == c.self.Node
+}
+
+// Failure is why the last attempt to join or to renew failed; nil when it did not.
+func (c *Credentials) Failure() error {
+	if err := c.failed.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // NotAfter is the end of the certificate, zero when there is none.

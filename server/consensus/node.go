@@ -407,6 +407,9 @@ func (n *Node) Peers() ([]string, error) {
 	return out, nil
 }
 
+// Disk is how this node's disk fares.
+func (n *Node) Disk() DiskState { return n.disk.dog.state(time.Now()) }
+
 // Stats are Raft's counters, as Consul shows them.
 func (n *Node) Stats() map[string]string { return n.raft.Stats() }
 

@@ -74,6 +74,26 @@ func (w *watchdog) begin() (end func()) {
 	}
 }
 
+// DiskState is how the disk of a node fares.
+type DiskState struct {
+	Dir  string        // "" in memory
+	Age  time.Duration // of the oldest write that is under way
+	Hung bool          // and that is too long
+	Low  bool          // little room is left: nothing new is written
+	Free uint64        // bytes
+}
+
+func (w *watchdog) state(now time.Time) DiskState {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	d := DiskState{Dir: w.dir, Low: w.low, Free: w.free}
+	for _, at := range w.begun {
+		d.Age = max(d.Age, now.Sub(at))
+	}
+	d.Hung = w.isHung || d.Age >= hangAfter
+	return d
+}
+
 // waitForRoom notes that a write waits until there is space again.
 func (w *watchdog) waitForRoom(n int) {
 	w.mu.Lock()
