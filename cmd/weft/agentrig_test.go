@@ -34,12 +34,17 @@ type runningAgent struct {
 // startAgent runs the agent on free ports of loopback and waits until it is ready.
 func startAgent(t *testing.T, args ...string) *runningAgent {
 	t.Helper()
-	a := launchAgent(t, args...)
+	return launchAgent(t, args...).ready()
+}
+
+// ready waits until the agent serves.
+func (a *runningAgent) ready() *runningAgent {
+	a.t.Helper()
 	for _, line := range []string{`"service":"http"`, `"msg":"ready"`} {
 		got := a.await(line)
 		var fields struct{ Msg, Addr string }
 		if err := json.Unmarshal([]byte(got), &fields); err != nil {
-			t.Fatalf("log line %q: %v", got, err)
+			a.t.Fatalf("log line %q: %v", got, err)
 		}
 		if fields.Addr != "" {
 			a.addr = fields.Addr
@@ -50,10 +55,16 @@ func startAgent(t *testing.T, args ...string) *runningAgent {
 
 func launchAgent(t *testing.T, args ...string) *runningAgent {
 	t.Helper()
+	return launch(t, append([]string{"-dev"}, args...)...)
+}
+
+// launch is launchAgent without -dev.
+func launch(t *testing.T, args ...string) *runningAgent {
+	t.Helper()
 	// A few sidecar ports that no other test on this machine takes.
 	first := min(freePort(t), 65535-8)
 	ports := fmt.Sprintf("ports { http = 0 dns = 0 serf_lan = 0 sidecar_min_port = %d sidecar_max_port = %d }", first, first+8)
-	all := append([]string{"agent", "-dev", "-log-json", "-node", "host1", "-hcl", ports}, args...)
+	all := append([]string{"agent", "-log-json", "-node", "host1", "-hcl", ports}, args...)
 	a := &runningAgent{t: t, cmd: program(t, all...), news: make(chan struct{}), ended: make(chan struct{})}
 	out, err := a.cmd.StdoutPipe()
 	if err != nil {

@@ -31,6 +31,8 @@ const (
 	tokenEnv         = "WEFT_JOIN_TOKEN_FILE"     //nolint:gosec // the same
 
 	clusterIDFile = "cluster-id"
+	// secretFile is where a first server that is alone puts the secret that it makes.
+	secretFile = "cluster.secret" //nolint:gosec // the same
 )
 
 // trust is what this host proves itself with.
@@ -109,6 +111,10 @@ func (h *host) openSecret() error {
 	if err != nil {
 		return err
 	}
+	if c.DataDir != "" && exists(filepath.Join(c.DataDir, secretFile)) {
+		h.log.Warn("the cluster secret lies in the data directory: who has a copy of that can be a server, and can open the key of the certificate authority",
+			"file", filepath.Join(c.DataDir, secretFile), "hint", "move it to where no backup takes it, and name it by cluster_secret_file or as the systemd credential "+secretCredential)
+	}
 	h.trust.secret, h.trust.clusterID = secret, secret.ClusterID()
 	if err := keepClusterID(c.DataDir, h.trust.clusterID); err != nil {
 		return err
@@ -128,7 +134,7 @@ func readOrMakeSecret(c *config.Config) (enroll.Secret, error) {
 	if c.DataDir == "" {
 		return enroll.NewSecret(), nil // -dev: as short as the process
 	}
-	file = filepath.Join(c.DataDir, "cluster.secret")
+	file = filepath.Join(c.DataDir, secretFile)
 	secret, err := enroll.ReadSecret(file)
 	switch {
 	case !errors.Is(err, fs.ErrNotExist):
