@@ -31,9 +31,10 @@ func seed(t *testing.T) *rand.Rand {
 	return rand.New(rand.NewPCG(n, 1))
 }
 
-// TestP20ChurnOfAgents kills, restarts, registers, deregisters and changes tokens at
-// random: soon after the last of it the catalog is the union of what the living agents
-// say, which is what they were told: no ghosts, none missing.
+// TestP20ChurnOfAgents kills, restarts, registers and deregisters at random, and asks for
+// changes of tokens, which have no effect while there are no ACLs: soon after the last of
+// it the catalog is the union of what the living agents say, which is what they were told:
+// no ghosts, none missing.
 func TestP20ChurnOfAgents(t *testing.T) {
 	t.Parallel()
 	rng := seed(t)

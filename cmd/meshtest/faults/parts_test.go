@@ -3,11 +3,14 @@
 package faults_test
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -286,18 +289,25 @@ func TestP04LeaderChangesUnderChurn(t *testing.T) {
 	}
 	proc.Eventually(t, 20*time.Second, "an intention", func() error { return allow(true) })
 	proc.Eventually(t, 20*time.Second, "web reaches db", func() error { return roundTrip(up) })
+	proxies := []*appliedBy{{of: a, id: "web-sidecar-proxy"}, {of: b, id: "db-sidecar-proxy"}}
 	var took []time.Duration
-	for i := range proc.Count(12, 500) {
-		done := make(chan struct{})
+	lead, term := leading(t, c)
+	want, changes, refused := proc.Count(12, 500), 0, 0
+	for i := 0; changes < want; i++ {
+		if i >= 3*want {
+			t.Fatalf("%d changes of leader in %d rounds, %d transfers were refused", changes, i, refused)
+		}
+		code := make(chan int, 1)
 		go func() { // leadership moves while all else changes
-			defer close(done)
-			_, _, _ = c.Servers[i%3].CLI("operator", "raft", "transfer-leader")
+			_, _, n := c.Servers[i%3].CLI("operator", "raft", "transfer-leader")
+			code <- n
 		}()
 		register(t, b.Agent, &api.AgentServiceRegistration{Name: fmt.Sprintf("churn-%d", i%7), Port: 1000 + i})
 		if i%3 == 0 {
 			_ = b.Client.Agent().ServiceDeregister(fmt.Sprintf("churn-%d", (i+3)%7))
 		}
 		yes := i%2 == 1
+		before := proxies[1].now(t)
 		proc.Eventually(t, 20*time.Second, "the intention changes", func() error { return allow(yes) })
 		began := time.Now()
 		proc.Eventually(t, 20*time.Second, "the proxy enforces it", func() error {
@@ -307,10 +317,97 @@ func TestP04LeaderChangesUnderChurn(t *testing.T) {
 			return nil
 		})
 		took = append(took, time.Since(began))
-		<-done
+		if after := proxies[1].now(t); after <= before {
+			t.Errorf("round %d: the proxy of db enforces the change at index %d, and was at %d before", i, after, before)
+		}
+		proxies[0].now(t)
+		proc.Eventually(t, 20*time.Second, "the servers hear that the proxies have caught up", func() error { return enforced(a.Agent, "db") })
+		handed := <-code == 0
+		if !handed {
+			refused++
+		}
+		proc.Eventually(t, 20*time.Second, "another server leads", func() error {
+			now, at := leading(t, c)
+			if at > term && now != lead {
+				changes++
+				lead, term = now, at
+			} else if handed {
+				return fmt.Errorf("%q leads in term %d; it was %q in term %d", now, at, lead, term)
+			}
+			return nil
+		})
 	}
-	t.Logf("%d leader changes, each with a change of policy: the proxies enforce it after: %s", len(took), spread(took))
+	t.Logf("%d changes of leader by term, %d transfers refused, each beside a change of policy: the proxies enforce it after: %s", changes, refused, spread(took))
 	if worst := slices.Max(took); worst > 10*time.Second {
 		t.Errorf("a proxy took %s", worst)
 	}
+}
+
+// leading gives the server that says that it leads in the newest term, "" for none.
+func leading(t *testing.T, c *proc.Cluster) (name string, term uint64) {
+	t.Helper()
+	for _, n := range c.Servers {
+		self, err := n.Client.Agent().Self()
+		if err != nil {
+			continue
+		}
+		raft, _ := self["Stats"]["raft"].(map[string]any)
+		at, err := strconv.ParseUint(fmt.Sprint(raft["term"]), 10, 64)
+		if err == nil && raft["state"] == "Leader" && at > term {
+			name, term = n.Name, at
+		}
+	}
+	return name, term
+}
+
+// appliedBy follows the index at which a proxy enforces, which must never fall.
+type appliedBy struct {
+	of   *proc.Node
+	id   string
+	last uint64
+}
+
+func (p *appliedBy) now(t *testing.T) uint64 {
+	t.Helper()
+	_, body, err := p.of.Get("/v1/agent/connect/proxies")
+	var list []struct {
+		Proxy   string
+		Applied uint64
+	}
+	if err == nil {
+		err = json.Unmarshal([]byte(body), &list)
+	}
+	if err != nil {
+		t.Fatalf("the proxies of %s: %v", p.of.Name, err)
+	}
+	for _, s := range list {
+		if s.Proxy != p.id {
+			continue
+		}
+		if s.Applied < p.last {
+			t.Errorf("%s went back from index %d to %d", p.id, p.last, s.Applied)
+		}
+		p.last = max(p.last, s.Applied)
+		return s.Applied
+	}
+	t.Fatalf("%s has no proxy %s: %s", p.of.Name, p.id, body)
+	return 0
+}
+
+// enforced tells whether all proxies that the intentions of a destination concern have
+// reported an index from which on they enforce them.
+func enforced(a *proc.Agent, destination string) error {
+	_, body, err := a.Get("/v1/connect/intentions/enforced?destination=" + destination)
+	var now struct {
+		Index    uint64
+		Enforced bool
+		Proxies  []json.RawMessage
+	}
+	if err == nil {
+		err = json.Unmarshal([]byte(body), &now)
+	}
+	if err == nil && (!now.Enforced || len(now.Proxies) == 0) {
+		err = errors.New(body)
+	}
+	return err
 }
