@@ -82,6 +82,9 @@ func (n *Node) judge(rpc raft.RPC) (as raft.RPC, ok bool) {
 	if n.network != nil && n.network.refuses(rpc) {
 		return rpc, false
 	}
+	if ask, ok := rpc.Command.(*raft.InstallSnapshotRequest); ok && n.network != nil {
+		n.network.layer.expect(string(ask.ID), ask.Size)
+	}
 	if n.contradicts(rpc.Command) {
 		rpc.Respond(nil, n.disk.disown())
 		return rpc, false

@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/wire"
 )
 
 type networkAddr string
@@ -212,12 +215,57 @@ func (s *streams) sever(which func(id string) bool) {
 	}
 }
 
-// kept is an accepted connection.
+// kept is an accepted connection. Raft decodes what comes without a bound; here a message
+// has one, which begins anew with each answer.
 type kept struct {
 	net.Conn
 	of   *streams
 	id   string
 	gone atomic.Bool
+
+	backup atomic.Bool  // the message says that a backup follows it
+	came   atomic.Int64 // bytes of the message
+	more   atomic.Int64 // bytes of that backup
+}
+
+const (
+	// maxMessage is twice what a leader sends at most: a batch of the largest entries.
+	maxMessage = 2 * maxAppendEntries * wire.MaxEntry
+	// backupComes is the first byte of raft's message that a backup follows.
+	backupComes = 2
+)
+
+// Read implements net.Conn.
+func (k *kept) Read(b []byte) (int, error) {
+	n, err := k.Conn.Read(b)
+	if n > 0 && k.came.Load() == 0 {
+		k.backup.Store(b[0] == backupComes)
+	}
+	if k.came.Add(int64(n))-k.more.Load() <= maxMessage {
+		return n, err
+	}
+	k.of.log.Error("a server sends a message to raft that is larger than any: its connection is closed", "peer", k.id, "limit", maxMessage)
+	return 0, errors.Join(errTooLarge, k.Close())
+}
+
+// Write implements net.Conn.
+func (k *kept) Write(b []byte) (int, error) {
+	k.came.Store(0)
+	k.more.Store(0)
+	return k.Conn.Write(b)
+}
+
+var errTooLarge = fmt.Errorf("consensus: a message to raft of more than %d bytes: %w", maxMessage, catalog.ErrTooLarge)
+
+// expect lets a backup of a size come from a server that has said so.
+func (s *streams) expect(id string, size int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns[id] {
+		if k, ok := c.(*kept); ok && k.backup.Load() {
+			k.more.Store(max(size, 0))
+		}
+	}
 }
 
 // Close implements net.Conn.
