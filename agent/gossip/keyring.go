@@ -279,7 +279,7 @@ const (
 )
 
 // keysMessage asks a member to do something with its keyring, or answers that.
-// Who can send one has a key of gossip already; a change takes more: see Warrant.
+// Who can send one has a key of gossip already; being answered takes more: see Warrant.
 type keysMessage struct {
 	ID   string
 	From string
@@ -305,7 +305,7 @@ const (
 )
 
 // Keyring carries out op on the keyring of every member that is alive, and tells
-// what came of it. A member that turns out to have failed meanwhile does not count:
+// what came of it. A host that may not change keys lists its own alone: see Warrant. A member that turns out to have failed meanwhile does not count:
 // it is given the keys when it is back. The error is of this host alone: see
 // KeyringReport.Errors.
 func (g *Gossip) Keyring(ctx context.Context, op catalog.KeyringOp, key string) (*catalog.KeyringReport, error) {
@@ -320,10 +320,14 @@ func (g *Gossip) Keyring(ctx context.Context, op catalog.KeyringOp, key string) 
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails
 	q := keysMessage{ID: hex.EncodeToString(id), From: g.cfg.NodeName, Op: op, Key: key, At: time.Now().UnixMilli()}
-	if err := g.sign(&q); err != nil {
-		return nil, err
+	unsigned := g.sign(&q)
+	if unsigned != nil && op != catalog.KeyringList {
+		return nil, unsigned
 	}
 	others := slices.DeleteFunc(g.table.alive(), func(m catalog.Member) bool { return m.Name == g.cfg.NodeName })
+	if unsigned != nil {
+		others = nil // they would not say
+	}
 	replies := g.keys.expect(q.ID, len(others)+1)
 	defer g.keys.forget(q.ID)
 
@@ -425,7 +429,7 @@ func (g *Gossip) keysAsked(b []byte) {
 	}
 	node, keys, failure := g.cfg.NodeName, []string(nil), ""
 	if err := g.warranted(&q, time.Now()); err != nil {
-		keys, failure = g.keys.texts(), err.Error()
+		failure = err.Error()
 	} else {
 		node, keys, failure = g.keys.answer(g.cfg.NodeName, q)
 	}

@@ -8,8 +8,9 @@ import (
 	"github.com/weftmesh/weft/catalog"
 )
 
-// Warrant tells who may change the keys of gossip. Each member has those keys, so that
-// having them proves nothing: whoever holds one host could lock out all others.
+// Warrant tells who may change the keys of gossip, and see those of others. Each member
+// has such keys, so that having them proves nothing: whoever holds one host could lock out
+// all others, and one that was revoked could ask for the key that is to shut it out.
 type Warrant interface {
 	// Sign proves that this host may, or refuses.
 	Sign(b []byte) (proof []byte, err error)
@@ -32,7 +33,7 @@ func (q *keysMessage) signed() []byte {
 
 // sign adds the proof that this host may ask for what q says.
 func (g *Gossip) sign(q *keysMessage) (err error) {
-	if q.Op == catalog.KeyringList || g.cfg.Warrant == nil {
+	if g.cfg.Warrant == nil {
 		return nil
 	}
 	if q.Proof, err = g.cfg.Warrant.Sign(q.signed()); err != nil {
@@ -41,17 +42,17 @@ func (g *Gossip) sign(q *keysMessage) (err error) {
 	return nil
 }
 
-// warranted refuses a change that no server asked for, now and for the first time.
+// warranted refuses what no server asked for, now and for the first time.
 func (g *Gossip) warranted(q *keysMessage, now time.Time) error {
-	if q.Op == catalog.KeyringList || g.cfg.Warrant == nil {
+	if g.cfg.Warrant == nil {
 		return nil
 	}
 	if age := now.Sub(time.UnixMilli(q.At)).Abs(); age > warrantAge {
-		return fmt.Errorf("%w: the change is %s old or ahead by this host's clock, at most %s are allowed; set the clocks right, and try again",
+		return fmt.Errorf("%w: what is asked is %s old or ahead by this host's clock, at most %s are allowed; set the clocks right, and try again",
 			catalog.ErrDenied, age.Round(time.Second), warrantAge)
 	}
 	if err := g.cfg.Warrant.Verify(q.signed(), q.Proof); err != nil {
-		return fmt.Errorf("%w: keys of gossip are changed by servers only: %w", catalog.ErrDenied, err)
+		return fmt.Errorf("%w: keys of gossip are changed and listed by servers only: %w", catalog.ErrDenied, err)
 	}
 	if !g.keys.first(q.ID, now) {
 		return fmt.Errorf("%w: %w", catalog.ErrDenied, errRepeated)
@@ -59,7 +60,7 @@ func (g *Gossip) warranted(q *keysMessage, now time.Time) error {
 	return nil
 }
 
-var errRepeated = errors.New("the change was carried out already")
+var errRepeated = errors.New("it was carried out already")
 
 // first tells whether a change is new. Only what servers signed comes here, so that what
 // is remembered is bounded by what operators do.

@@ -3,7 +3,6 @@ package gossip
 import (
 	"bytes"
 	"errors"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -49,21 +48,25 @@ func TestKeysAreForServers(t *testing.T) {
 		t.Errorf("an agent installs a key: %v", err)
 	}
 	// An agent that somebody changed asks all the same.
-	q := keysMessage{ID: "1", From: "agent", Op: catalog.KeyringInstall, Key: text(fresh), At: time.Now().UnixMilli()}
-	replies := agent.keys.expect(q.ID, 1)
-	if err := agent.sendTo("server", msgKeys, q); err != nil {
-		t.Fatal(err)
-	}
-	select {
-	case r := <-replies:
-		if !strings.Contains(r.Err, "by servers only") || slices.Contains(r.Keys, text(fresh)) {
-			t.Errorf("the server answers %+v", r)
+	for _, op := range []catalog.KeyringOp{catalog.KeyringInstall, catalog.KeyringList} {
+		q := keysMessage{ID: string(op), From: "agent", Op: op, Key: text(fresh), At: time.Now().UnixMilli()}
+		replies := agent.keys.expect(q.ID, 1)
+		if err := agent.sendTo("server", msgKeys, q); err != nil {
+			t.Fatal(err)
 		}
-	case <-time.After(10 * time.Second):
-		t.Error("the server does not answer")
+		select {
+		case r := <-replies:
+			if !strings.Contains(r.Err, "by servers only") || len(r.Keys) > 0 {
+				t.Errorf("%s: the server answers %+v", op, r)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("the server does not answer")
+		}
 	}
-	if r, err := agent.Keyring(t.Context(), catalog.KeyringList, ""); err != nil || len(r.Errors) != 0 || len(r.Keys) != 2 {
-		t.Errorf("an agent looks: %+v, %v", r, err)
+	for asked, want := range map[*Gossip]int{agent: 1, server: 2} {
+		if r, err := asked.Keyring(t.Context(), catalog.KeyringList, ""); err != nil || len(r.Errors) != 0 || len(r.Keys) != want {
+			t.Errorf("%s looks: %+v, %v", asked.cfg.NodeName, r, err)
+		}
 	}
 	for _, op := range []catalog.KeyringOp{catalog.KeyringInstall, catalog.KeyringUse} {
 		if r, err := server.Keyring(t.Context(), op, text(fresh)); err != nil || len(r.Errors) != 0 {

@@ -37,7 +37,7 @@ func keyringCommand(s streams) *cli.Command {
 	return spec{
 		name: "keyring", usage: "Change the keys that encrypt gossip",
 		flags: clientFlags(
-			&cli.BoolFlag{Name: "list", Usage: "List the keys, and on how many members each is."},
+			&cli.BoolFlag{Name: "list", Usage: "List the keys, and on how many members each is; where no server runs, those of this host alone."},
 			&cli.BoolFlag{Name: "list-primary", Usage: "List the keys that members encrypt with."},
 			&cli.BoolFlag{Name: "rotate", Usage: "Replace the key: make a new one, install it, use it, and remove all former ones."},
 			&cli.StringFlag{Name: "install", Usage: "Install a key on all members."},

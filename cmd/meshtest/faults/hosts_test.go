@@ -49,7 +49,8 @@ func TestKeyRotationWithHostsDown(t *testing.T) {
 		n.Kill()
 	}
 	alive(t, a, 3, 60*time.Second)
-	old, err := a.Client.Operator().KeyringList(nil)
+	op := c.Leader()
+	old, err := op.Client.Operator().KeyringList(nil)
 	if err != nil || len(old) == 0 || len(old[0].Keys) != 1 {
 		t.Fatalf("%+v, %v", old, err)
 	}
@@ -57,7 +58,6 @@ func TestKeyRotationWithHostsDown(t *testing.T) {
 	if err := a.Client.Operator().KeyringInstall(key, nil); err == nil || !strings.Contains(err.Error(), "a server's host") {
 		t.Errorf("an agent installs a key: %v", err)
 	}
-	op := c.Leader()
 	alive(t, op, 3, 60*time.Second) // it may hear of the second failure after a
 	op.MustCLI("keyring", "-install", key)
 	op.MustCLI("keyring", "-use", key)
@@ -71,7 +71,7 @@ func TestKeyRotationWithHostsDown(t *testing.T) {
 		alive(t, n, 5, 30*time.Second)
 	}
 	proc.Eventually(t, 20*time.Second, "all hosts have the new key alone", func() error {
-		now, err := down[1].Client.Operator().KeyringList(nil)
+		now, err := op.Client.Operator().KeyringList(nil)
 		if err != nil {
 			return err
 		}
