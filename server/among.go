@@ -34,7 +34,7 @@ func (c *cluster) enter(raft *consensus.Node, st *store.Store) {
 		id, _ := raft.LeaderID()
 		return id, id != "" || raft.Fresh() || c.dismissed.is()
 	}}
-	c.dismissed = &dismissal{self: c.self.ID, raft: raft, cluster: c, lonely: c.tempo.lonely, log: c.log}
+	c.dismissed = &dismissal{self: c.self.ID, raft: raft, cluster: c, tempo: c.tempo, log: c.log}
 }
 
 // mayVote tells whether this server may vote. One that began with an empty disk may

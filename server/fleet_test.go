@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,7 +20,7 @@ import (
 
 // quick is a tempo for tests.
 func quick(_ int, cfg *Config) {
-	cfg.tempo = tempo{autopilot: 50 * time.Millisecond, dead: 300 * time.Millisecond, lonely: 500 * time.Millisecond}
+	cfg.tempo = tempo{autopilot: 50 * time.Millisecond, dead: 2 * time.Second, lonely: 500 * time.Millisecond}
 	cfg.Autopilot = catalog.DefaultAutopilot()
 	cfg.Autopilot.ServerStabilizationTime = 200 * time.Millisecond
 	cfg.Autopilot.LastContactThreshold = time.Second
@@ -199,6 +200,67 @@ func TestDeadServerIsRemoved(t *testing.T) {
 	}
 	f.down(lead)
 	f.put(f.leader(), "after", "x")
+}
+
+// cuttable is a listener behind which a server cannot be reached while it is cut off.
+type cuttable struct {
+	net.Listener
+
+	mu    sync.Mutex
+	cut   bool
+	conns []net.Conn
+}
+
+func (l *cuttable) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		l.mu.Lock()
+		cut := l.cut
+		l.conns = append(l.conns, c)
+		l.mu.Unlock()
+		if !cut {
+			return c, nil
+		}
+		_ = c.Close()
+	}
+}
+
+func (l *cuttable) set(cut bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cut = cut
+	for _, c := range l.conns {
+		_ = c.Close()
+	}
+	l.conns = nil
+}
+
+// TestLostServerComesBack: one that autopilot removed because nobody could reach it is
+// taken in again when it can be reached, although its process never ended.
+func TestLostServerComesBack(t *testing.T) {
+	f := newFleet(t, 5)
+	doors := map[int]*cuttable{}
+	f.change = func(i int, cfg *Config) {
+		quick(i, cfg)
+		doors[i] = &cuttable{Listener: cfg.Cluster.Listener}
+		cfg.Cluster.Listener = doors[i]
+	}
+	for i := 1; i <= 5; i++ {
+		f.up(i)
+	}
+	lead := f.leader()
+	lost := 1 + lead%5
+	doors[lost].set(true)
+	f.town.status(nameOf(lost), catalog.MemberFailed)
+	f.until("the lost server is removed", func() bool { return len(f.peers(lead)) == 4 })
+	d := f.nodes[lost].server.cluster.dismissed
+	f.until("it finds out", func() bool { d.mu.Lock(); defer d.mu.Unlock(); return d.said })
+	doors[lost].set(false)
+	f.town.status(nameOf(lost), catalog.MemberAlive)
+	f.until("it votes again", func() bool { return f.votes(lost, lead) })
 }
 
 // TestRemovedServerIsTold: a server that an operator removes says so, takes part in

@@ -71,13 +71,16 @@ func (s *peerService) Lost(_ context.Context, req *wire.LostRequest) (*wire.Lost
 const lonely = 3 * time.Second
 
 // dismissal finds out that this server was removed from the cluster: Raft does not
-// tell it. It then says so, and is not taken in again before it is restarted.
+// tell it. It then says so and, where an operator did it, is not taken in again before
+// it is restarted.
 type dismissal struct {
 	self    string
 	raft    *consensus.Node
 	cluster founders
-	lonely  time.Duration
+	tempo   tempo
 	log     *slog.Logger
+
+	looked, away time.Time // last, and last when it had been silent or stopped for long
 
 	mu   sync.Mutex
 	yes  bool
@@ -92,7 +95,8 @@ func (d *dismissal) is() bool {
 
 // run looks until ctx ends.
 func (d *dismissal) run(ctx context.Context) {
-	tick := time.NewTicker(d.lonely / 2)
+	d.looked = time.Now()
+	tick := time.NewTicker(d.tempo.lonely / 2)
 	defer tick.Stop()
 	for {
 		select {
@@ -106,12 +110,16 @@ func (d *dismissal) run(ctx context.Context) {
 
 func (d *dismissal) look(ctx context.Context) {
 	member, _ := d.raft.Member(d.self)
-	heard := d.raft.LastContact()
+	heard, now := d.raft.LastContact(), time.Now()
+	if heard >= d.tempo.dead || now.Sub(d.looked) >= d.tempo.dead {
+		d.away = now
+	}
+	d.looked = now
 	d.mu.Lock()
-	if member && heard >= 0 && heard < d.lonely {
+	if member && heard >= 0 && heard < d.tempo.lonely {
 		d.yes, d.said = false, false
 	}
-	quiet := d.raft.Fresh() || d.yes || (member && heard >= 0 && heard < d.lonely)
+	quiet := d.raft.Fresh() || d.yes || (member && heard >= 0 && heard < d.tempo.lonely)
 	d.mu.Unlock()
 	if quiet {
 		return
@@ -132,8 +140,9 @@ func (d *dismissal) look(ctx context.Context) {
 				return
 			}
 		}
-		// Who has heard a leader since this process began took part, be it for a moment.
-		d.tell(s, heard >= 0)
+		// Autopilot removes only who was silent for long, and may have said a last word to
+		// it since; any other that has heard a leader was removed on purpose.
+		d.tell(s, heard >= 0 && now.Sub(d.away) >= d.tempo.dead)
 		return
 	}
 }
