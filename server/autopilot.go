@@ -34,6 +34,7 @@ type autopilot struct {
 	tempo   tempo
 
 	mu     sync.Mutex
+	began  time.Time // leading
 	since  map[string]standing
 	barred map[string]time.Time // servers that an operator removed, until when they stay out
 	told   map[string]time.Time // what was logged of a server, and when

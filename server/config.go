@@ -118,6 +118,9 @@ type tempo struct {
 	lonely    time.Duration // how long a server hears no leader before it asks why
 }
 
+// told is how long a server that was removed has to find out.
+func (t tempo) told() time.Duration { return 3 * t.lonely }
+
 func (t tempo) withDefaults() tempo {
 	if t.autopilot == 0 {
 		t.autopilot = autopilotEvery

@@ -253,6 +253,7 @@ func TestLostServerComesBack(t *testing.T) {
 	}
 	lead := f.leader()
 	lost := 1 + lead%5
+	f.until("it has what the leader has", f.nodes[lost].server.cluster.current.Load)
 	doors[lost].set(true)
 	f.town.status(nameOf(lost), catalog.MemberFailed)
 	f.until("the lost server is removed", func() bool { return len(f.peers(lead)) == 4 })
@@ -287,6 +288,51 @@ func TestRemovedServerIsTold(t *testing.T) {
 	f.down(victim)
 	f.up(victim)
 	f.until("it votes again", func() bool { return f.votes(victim, f.leader()) })
+}
+
+// TestRemovalOutlivesLeadership: a server that an operator removed stays out also when
+// another leads next, which knows nothing of it: because it was the leader that was
+// removed, or because leadership moved then.
+func TestRemovalOutlivesLeadership(t *testing.T) {
+	f := newFleet(t, 5)
+	f.change = quick
+	for i := 1; i <= 5; i++ {
+		f.up(i)
+	}
+	remove := func(victim, by int) {
+		t.Helper()
+		if _, err := f.nodes[by].operators().ChangeRaft(t.Context(), &wire.ChangeRaftRequest{ID: idOf(victim)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	staysOut := func(victim int) {
+		t.Helper()
+		f.until("it knows", func() bool { return f.nodes[victim].server.cluster.dismissed.is() })
+		for i := range f.nodes {
+			f.until("all know", func() bool { _, ok := f.peers(i)[idOf(victim)]; return i == victim || !ok })
+		}
+		if !f.nodes[victim].server.cluster.dismissed.is() {
+			t.Error("it was taken in again although nobody restarted it")
+		}
+	}
+	first := f.leader()
+	for i := range f.nodes {
+		f.until("all vote", f.nodes[i].server.cluster.current.Load)
+	}
+	remove(first, first)
+	staysOut(first)
+	f.down(first)
+
+	second := f.leader()
+	victim := 1 + second%5
+	if victim == first {
+		victim = 1 + victim%5
+	}
+	remove(victim, second)
+	if err := f.nodes[second].server.raft.TransferLeadership(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	staysOut(victim)
 }
 
 // TestRaftPort: who may speak Raft.

@@ -17,7 +17,7 @@ const deadGrace = 30 * time.Second
 func (a *autopilot) begin() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.since, a.absent, a.barred = map[string]standing{}, map[string]time.Time{}, map[string]time.Time{}
+	a.began, a.since, a.absent, a.barred = a.now(), map[string]standing{}, map[string]time.Time{}, map[string]time.Time{}
 }
 
 // tend makes the servers in Raft those that are alive: it takes newcomers in, gives
@@ -62,15 +62,27 @@ type operated struct {
 
 // Remove implements rpc.Raft. The server that is removed finds out by itself, and is
 // not taken in again before it had the time to: from then on it says that it was
-// removed, until it is restarted.
+// removed, until it is restarted. A leader hands over first: the next one, which removes
+// it, is that which knows of it.
 func (o operated) Remove(ctx context.Context, id, address string) error {
 	if id == "" {
 		id, _ = o.IDOf(address)
 	}
+	if peers, err := o.Peers(); err == nil && len(peers) > 1 && id == o.autopilot.self {
+		return o.autopilot.cluster.leave(ctx)
+	}
 	o.autopilot.mu.Lock()
-	o.autopilot.barred[id] = o.autopilot.now().Add(3 * o.autopilot.tempo.lonely)
+	o.autopilot.barred[id] = o.autopilot.now().Add(o.autopilot.tempo.told())
 	o.autopilot.mu.Unlock()
 	return o.Node.Remove(ctx, id, address)
+}
+
+// young tells whether another may have led a moment ago, and have removed a server
+// that does not know it yet.
+func (a *autopilot) young() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.now().Sub(a.began) < a.tempo.told()
 }
 
 // bars tells whether a server was removed a moment ago.
@@ -117,8 +129,8 @@ func (a *autopilot) admit(ctx context.Context, id string, m catalog.Member) erro
 		a.log.Warn("a server that gossip knows does not answer and is not taken in yet", "node", m.Name, "addr", addr, "err", err)
 		return nil
 	}
-	if at.Dismissed {
-		return nil // it was removed on purpose: only its restart ends that
+	if at.Dismissed || !at.Fresh && a.young() {
+		return nil // it was removed on purpose, or may have been: only its restart ends that
 	}
 	if a.raft.Foreign(at.Marks, at.Applied) {
 		if a.silent("foreign", id) {
