@@ -134,14 +134,6 @@ func identified(ctx context.Context, method string) (context.Context, error) {
 	return rpc.WithCaller(ctx, caller), nil
 }
 
-func identifyCalls(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	ctx, err := identified(ctx, info.FullMethod)
-	if err != nil {
-		return nil, err
-	}
-	return next(ctx, req)
-}
-
 func identifyStreams(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	ctx, err := identified(stream.Context(), info.FullMethod)
 	if err != nil {

@@ -19,6 +19,10 @@ const (
 	maxStreams = 2 * (maxAgentWaits + maxAgentCalls)
 	// maxHeaders bounds what a request says beside its message.
 	maxHeaders = 16 << 10
+	// window is what a request may send before it is received, the least that gRPC knows,
+	// and connWindow what a connection may send ahead, which is read at once.
+	window     = 64 << 10
+	connWindow = 1 << 20
 )
 
 // newGRPC makes the server that agents and other servers ask.
@@ -61,17 +65,19 @@ func newGRPC(s *Server) (*grpc.Server, error) {
 		grpc.MaxSendMsgSize(wire.MaxReply),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(maxHeaders),
+		grpc.StaticStreamWindowSize(window), grpc.StaticConnWindowSize(connWindow),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		// A host that fell silent is to be known as such within 5 s, its probes included.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: wire.PingEvery, Timeout: 2 * time.Second}),
-		grpc.ChainUnaryInterceptor(identifyCalls, agents.calls, s.requests.calls, s.ending.reads),
+		grpc.ChainUnaryInterceptor(agents.calls, s.requests.calls, s.ending.reads),
 		grpc.ChainStreamInterceptor(identifyStreams, agents.streams, s.ending.streams),
 	)
-	wire.Register(out, h)
-	wire.RegisterOperators(out, op)
-	wire.RegisterPolicies(out, policies)
+	in := counting{out, agents}
+	wire.Register(in, h)
+	wire.RegisterOperators(in, op)
+	wire.RegisterPolicies(in, policies)
 	if c := s.cluster; c != nil {
-		wire.RegisterPeers(out, &peerService{self: c.self, raft: s.raft, founding: c.founding, dismissed: c.dismissed, lost: s.leader.lost})
+		wire.RegisterPeers(in, &peerService{self: c.self, raft: s.raft, founding: c.founding, dismissed: c.dismissed, lost: s.leader.lost})
 	}
 	return out, nil
 }

@@ -23,6 +23,13 @@ const (
 	// maxAgentPolicies bounds its questions, of the calls, about who enforces a policy:
 	// each makes the leader ask all servers again and again.
 	maxAgentPolicies = 8
+	// maxAgentUnread bounds its requests that have begun and have not arrived,
+	// maxAgentReading those of them that are received at a time, and maxAgentBytes what
+	// its requests that are under way are long: it decides how slowly they arrive. Those
+	// that wait their turn hold a window each.
+	maxAgentUnread  = 1024
+	maxAgentReading = 16
+	maxAgentBytes   = 16 * wire.MaxRequest
 	// syncRate and syncBurst bound how often it states its host, a second.
 	syncRate  = 20
 	syncBurst = 100
@@ -39,6 +46,8 @@ type limits struct {
 // usage is what one agent asks.
 type usage struct {
 	calls, waits, policies int
+	begun, unread, bytes   int
+	reading                chan struct{} // has room for those that are received at a time
 	tokens                 float64
 	at                     time.Time
 }
@@ -81,7 +90,7 @@ func counts(c rpc.Caller) bool { return c.Agent && !c.Forwarded }
 func (l *limits) of(id string) *usage {
 	u := l.agents[id]
 	if u == nil {
-		u = &usage{tokens: syncBurst, at: l.now()}
+		u = &usage{tokens: syncBurst, at: l.now(), reading: make(chan struct{}, maxAgentReading)}
 		l.agents[id] = u
 	}
 	return u
@@ -97,7 +106,7 @@ func (l *limits) sweep() {
 	}
 	now := l.now()
 	for id, u := range l.agents {
-		if u.calls == 0 && u.waits == 0 && u.policies == 0 && now.Sub(u.at) > syncBurst/syncRate*time.Second {
+		if u.calls == 0 && u.waits == 0 && u.policies == 0 && u.begun == 0 && now.Sub(u.at) > syncBurst/syncRate*time.Second {
 			delete(l.agents, id)
 		}
 	}
@@ -148,10 +157,16 @@ func (l *limits) calls(ctx context.Context, req any, _ *grpc.UnaryServerInfo, ne
 
 // streams is a grpc.StreamServerInterceptor.
 func (l *limits) streams(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	end, err := l.begin(rpc.CallerOf(stream.Context()), true)
+	caller := rpc.CallerOf(stream.Context())
+	a, err := l.arrive(caller)
+	if err != nil {
+		return err
+	}
+	defer a.end()
+	end, err := l.begin(caller, true)
 	if err != nil {
 		return err
 	}
 	defer end()
-	return next(srv, stream)
+	return next(srv, &arriving{stream, a})
 }

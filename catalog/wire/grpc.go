@@ -40,8 +40,17 @@ func (grpcCodec) Marshal(v any) (mem.BufferSlice, error) {
 	return out, nil
 }
 
+// Received is a message to be decoded, of which the length on the wire is wanted too.
+type Received struct {
+	Message any
+	Size    int
+}
+
 // Unmarshal implements encoding.CodecV2.
 func (grpcCodec) Unmarshal(data mem.BufferSlice, v any) error {
+	if r, is := v.(*Received); is {
+		r.Size, v = data.Len(), r.Message
+	}
 	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
 	defer buf.Free() // decoded values own their memory
 	return Unmarshal(buf.ReadOnlyData(), v)
