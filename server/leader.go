@@ -68,7 +68,7 @@ func newLeader(s *Server) (*leader, error) {
 			datacenter: s.cfg.Datacenter, now: time.Now, log: s.log, reapAfter: cmp.Or(s.cfg.ReapAfter, defaultReapAfter), doubts: newDoubts(membership, s.log),
 		},
 	}
-	l.members.doubts.changed = l.members.look
+	l.members.doubts.changed, l.members.suspect = l.members.look, l.suspect
 	return l, nil
 }
 
@@ -78,11 +78,18 @@ func (l *leader) lost(node, id string) bool {
 	if !l.leads() {
 		return false
 	}
-	select {
-	case l.suspects <- suspect{node, id}:
-	default: // gossip will tell
-	}
+	l.suspect(suspect{node, id}) // if not, gossip will tell
 	return true
+}
+
+// suspect has a host checked, unless too many wait for that.
+func (l *leader) suspect(s suspect) bool {
+	select {
+	case l.suspects <- s:
+		return true
+	default:
+		return false
+	}
 }
 
 // doubt checks hosts that lost their connection until ctx ends.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
@@ -163,6 +165,48 @@ func TestReapOverChangesOfLeader(t *testing.T) {
 	if f.rows("s1").node == nil {
 		t.Error("the leader removed itself")
 	}
+}
+
+// TestCrashOutlivesLeader: a host that crashed does not pass again because another
+// leads, which has heard nothing of it from gossip yet. It does when it answers.
+func TestCrashOutlivesLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newField(t)
+		var knocks []error // what comes of them, in turn
+		queue := make(chan suspect, 10)
+		f.doubts = &doubts{
+			members: f.members, changed: f.look, log: f.reconciler.log, hosts: map[suspect]bool{}, clear: map[suspect]bool{},
+			probe: func(context.Context, string) (err error) { err, knocks = knocks[0], knocks[1:]; return err },
+		}
+		f.suspect = func(s suspect) bool { queue <- s; return true }
+		status := func() catalog.Status { return f.rows("a1").check.Status }
+		f.list = []catalog.Member{host("a1", "id2", catalog.MemberAlive, false)}
+		f.do()
+		f.list[0].Status = catalog.MemberFailed
+		f.do()
+		f.list[0].Status = catalog.MemberAlive
+		f.do()
+		if status() != catalog.StatusPassing || len(queue) > 0 {
+			t.Error("gossip has missed it and sees it again, and it is not believed")
+		}
+		f.list[0].Status = catalog.MemberFailed
+		f.do()
+		f.list[0].Status = catalog.MemberAlive // as the next leader sees it
+		f.begin()
+		f.do()
+		if status() != catalog.StatusCritical {
+			t.Error("it passes, and nobody has asked it")
+		}
+		knocks = []error{syscall.ECONNREFUSED, syscall.ECONNREFUSED, nil}
+		begin := time.Now()
+		f.doubts.check(t.Context(), <-queue)
+		if status() != catalog.StatusPassing || time.Since(begin) < probeTimeout {
+			t.Errorf("it is %s after %v, and answered after two knocks", status(), time.Since(begin))
+		}
+		if f.do(); status() != catalog.StatusPassing {
+			t.Error("it does not stay so")
+		}
+	})
 }
 
 func TestReconcileLeft(t *testing.T) {

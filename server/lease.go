@@ -85,7 +85,7 @@ func (l *leases) stop() {
 	l.wg.Wait()
 }
 
-// doubts are the hosts that lost their connection and do not answer, although gossip
+// doubts are the hosts that were suspected and do not answer, although gossip
 // still holds them for alive. The leader keeps them.
 type doubts struct {
 	members func() []catalog.Member
@@ -95,13 +95,14 @@ type doubts struct {
 
 	mu    sync.Mutex
 	hosts map[suspect]bool // false while it is not known yet
+	clear map[suspect]bool // those that answered, while the reconciler looks
 }
 
 // suspect is a host that lost its connection.
 type suspect struct{ node, id string }
 
 func newDoubts(m Membership, log *slog.Logger) *doubts {
-	return &doubts{members: m.Members, probe: m.Knock, log: log, hosts: map[suspect]bool{}}
+	return &doubts{members: m.Members, probe: m.Knock, log: log, hosts: map[suspect]bool{}, clear: map[suspect]bool{}}
 }
 
 // about tells whether a host is doubted.
@@ -114,46 +115,71 @@ func (d *doubts) about(m catalog.Member) bool {
 	return d.hosts[suspect{m.Name, m.ID}]
 }
 
-// take reserves the check of a host, for one at a time.
-func (d *doubts) take(s suspect) bool {
+// cleared tells whether a host was checked now, and answered.
+func (d *doubts) cleared(m catalog.Member) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.clear[suspect{m.Name, m.ID}]
+}
+
+// take reserves the check of a host, for one at a time; full: there are too many.
+func (d *doubts) take(s suspect) (taken, full bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if _, ok := d.hosts[s]; ok || len(d.hosts) >= maxProbes {
-		return false
+		return false, !ok
 	}
 	d.hosts[s] = false
-	return true
+	return true, false
 }
 
-func (d *doubts) settle(ctx context.Context, s suspect, doubted bool) {
+// doubt has the reconciler look at a host that does not answer.
+func (d *doubts) doubt(ctx context.Context, s suspect) {
 	d.mu.Lock()
-	was := d.hosts[s]
-	if doubted {
-		d.hosts[s] = true
-	} else {
-		delete(d.hosts, s)
-	}
+	d.hosts[s] = true
 	d.mu.Unlock()
-	if was != doubted {
-		d.changed(ctx, s.node)
-	}
+	d.changed(ctx, s.node)
 }
 
-// check finds out whether a host is there that lost its connection, and doubts it
-// until gossip agrees or it answers again. Those that are too many at once are left
+// trust has the reconciler look at a host that answered, or is left to gossip.
+func (d *doubts) trust(ctx context.Context, s suspect) {
+	d.mu.Lock()
+	d.clear[s] = true
+	d.mu.Unlock()
+	d.changed(ctx, s.node)
+	d.mu.Lock()
+	delete(d.clear, s)
+	d.mu.Unlock()
+}
+
+// release ends the check of a host.
+func (d *doubts) release(s suspect) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.hosts, s)
+}
+
+// check finds out whether a host is there that lost its connection, or of which an
+// earlier leader knew that it was gone, and doubts it until gossip agrees or it answers again. Those that are too many at once are left
 // to gossip.
 func (d *doubts) check(ctx context.Context, s suspect) {
 	m, ok := d.alive(s)
-	if !ok || !d.take(s) {
+	if !ok {
+		return
+	}
+	taken, full := d.take(s)
+	if full {
+		d.trust(ctx, s)
+	}
+	if !taken {
 		return
 	}
 	doubted := false
-	defer func() { d.settle(ctx, s, false) }()
 	err := d.answers(ctx, m)
 	for err != nil && ok && ctx.Err() == nil {
 		if !doubted {
-			d.log.Warn("a host lost its connection and does not answer", "node", s.node, "err", err)
-			d.settle(ctx, s, true)
+			d.log.Warn("a host that gossip holds for alive does not answer", "node", s.node, "err", err)
+			d.doubt(ctx, s)
 			doubted = true
 		}
 		t := time.NewTimer(probeTimeout)
@@ -165,6 +191,13 @@ func (d *doubts) check(ctx context.Context, s suspect) {
 		if m, ok = d.alive(s); ok {
 			err = d.probeOnce(ctx, m)
 		}
+	}
+	d.release(s)
+	switch {
+	case err == nil:
+		d.trust(ctx, s)
+	case doubted:
+		d.changed(ctx, s.node)
 	}
 }
 

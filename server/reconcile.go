@@ -33,17 +33,20 @@ type reconciler struct {
 	reapAfter  time.Duration // how long a failed host stays
 	log        *slog.Logger
 	doubts     *doubts // may be nil
+	// suspect has a host checked, and reports false where too many are; may be nil.
+	suspect func(suspect) bool
 
 	mu    sync.Mutex
-	since time.Time       // leading
-	known map[string]bool // hosts that gossip knew when it was last looked, in this term
+	since  time.Time       // leading
+	known  map[string]bool // hosts that gossip knew when it was last looked, in this term
+	missed map[string]bool // hosts that gossip held for failed, in this term
 }
 
 // begin starts a term of leadership.
 func (r *reconciler) begin() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.since, r.known = r.now(), nil
+	r.since, r.known, r.missed = r.now(), nil, map[string]bool{}
 }
 
 // reconcile compares everything once. It does all it can, and returns what failed.
@@ -103,6 +106,10 @@ func (r *reconciler) member(ctx context.Context, m catalog.Member) error {
 		if m.Name != r.self && r.doubts.about(m) {
 			return r.critical(ctx, m.Name, row)
 		}
+		if r.unproven(m, row) {
+			return nil
+		}
+		delete(r.missed, m.Name)
 		return r.alive(ctx, m, row)
 	case catalog.MemberFailed:
 		return r.failed(ctx, m.Name, row)
@@ -114,6 +121,19 @@ func (r *reconciler) member(ctx context.Context, m catalog.Member) error {
 	default:
 		return nil
 	}
+}
+
+// unproven tells whether a host that gossip holds for alive may be one of whose crash an
+// earlier leader knew, and has it checked: only then it passes. Of one that gossip has
+// missed since this leader leads, gossip's word is new.
+func (r *reconciler) unproven(m catalog.Member, have rows) bool {
+	if m.Name == r.self || r.suspect == nil || have.check == nil || have.check.Status != catalog.StatusCritical {
+		return false
+	}
+	if r.missed[m.Name] || r.doubts.cleared(m) {
+		return false
+	}
+	return r.suspect(suspect{m.Name, m.ID})
 }
 
 // rows are what the catalog has of a host, as far as it is the leader's.
@@ -242,6 +262,7 @@ func (r *reconciler) failed(ctx context.Context, name string, have rows) error {
 	if have.node == nil || name == r.self {
 		return nil
 	}
+	r.missed[name] = true
 	// The check keeps since when, as leaders change more often than hosts are reaped.
 	if c := have.check; c != nil && c.Status == catalog.StatusCritical && c.Since > 0 && r.now().Sub(time.UnixMilli(c.Since)) >= r.reapAfter {
 		return r.forget(ctx, name, "it was not seen for "+r.reapAfter.String())
@@ -269,6 +290,7 @@ func (r *reconciler) dated(since int64) bool {
 
 func (r *reconciler) forget(ctx context.Context, name, why string) error {
 	r.log.Info("a host is removed from the catalog", "node", name, "reason", why)
+	delete(r.missed, name)
 	_, _, err := r.raft.Apply(ctx, &catalog.Deregister{Node: name})
 	return err
 }
