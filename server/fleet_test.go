@@ -264,6 +264,18 @@ func TestLostServerComesBack(t *testing.T) {
 	f.until("it votes again", func() bool { return f.votes(lost, lead) })
 }
 
+// tookPart waits until a server has taken part for so long that it will know that it
+// was an operator who removed it.
+func (f *fleet) tookPart(i int) {
+	f.t.Helper()
+	d := f.nodes[i].server.cluster.dismissed
+	f.until("it takes part", func() bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return !d.since.IsZero() && time.Since(d.since) > d.tempo.lonely+d.tempo.lonely/2
+	})
+}
+
 // TestRemovedServerIsTold: a server that an operator removes says so, takes part in
 // nothing, and joins anew when it is started again.
 func TestRemovedServerIsTold(t *testing.T) {
@@ -275,6 +287,7 @@ func TestRemovedServerIsTold(t *testing.T) {
 	lead := f.leader()
 	victim := 1 + lead%3
 	f.put(lead, "before", "x")
+	f.tookPart(victim)
 	if _, err := f.nodes[lead].operators().ChangeRaft(t.Context(), &wire.ChangeRaftRequest{ID: idOf(victim)}); err != nil {
 		t.Fatal(err)
 	}
@@ -318,6 +331,7 @@ func TestRemovalOutlivesLeadership(t *testing.T) {
 	first := f.leader()
 	for i := range f.nodes {
 		f.until("all vote", f.nodes[i].server.cluster.current.Load)
+		f.tookPart(i)
 	}
 	remove(first, first)
 	staysOut(first)

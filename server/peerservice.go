@@ -80,11 +80,11 @@ type dismissal struct {
 	tempo   tempo
 	log     *slog.Logger
 
-	looked, away time.Time // last, and last when it had been silent or stopped for long
-
-	mu   sync.Mutex
-	yes  bool
-	said bool
+	mu     sync.Mutex
+	yes    bool
+	said   bool
+	looked time.Time // last
+	since  time.Time // a leader is heard, without long silence; zero: none is
 }
 
 func (d *dismissal) is() bool {
@@ -95,7 +95,6 @@ func (d *dismissal) is() bool {
 
 // run looks until ctx ends.
 func (d *dismissal) run(ctx context.Context) {
-	d.looked = time.Now()
 	tick := time.NewTicker(d.tempo.lonely / 2)
 	defer tick.Stop()
 	for {
@@ -110,11 +109,8 @@ func (d *dismissal) run(ctx context.Context) {
 
 func (d *dismissal) look(ctx context.Context) {
 	member, _ := d.raft.Member(d.self)
-	heard, now := d.raft.LastContact(), time.Now()
-	if heard >= d.tempo.dead || now.Sub(d.looked) >= d.tempo.dead {
-		d.away = now
-	}
-	d.looked = now
+	heard := d.raft.LastContact()
+	took := d.tookPart(heard, time.Now())
 	d.mu.Lock()
 	if member && heard >= 0 && heard < d.tempo.lonely {
 		d.yes, d.said = false, false
@@ -140,11 +136,28 @@ func (d *dismissal) look(ctx context.Context) {
 				return
 			}
 		}
-		// Autopilot removes only who was silent for long, and may have said a last word to
-		// it since; any other that has heard a leader was removed on purpose.
-		d.tell(s, heard >= 0 && now.Sub(d.away) >= d.tempo.dead)
+		d.tell(s, took)
 		return
 	}
+}
+
+// tookPart tells whether this server took part until it heard a leader last. Autopilot
+// removes only who was silent for long. A last word to such a one may arrive when it is
+// back, so that a moment does not count.
+func (d *dismissal) tookPart(heard time.Duration, now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	stopped := !d.looked.IsZero() && now.Sub(d.looked) >= d.tempo.dead
+	d.looked = now
+	if heard < 0 || heard >= d.tempo.dead || stopped {
+		d.since = time.Time{}
+		return false
+	}
+	last := now.Add(-heard)
+	if d.since.IsZero() {
+		d.since = last
+	}
+	return last.Sub(d.since) >= d.tempo.lonely
 }
 
 func (d *dismissal) tell(s *wire.StandingReply, took bool) {
