@@ -68,8 +68,12 @@ func (p *Policies) Report(ctx context.Context, req *wire.ReportRequest) (_ *wire
 	if err := p.h.authorize(req.Token, need{acl.Write, acl.Node, req.Node}); err != nil {
 		return nil, err
 	}
-	if c := CallerOf(ctx); c.own(req.Node, c.NodeID) != nil {
-		return nil, c.own(req.Node, c.NodeID)
+	c := CallerOf(ctx)
+	if err := c.own(req.Node, c.NodeID); err != nil {
+		return nil, err
+	}
+	if err := p.h.notLiving(c, req.Node); err != nil {
+		return nil, err
 	}
 	if err := p.reports.put(req); err != nil {
 		return nil, err

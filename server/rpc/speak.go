@@ -17,6 +17,12 @@ func touchedBy(cmd catalog.Command) []touched {
 		return []touched{{c.Node.Node, c.Node.ID}}
 	case *catalog.Deregister:
 		return []touched{{node: c.Node}}
+	case *catalog.SetCoordinates:
+		out := make([]touched, 0, len(c.Updates))
+		for _, u := range c.Updates {
+			out = append(out, touched{node: u.Node})
+		}
+		return out
 	case *catalog.Txn:
 		var out []touched
 		for i := range c.Ops {
@@ -59,8 +65,11 @@ func (h *Handler) maySpeak(c Caller, cmd catalog.Command) error {
 	return nil
 }
 
+// notLiving refuses an agent what is said of another host whose own agent lives. A name
+// in a certificate is no proof of which host that is: it was free when the certificate was
+// made, and whose it was may be back.
 func (h *Handler) notLiving(c Caller, node string) error {
-	if node == "" || strings.EqualFold(node, c.Node) {
+	if !c.Agent || node == "" || node == h.cfg.Store.NodeOf(c.NodeID) {
 		return nil
 	}
 	v, err := h.cfg.Store.Read(catalog.Query{Kind: catalog.QueryNodeChecks, Name: node})
@@ -68,12 +77,22 @@ func (h *Handler) notLiving(c Caller, node string) error {
 		return err
 	}
 	for _, ch := range v.Checks {
-		if ch.CheckID == catalog.NodeCheckID && ch.Status == catalog.StatusPassing {
-			return fmt.Errorf("%w: node %q has an agent, which alone speaks for it while it lives, and this is %s; ask that agent, or run the command on a server's host",
-				catalog.ErrDenied, node, c)
+		if ch.CheckID != catalog.NodeCheckID || ch.Status != catalog.StatusPassing {
+			continue
 		}
+		if own, err := h.nameless(node); err != nil || own && node == c.Node {
+			return err
+		}
+		return fmt.Errorf("%w: node %q has an agent, which alone speaks for it while it lives, and this is %s; ask that agent, or run the command on a server's host",
+			catalog.ErrDenied, node, c)
 	}
 	return nil
+}
+
+// nameless tells whether a node has no ID, so that its name is all there is to know it by.
+func (h *Handler) nameless(node string) (bool, error) {
+	v, err := h.cfg.Store.Read(catalog.Query{Kind: catalog.QueryNode, Name: node})
+	return err == nil && len(v.Nodes) > 0 && v.Nodes[0].ID == "", err
 }
 
 // maySign refuses an agent a certificate in the name of another agent.

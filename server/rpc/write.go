@@ -166,6 +166,11 @@ func (h *Handler) Sign(ctx context.Context, req *wire.SignRequest) (_ *wire.Sign
 	if err := CallerOf(ctx).maySign(parsed.ID); err != nil {
 		return nil, err
 	}
+	if id, is := parsed.ID.(identity.AgentID); is {
+		if err := h.notLiving(CallerOf(ctx), id.Node); err != nil {
+			return nil, err
+		}
+	}
 	want := need{acl.Write, acl.Operator, ""}
 	switch id := parsed.ID.(type) {
 	case identity.ServiceID:
