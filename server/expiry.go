@@ -40,7 +40,7 @@ type expiry struct {
 }
 
 type watcher interface {
-	Watch(q catalog.Query) catalog.Watch[*catalog.View]
+	WatchOwn(q catalog.Query) catalog.Watch[*catalog.View]
 }
 
 // delayKey is a delay after one end of a session.
@@ -86,7 +86,7 @@ func (e *expiry) run(ctx context.Context) {
 // follow gives every version of what a query answers to take.
 func (e *expiry) follow(ctx context.Context, kind catalog.QueryKind, take func(*catalog.View)) {
 	for ctx.Err() == nil {
-		w := e.store.Watch(catalog.Query{Kind: kind})
+		w := e.store.WatchOwn(catalog.Query{Kind: kind})
 		for after := uint64(0); ; {
 			v, index, err := w.Next(ctx, after)
 			if errors.Is(err, catalog.ErrStale) {

@@ -29,7 +29,7 @@ type timedStore struct {
 	fails    int // how many commands fail
 }
 
-func (s *timedStore) Watch(q catalog.Query) catalog.Watch[*catalog.View] {
+func (s *timedStore) WatchOwn(q catalog.Query) catalog.Watch[*catalog.View] {
 	if q.Kind == catalog.QuerySessions {
 		return &s.sessions
 	}

@@ -45,7 +45,7 @@ func (g *gateways) follow(ctx context.Context) {
 }
 
 func (g *gateways) followKind(ctx context.Context, kind string) {
-	w := g.store.Watch(catalog.Query{Kind: catalog.QueryConfigEntries, Name: kind})
+	w := g.store.WatchOwn(catalog.Query{Kind: catalog.QueryConfigEntries, Name: kind})
 	for after := uint64(0); ; {
 		_, index, err := w.Next(ctx, after)
 		switch {
@@ -53,7 +53,7 @@ func (g *gateways) followKind(ctx context.Context, kind string) {
 			return
 		case errors.Is(err, catalog.ErrStale): // a backup was restored
 			after = 0
-			w = g.store.Watch(catalog.Query{Kind: catalog.QueryConfigEntries, Name: kind})
+			w = g.store.WatchOwn(catalog.Query{Kind: catalog.QueryConfigEntries, Name: kind})
 		case err != nil:
 			g.log.Warn("entries of a kind are not followed any more; gateways learn of changes late", "query", kind, "err", err)
 			return

@@ -156,12 +156,12 @@ func (r *registrar) settle(ctx context.Context, caughtUp func(context.Context) e
 // follow keeps what is revoked at hand until ctx ends, and has the connections of
 // nodes that are revoked closed.
 func (r *registrar) follow(ctx context.Context, st *store.Store, closeIf func(func(tls.ConnectionState) bool) int) {
-	w := st.Watch(catalog.Query{Kind: catalog.QueryRevocations})
+	w := st.WatchOwn(catalog.Query{Kind: catalog.QueryRevocations})
 	for at := uint64(0); ; {
 		v, index, err := w.Next(ctx, at)
 		switch {
 		case errors.Is(err, catalog.ErrStale): // a backup was restored: all is new
-			w, at = st.Watch(catalog.Query{Kind: catalog.QueryRevocations}), 0
+			w, at = st.WatchOwn(catalog.Query{Kind: catalog.QueryRevocations}), 0
 			continue
 		case err != nil:
 			return // ctx or the store ended

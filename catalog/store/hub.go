@@ -22,10 +22,17 @@ func (s *Store) Watch(q catalog.Query) catalog.Watch[*catalog.View] {
 	return &watch{store: s, query: q, epoch: s.state.Load().epoch}
 }
 
+// WatchOwn is Watch for the server itself, which must not fail for how much others watch:
+// it asks a few fixed queries.
+func (s *Store) WatchOwn(q catalog.Query) catalog.Watch[*catalog.View] {
+	return &watch{store: s, query: q, epoch: s.state.Load().epoch, own: true}
+}
+
 type watch struct {
 	store *Store
 	query catalog.Query
 	epoch epoch
+	own   bool
 }
 
 var errClosed = fmt.Errorf("store: closed: %w", catalog.ErrUnavailable)
@@ -43,7 +50,7 @@ func (w *watch) Next(ctx context.Context, after uint64) (*catalog.View, uint64, 
 		if w.store.state.Load().epoch != w.epoch {
 			return nil, 0, errNewEpoch(w.epoch)
 		}
-		h, err := w.store.hubs.acquire(w.query, w.epoch)
+		h, err := w.store.hubs.acquire(w.query, w.epoch, w.own)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -108,7 +115,7 @@ func (hs *hubs) count() int {
 	return len(hs.byKey)
 }
 
-func (hs *hubs) acquire(q catalog.Query, e epoch) (*hub, error) {
+func (hs *hubs) acquire(q catalog.Query, e epoch, own bool) (*hub, error) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	if hs.closed {
@@ -121,7 +128,7 @@ func (hs *hubs) acquire(q catalog.Query, e epoch) (*hub, error) {
 		ok = false
 	}
 	if !ok {
-		if len(hs.byKey) >= hs.store.cfg.MaxHubs && !hs.evictLocked() {
+		if len(hs.byKey) >= hs.store.cfg.MaxHubs && !hs.evictLocked() && !own {
 			return nil, fmt.Errorf("watch of %s: %d different queries are watched, the most allowed: %w",
 				q, len(hs.byKey), catalog.ErrUnavailable)
 		}

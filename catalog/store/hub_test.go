@@ -121,6 +121,9 @@ func TestHubLingersThenEnds(t *testing.T) {
 		if err := next("one-more"); !errors.Is(err, catalog.ErrUnavailable) {
 			t.Fatalf("over the limit: %v", err)
 		}
+		if _, _, err := s.WatchOwn(serviceQuery("one-more")).Next(t.Context(), 0); err != nil {
+			t.Fatalf("the server itself: %v", err)
+		}
 		if err := next("held-1"); err != nil {
 			t.Fatalf("a query that is watched already: %v", err)
 		}
