@@ -206,7 +206,7 @@ func (c *cluster) keepWarm(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		for id, m := range c.servers() {
-			if addr := serverAddr(m); id != c.self.ID && addr != "" {
+			if addr := serverAddr(m); id != c.self.ID && addr != "" && c.isPeer(id) {
 				if cc, err := c.peers.at(id, addr); err == nil {
 					cc.cc.Connect()
 				}

@@ -90,8 +90,17 @@ func newCluster(cfg Config) (*cluster, error) {
 	c.rpcIn, c.raftIn, c.joinIn = c.mux.Listen(enroll.ProtoRPC), c.mux.Listen(enroll.ProtoRaft), c.mux.Listen(enroll.ProtoJoin)
 	c.peers = newPeers(func(ctx context.Context, id, addr string) (net.Conn, error) {
 		return c.dial(ctx, enroll.ProtoRPC, id, addr)
-	})
+	}, c.isPeer)
 	return c, nil
+}
+
+// isPeer tells whether a server is in this one's list.
+func (c *cluster) isPeer(id string) bool {
+	if !c.entered.Load() {
+		return false
+	}
+	member, _ := c.raft.Member(id)
+	return member
 }
 
 // close releases what is not closed by run.

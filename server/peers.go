@@ -22,7 +22,8 @@ import (
 )
 
 const (
-	// maxPeers bounds the connections to other servers that are kept.
+	// maxPeers bounds the connections to other servers that are kept, but for those to
+	// servers in Raft.
 	maxPeers = 64
 	// peerReady is how long a connection to a server may take to be there.
 	peerReady = 2 * time.Second
@@ -31,15 +32,16 @@ const (
 // peers are the connections to the other servers, made when first needed. Each is to
 // the one server that proves to have the node ID which is wanted.
 type peers struct {
-	dial func(ctx context.Context, id, addr string) (net.Conn, error)
+	dial   func(ctx context.Context, id, addr string) (net.Conn, error)
+	member func(id string) bool // in Raft
 
 	mu     sync.Mutex
 	conns  map[string]*peerConn // by node ID
 	closed bool
 }
 
-func newPeers(dial func(ctx context.Context, id, addr string) (net.Conn, error)) *peers {
-	return &peers{dial: dial, conns: map[string]*peerConn{}}
+func newPeers(dial func(ctx context.Context, id, addr string) (net.Conn, error), member func(id string) bool) *peers {
+	return &peers{dial: dial, member: member, conns: map[string]*peerConn{}}
 }
 
 // at gives the connection to a server.
@@ -79,15 +81,27 @@ func (p *peers) at(id, addr string) (*peerConn, error) {
 	if have != nil {
 		_ = have.cc.Close()
 	}
-	if len(p.conns) >= maxPeers { // servers come and go: those in use are made again
-		for old, c := range p.conns {
-			_ = c.cc.Close()
-			delete(p.conns, old)
-		}
+	if have == nil {
+		p.makeRoom()
 	}
 	c.cc = cc
 	p.conns[id] = c
 	return c, nil
+}
+
+// makeRoom ends a connection when there are many, but none to a server in Raft: of other
+// servers there may be any number, by the word of any host that speaks gossip.
+func (p *peers) makeRoom() {
+	if len(p.conns) < maxPeers {
+		return
+	}
+	for id, c := range p.conns {
+		if !p.member(id) {
+			_ = c.cc.Close()
+			delete(p.conns, id)
+			return
+		}
+	}
 }
 
 func (p *peers) close() {

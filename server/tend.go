@@ -3,7 +3,9 @@ package server
 import (
 	"context"
 	"errors"
+	"maps"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
@@ -45,10 +47,9 @@ func (a *autopilot) tend(ctx context.Context, state *wire.AutopilotReply) error 
 			errs = append(errs, a.raft.Add(ctx, p.ID, addr, p.Voter))
 		}
 	}
-	for id, m := range alive {
-		if !known[id] {
-			errs = append(errs, a.admit(ctx, id, m))
-		}
+	maps.DeleteFunc(alive, func(id string, m catalog.Member) bool { return known[id] || serverAddr(m) == "" || a.bars(id) })
+	for id, s := range a.strangers(ctx, alive) {
+		errs = append(errs, a.admit(ctx, id, alive[id], s))
 	}
 	errs = append(errs, a.promote(ctx, state), a.bury(ctx, peers))
 	return errors.Join(errs...)
@@ -115,13 +116,40 @@ func (a *autopilot) silent(what, id string) bool {
 	return false
 }
 
-// admit takes a server in, as one that does not vote.
-func (a *autopilot) admit(ctx context.Context, id string, m catalog.Member) error {
-	addr := serverAddr(m)
-	if addr == "" || a.bars(id) {
-		return nil
+// maxStrangers bounds the servers that are asked at a time whether they are to be taken
+// in: any host that speaks gossip can invent some.
+const maxStrangers = 16
+
+// stranger is what a server that is not in Raft says of itself.
+type stranger struct {
+	at  *wire.StandingReply
+	err error
+}
+
+// strangers asks some servers, others each time where there are many.
+func (a *autopilot) strangers(ctx context.Context, whom map[string]catalog.Member) map[string]stranger {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	out, asked := map[string]stranger{}, 0
+	for id, m := range whom {
+		if asked++; asked > maxStrangers {
+			break
+		}
+		wg.Go(func() {
+			at, err := a.cluster.standing(ctx, id, serverAddr(m), true)
+			mu.Lock()
+			defer mu.Unlock()
+			out[id] = stranger{at, err}
+		})
 	}
-	at, err := a.cluster.standing(ctx, id, addr, true)
+	wg.Wait()
+	return out
+}
+
+// admit takes a server in, as one that does not vote.
+func (a *autopilot) admit(ctx context.Context, id string, m catalog.Member, s stranger) error {
+	addr := serverAddr(m)
+	at, err := s.at, s.err
 	if err != nil {
 		if a.silent("unreachable", id) {
 			return nil
