@@ -28,7 +28,9 @@ func (e ending) begin() { e.cancel(errStopping) }
 
 // reads is a grpc.UnaryServerInterceptor.
 func (e ending) reads(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	if _, ok := req.(*wire.ReadRequest); !ok {
+	switch req.(type) {
+	case *wire.ReadRequest, *wire.EnforcedRequest:
+	default:
 		return next(ctx, req)
 	}
 	ctx, cancel := e.until(ctx)
