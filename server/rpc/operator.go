@@ -268,12 +268,17 @@ func (o *Operator) RestoreSnapshot(ctx context.Context, req *wire.RestoreSnapsho
 		return nil, err
 	}
 	defer file.discard()
-	if err := o.cfg.Raft.Restore(ctx, file, file.index, file.size); err != nil {
+	before := o.h.cfg.Store.Epoch()
+	// Raft goes on with it although who asked has gone, so its end is waited for.
+	err = o.cfg.Raft.Restore(context.WithoutCancel(ctx), file, file.index, file.size)
+	epoch := o.h.cfg.Store.Epoch()
+	if epoch != before {
+		o.h.log.Warn("an operator restored a snapshot", "index", o.h.cfg.Store.Index(), "epoch", epoch, "dur", time.Since(begin))
+		o.cfg.Restored()
+	}
+	if err != nil {
 		return nil, err
 	}
-	epoch := o.h.cfg.Store.Epoch()
-	o.h.log.Warn("an operator restored a snapshot", "index", o.h.cfg.Store.Index(), "epoch", epoch, "dur", time.Since(begin))
-	o.cfg.Restored()
 	return &wire.RestoreSnapshotReply{Epoch: epoch}, nil
 }
 
