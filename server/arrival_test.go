@@ -40,8 +40,12 @@ func TestStalledRequests(t *testing.T) {
 	begin := func(stream uint32, method string) {
 		head = head[:0]
 		for _, h := range [][2]string{
-			{":method", "POST"}, {":scheme", "http"}, {":path", "/weft.Servers/" + method}, {":authority", "s"},
-			{"content-type", "application/grpc+weft"}, {"te", "trailers"},
+			{":method", "POST"},
+			{":scheme", "http"},
+			{":path", "/weft.Servers/" + method},
+			{":authority", "s"},
+			{"content-type", "application/grpc+weft"},
+			{"te", "trailers"},
 		} {
 			if err := enc.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]}); err != nil {
 				t.Fatal(err)
