@@ -36,7 +36,7 @@ type reconciler struct {
 	// suspect has a host checked, and reports false where too many are; may be nil.
 	suspect func(suspect) bool
 
-	mu    sync.Mutex
+	mu     sync.Mutex
 	since  time.Time       // leading
 	known  map[string]bool // hosts that gossip knew when it was last looked, in this term
 	missed map[string]bool // hosts that gossip held for failed, in this term
