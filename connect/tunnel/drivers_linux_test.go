@@ -8,3 +8,15 @@ var driverPairs = []driverPair{
 	{"loops to goroutines", loops, goroutines},
 	{"goroutines to loops", goroutines, loops},
 }
+
+// holdLoop keeps the loop of a tunnel, where it has one, from its next turn.
+func holdLoop(l Link) (release func()) {
+	t, ok := l.(*loopTunnel)
+	if !ok {
+		return func() {}
+	}
+	held, over := make(chan struct{}), make(chan struct{})
+	t.l.post(func() { close(held); <-over })
+	<-held
+	return func() { close(over) }
+}

@@ -98,6 +98,9 @@ func (s *loopStream) register() bool {
 // fill appends what the application has to say, once, as far as credit, room and
 // fairness let it.
 func (s *loopStream) fill(out []byte, room int) []byte {
+	if s.ended { // since it was queued; it may never have been opened
+		return out
+	}
 	if s.discarding {
 		s.discard()
 		return out

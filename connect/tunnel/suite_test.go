@@ -637,3 +637,22 @@ func descriptors(t *testing.T) int {
 	}
 	return len(fds)
 }
+
+// TestResetBeforeTheTunnelsTurn ends streams that no turn has opened yet.
+func TestResetBeforeTheTunnelsTurn(t *testing.T) {
+	eachDriver(t, func(t *testing.T, d driverPair) {
+		r := newRig(t, d, rigOptions{backend: echo})
+		release := holdLoop(r.client)
+		_, f := r.app("")
+		f.Reset(CodeRevoked)
+		release()
+		if e := wait(t, r.clientEnds, "client end").end; e.Cause != CauseOwner || e.Code != CodeRevoked {
+			t.Errorf("client end %+v", e)
+		}
+		c, _ := r.app("")
+		if err := exchange(c, []byte("the next one"), 1); err != nil {
+			t.Error(err)
+		}
+		eventually(t, "no stream left", func() bool { return r.client.Status().Streams == 0 })
+	})
+}
