@@ -253,10 +253,12 @@ func elsewhere(end tunnel.End) bool {
 }
 
 // again goes on with the next instance after one that did not take the stream. An
-// instance that never saw it is not to blame, and may have its turn again.
+// instance that never saw it is not to blame, and may have its turn again, unless it
+// answers nothing at all.
 func (a *attempt) again(e *candidate, end tunnel.End) {
 	s := a.p.svc
-	if a.tries++; end.Cause == tunnel.CauseUnprocessed && a.tries <= maxAttempts {
+	blameless := end.Cause == tunnel.CauseUnprocessed && !errors.Is(end.Err, tunnel.ErrSilent)
+	if a.tries++; blameless && a.tries <= maxAttempts {
 		a.run(a.up.key, netip.AddrPort{}, e)
 		return
 	}
@@ -375,7 +377,7 @@ func (p *Proxy) handshakeWith(ctx context.Context, a *attempt, key instanceKey, 
 		p.tunnels.mu.Unlock()
 		return nil, c, nil
 	}
-	link, err := p.driver.Client(ctx, c.tls)
+	link, err := p.driver.Client(ctx, c.tls, a.up.connectTimeout())
 	if err != nil {
 		if identity.ReasonOf(err) == identity.ReasonByPeer {
 			p.svc.metrics.handshakeFailed(true, identity.ReasonByPeer)

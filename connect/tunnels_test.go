@@ -317,7 +317,7 @@ func TestTunnelsPerCertificate(t *testing.T) {
 		c := tls.Client(newWire(dialTCP(t, db.inbound())), &tls.Config{
 			Certificates: []tls.Certificate{*cert}, InsecureSkipVerify: true, NextProtos: []string{tunnel.ALPN},
 		})
-		return d.Client(t.Context(), c)
+		return d.Client(t.Context(), c, 0)
 	}
 	var links []tunnel.Link
 	for range maxTunnelsPerLeaf {

@@ -30,8 +30,9 @@ type Config struct {
 	// others. 0: all may be had.
 	Descriptors int
 
-	grows  bool    // windows do
-	budget *budget // of the driver
+	grows    bool    // windows do
+	budget   *budget // of the driver
+	patience time.Duration
 }
 
 const greetTimeout = 10 * time.Second

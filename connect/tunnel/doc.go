@@ -22,7 +22,7 @@
 // greeting travels with the end of its handshake, and the server's answer is the
 // proof that it accepted the client's certificate (in TLS 1.3 the client's handshake
 // ends before that). After it, nothing waits for an answer: OPEN, data and FIN of a
-// short connection share a record. Only the client opens; ids rise and are never
+// short connection share a record; but see Silence. Only the client opens; ids rise and are never
 // used again, so frames of a finished stream are known and ignored. FIN ends a
 // direction; RESET ends what has not ended, and a direction that was complete stays
 // complete. The loss of a tunnel resets its streams: a truncated stream never looks
@@ -33,6 +33,16 @@
 // saw any of the stream (unseenBit); up to 16 KiB are kept until the first answer or
 // credit, and the owner gets the application back with them (End.App), to be carried
 // elsewhere. Nothing is said again that anyone may have heard.
+//
+// # Silence
+//
+// A peer that lost its power, or its path, says nothing. When a stream is opened towards
+// one that was silent for a second, it is pinged, and nothing is said in new streams until
+// it has answered, be it with whatever: a round trip, as connecting would cost. Where it does
+// not within the time for connecting, the tunnel drains, and the applications of those
+// streams go back to their owner (ErrSilent). What was said to it since it was last heard,
+// less than a second of it, may arrive or not and is reset. Streams that it has answered
+// once live on as they would on TCP, until the keepalive gives the tunnel up.
 //
 // # Windows
 //

@@ -15,8 +15,10 @@ import (
 // are two, of the same behaviour: Goroutines, portable, and Loops, for Linux.
 type Driver interface {
 	// Client makes a tunnel of an authenticated connection and waits for the peer's
-	// greeting. It owns conn from then on, also when it fails.
-	Client(ctx context.Context, conn *tls.Conn) (Link, error)
+	// greeting. It owns conn from then on, also when it fails. A peer that was silent
+	// has patience (0: 5 s) to answer when a stream is opened; then the tunnel drains, and
+	// what it has not answered is given back.
+	Client(ctx context.Context, conn *tls.Conn, patience time.Duration) (Link, error)
 	// Server is the accepting end: accept judges each stream.
 	Server(ctx context.Context, conn *tls.Conn, accept Accept) (Link, error)
 	// Pair joins one application to one authenticated connection, for peers without
@@ -133,7 +135,8 @@ const (
 	CauseLost
 	// CauseDial: Verdict.Dial failed.
 	CauseDial
-	// CauseUnprocessed: the peer drained before it saw the stream.
+	// CauseUnprocessed: the peer drained before it saw the stream, or nothing of it was
+	// said before the tunnel ended or its peer fell silent.
 	CauseUnprocessed
 )
 

@@ -60,8 +60,10 @@ func (d *Goroutines) remove(l interface{ Close() error }) {
 }
 
 // Client implements Driver.
-func (d *Goroutines) Client(ctx context.Context, conn *tls.Conn) (Link, error) {
-	return d.link(Client(ctx, conn, d.cfg))
+func (d *Goroutines) Client(ctx context.Context, conn *tls.Conn, patience time.Duration) (Link, error) {
+	cfg := d.cfg
+	cfg.patience = patience
+	return d.link(Client(ctx, conn, cfg))
 }
 
 // Server implements Driver.

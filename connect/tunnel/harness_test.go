@@ -227,7 +227,7 @@ func newRigOver(t testing.TB, cd, sd Driver, o rigOptions, ct, st *tls.Conn) *ri
 		l, err := sd.Server(context.Background(), st, accept)
 		served <- made{l, err}
 	}()
-	l, err := cd.Client(context.Background(), ct)
+	l, err := cd.Client(context.Background(), ct, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -73,16 +73,16 @@ func wireOf(tc *tls.Conn) (*Wire, error) {
 }
 
 // Client implements Driver.
-func (d *Loops) Client(ctx context.Context, conn *tls.Conn) (Link, error) {
-	return d.link(ctx, conn, nil)
+func (d *Loops) Client(ctx context.Context, conn *tls.Conn, patience time.Duration) (Link, error) {
+	return d.link(ctx, conn, nil, patience)
 }
 
 // Server implements Driver.
 func (d *Loops) Server(ctx context.Context, conn *tls.Conn, accept Accept) (Link, error) {
-	return d.link(ctx, conn, accept)
+	return d.link(ctx, conn, accept, 0)
 }
 
-func (d *Loops) link(ctx context.Context, conn *tls.Conn, accept Accept) (Link, error) {
+func (d *Loops) link(ctx context.Context, conn *tls.Conn, accept Accept, patience time.Duration) (Link, error) {
 	w, err := wireOf(conn)
 	if err != nil {
 		conn.Close()
@@ -95,6 +95,7 @@ func (d *Loops) link(ctx context.Context, conn *tls.Conn, accept Accept) (Link, 
 	}
 	t := &loopTunnel{m: m, accept: accept, streams: map[*loopStream]struct{}{}, done: make(chan struct{}), held: d.cfg.account()}
 	t.toWrite.write = true
+	t.begin(patience)
 	t.l, t.tc = d.pick(), conn
 	t.m.grow = d.cfg.growth(func() time.Duration { return shortestRTT(uintptr(t.fd)) })
 	attached := make(chan error, 1)

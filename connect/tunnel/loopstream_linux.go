@@ -25,6 +25,7 @@ type loopStream struct {
 
 	fd         int // -1 while dialling and after the end
 	slot       int32
+	turn       uint32 // of the vigil, when it was opened
 	registered bool
 	openDue    bool
 	connecting bool
@@ -77,8 +78,14 @@ func (s *loopStream) start(meta []byte) {
 	switch err := s.t.lost(); {
 	case err != nil:
 		s.giveBack(End{Cause: CauseUnprocessed, Err: err})
+	case s.t.m.draining():
+		s.giveBack(End{Cause: CauseUnprocessed, Err: ErrDraining})
 	case s.register():
 		s.readable = true // perhaps; asking costs less than a record for OPEN alone
+		if s.t.unsure() {
+			s.t.waiting.push(s)
+			return
+		}
 		s.t.toRead.push(s)
 		s.t.enqueue()
 	}
@@ -112,7 +119,7 @@ func (s *loopStream) fill(out []byte, room int) []byte {
 			s.giveBack(End{Cause: CauseUnprocessed, Err: err})
 			return out
 		}
-		s.p.owner = s
+		s.p.owner, s.turn = s, s.t.turn
 		s.opened()
 	}
 	n := min(m.sendable(s.p), readChunk, room-len(out)-headerSize)

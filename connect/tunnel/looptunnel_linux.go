@@ -20,7 +20,9 @@ type loopTunnel struct {
 	streams map[*loopStream]struct{} // all that hold something here
 	toRead  streamList               // applications that may have something to send
 	toWrite streamList               // applications that may take what is queued
+	waiting streamList               // to be opened, when the peer has answered
 	held    account                  // memory of what is queued
+	vigil
 
 	silent, stuck, empty int
 
@@ -176,6 +178,9 @@ func (t *loopTunnel) why(err error) error {
 // feed gives decrypted bytes to the machine.
 func (t *loopTunnel) feed(b []byte) error {
 	t.silent = 0
+	if !t.m.server && t.hears() {
+		t.answered()
+	}
 	t.moved(len(b))
 	for len(b) > 0 {
 		ev, n, err := t.m.next(b)
@@ -257,13 +262,60 @@ func (t *loopTunnel) fill() []byte {
 	return out
 }
 
-// fail ends the tunnel. What was not complete is reset.
+// unsure tells whether a stream must wait, as the peer is to be asked first.
+func (t *loopTunnel) unsure() bool {
+	if t.doubts() {
+		t.m.ping(t.wrote)
+		t.l.dials.add(t, t.patience)
+		t.enqueue()
+	}
+	return t.doubt
+}
+
+// answered opens what has waited.
+func (t *loopTunnel) answered() {
+	t.l.dials.done(t)
+	for s := t.waiting.pop(); s != nil; s = t.waiting.pop() {
+		t.toRead.push(s)
+	}
+}
+
+// timedOut implements dialling: the peer has not answered. Nothing more is opened here,
+// and what it cannot have answered goes elsewhere, or ends where something of it was said.
+func (t *loopTunnel) timedOut() {
+	if t.dead || !t.doubt {
+		return
+	}
+	t.draining.Store(true)
+	t.m.drain(CodeDraining)
+	for s := range t.streams {
+		switch {
+		case s.openDue:
+			s.giveBack(End{Cause: CauseUnprocessed, Err: ErrSilent})
+		case s.turn != t.turn:
+		case s.untouched():
+			t.m.reset(s.p, CodeCancelled)
+			s.giveBack(End{Cause: CauseUnprocessed, Err: ErrSilent})
+		default:
+			t.m.reset(s.p, CodeCancelled)
+			s.finish(End{Cause: CauseLost, Err: errUnanswered}, true)
+		}
+	}
+	if len(t.streams) == 0 {
+		t.fail(errUnanswered)
+		return
+	}
+	t.enqueue()
+}
+
+// fail ends the tunnel. What was not complete is reset, what was not opened given back.
 func (t *loopTunnel) fail(err error) {
 	if t.dead {
 		return
 	}
 	t.dead = true
 	t.shut(true, false)
+	t.l.dials.done(t)
 	delete(t.l.tunnels, t)
 	t.draining.Store(true)
 	t.mu.Lock()
@@ -277,6 +329,10 @@ func (t *loopTunnel) fail(err error) {
 	for s := range t.streams {
 		if s.complete() {
 			t.l.lingering[s] = struct{}{}
+			continue
+		}
+		if s.openDue && e.Cause == CauseLost {
+			s.giveBack(End{Cause: CauseUnprocessed, Err: lost})
 			continue
 		}
 		if s.p != nil {
@@ -321,9 +377,12 @@ func (t *loopTunnel) tick() {
 	if t.m.controlPending() {
 		t.enqueue()
 	}
+	if t.pending.Load() > 0 {
+		t.unsure() // the output may have stood still before they came
+	}
 	switch {
 	case t.silent > 3 || t.stuck > 2:
-		t.fail(fmt.Errorf("%w: the peer was silent, or took nothing, for %s", ErrLost, 2*t.l.cfg.Keepalive))
+		t.fail(errGivenUp(t.l.cfg.Keepalive))
 	case t.empty > 2:
 		t.fail(ErrDraining) // the client should have closed it
 	case t.silent > 1:

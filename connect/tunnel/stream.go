@@ -29,6 +29,7 @@ type Stream struct {
 	ending             func(complete bool) // see onEnd
 	answered           bool                // the far application has taken or said something
 	spoke              bool                // something was written
+	turn               uint32              // of the vigil, when it was opened
 }
 
 type deadline struct {
@@ -203,6 +204,9 @@ func (s *Stream) Write(p []byte) (total int, err error) {
 			return total, errors.New("write after CloseWrite")
 		case s.writeBy.passed:
 			return total, os.ErrDeadlineExceeded
+		case t.doubt && !s.spoke && s.turn == t.turn:
+			s.writable.Wait()
+			continue
 		}
 		n := min(len(p), t.m.sendable(s.p))
 		if n == 0 {
@@ -389,6 +393,15 @@ func (s *Stream) unheardLocked() bool {
 	var r *ResetError
 	return !s.answered && s.p.state&gotFin == 0 &&
 		(errors.Is(s.err, ErrUnprocessed) || errors.As(s.err, &r) && r.Remote && (r.Unseen || !s.spoke))
+}
+
+// unanswered is err, which ends the stream before the peer has said anything since it was
+// opened.
+func (s *Stream) unanswered(err error) error {
+	if s.spoke {
+		return err
+	}
+	return neverSaid{err}
 }
 
 // unheard is the same, and why.

@@ -583,7 +583,7 @@ func TestSilentPeerIsGivenUp(t *testing.T) {
 		cd, _ := d.start(t, Config{Keepalive: 20 * time.Millisecond})
 		ct, st := tlsPair(t)
 		go func() { _, _ = st.Write(hello{5000, 10}.append(nil)) }()
-		l, err := cd.Client(context.Background(), ct)
+		l, err := cd.Client(context.Background(), ct, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -618,12 +618,12 @@ func TestNoGreeting(t *testing.T) {
 		ct, st := tlsPair(t) //nolint:staticcheck,wastedassign // the far end only has to be there
 		ctx, cancel := context.WithCancel(context.Background())
 		go cancel()
-		if _, err := cd.Client(ctx, ct); !errors.Is(err, context.Canceled) {
+		if _, err := cd.Client(ctx, ct, 0); !errors.Is(err, context.Canceled) {
 			t.Fatal(err)
 		}
 		ct, st = tlsPair(t)
 		_, _ = st.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
-		if _, err := cd.Client(context.Background(), ct); !errors.Is(err, ErrProtocol) {
+		if _, err := cd.Client(context.Background(), ct, 0); !errors.Is(err, ErrProtocol) {
 			t.Fatal(err)
 		}
 	})

@@ -52,6 +52,9 @@ type Tunnel struct {
 	bulk   atomic.Bool
 	alive  *time.Timer
 	pulse  pulse
+
+	vigil
+	late *time.Timer // ends the doubt
 }
 
 // pulse is what the last tick of the keepalive saw; the timer's own.
@@ -86,6 +89,7 @@ func newTunnel(ctx context.Context, conn net.Conn, server bool, cfg Config) (*Tu
 	}
 	t := &Tunnel{conn: conn, cfg: cfg, m: m, arrived: make(chan struct{}, 1), done: make(chan struct{}), queued: cfg.account()}
 	t.m.grow = cfg.growth(roundTripOf(conn))
+	t.begin(cfg.patience)
 	t.writable.L = &t.mu
 	t.alive = time.AfterFunc(cfg.Keepalive, t.tick)
 	go func() { t.fail(t.read()) }()
@@ -167,7 +171,8 @@ func (t *Tunnel) Close() error {
 }
 
 // Open starts a stream. It waits for nothing: a refusal shows as a *ResetError of
-// the stream. ErrFull, ErrDraining and ErrLost ask for another tunnel.
+// the stream. ErrFull, ErrDraining and ErrLost ask for another tunnel. Where the peer has
+// been silent, the stream's first Write waits for it to answer.
 func (t *Tunnel) Open(meta []byte) (*Stream, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -179,8 +184,42 @@ func (t *Tunnel) Open(meta []byte) (*Stream, error) {
 		return nil, err
 	}
 	t.out = out
+	if t.doubts() {
+		t.m.ping(t.reads.Load())
+		t.late = time.AfterFunc(t.patience, t.unanswered)
+	}
 	t.writable.Signal()
-	return t.newStream(st, nil), nil
+	s := t.newStream(st, nil)
+	s.turn = t.turn
+	return s, nil
+}
+
+// unanswered: the peer has not answered in time. Nothing more is opened here, and what it
+// cannot have answered ends.
+func (t *Tunnel) unanswered() {
+	t.mu.Lock()
+	if !t.doubt || t.err != nil {
+		t.mu.Unlock()
+		return
+	}
+	t.m.drain(CodeDraining)
+	alive := false
+	for _, st := range t.m.streams {
+		s := st.owner.(*Stream)
+		switch {
+		case st.state&gone != 0:
+		case s.turn != t.turn:
+			alive = true
+		default:
+			t.m.reset(st, CodeCancelled)
+			s.end(s.unanswered(errUnanswered))
+		}
+	}
+	t.writable.Signal()
+	t.mu.Unlock()
+	if !alive {
+		t.fail(errUnanswered)
+	}
 }
 
 // Accept gives the next stream that the peer opened.
@@ -251,7 +290,12 @@ func (t *Tunnel) fail(err error) {
 	for _, st := range t.m.streams {
 		if st.state&gone == 0 {
 			st.state |= gone
-			st.owner.(*Stream).end(lost)
+			s := st.owner.(*Stream)
+			if t.doubt && s.turn == t.turn && !errors.Is(err, net.ErrClosed) {
+				s.end(s.unanswered(lost))
+			} else {
+				s.end(lost)
+			}
 		}
 	}
 	t.m.abandon()
@@ -259,6 +303,9 @@ func (t *Tunnel) fail(err error) {
 	t.writable.Broadcast()
 	t.mu.Unlock()
 	t.alive.Stop()
+	if t.late != nil {
+		t.late.Stop()
+	}
 	close(t.done)
 	_ = t.conn.SetWriteDeadline(time.Now().Add(time.Second)) // for close_notify; a writer that is stuck goes too
 	t.conn.Close()
@@ -308,6 +355,12 @@ func (t *Tunnel) moved(n int) {
 func (t *Tunnel) take(b []byte) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if len(b) > 0 && t.hears() {
+		t.late.Stop()
+		for _, st := range t.m.streams {
+			st.owner.(*Stream).writable.Broadcast()
+		}
+	}
 	for len(b) > 0 && t.err == nil {
 		ev, n, err := t.m.next(b)
 		if err != nil {
@@ -460,7 +513,7 @@ func (t *Tunnel) tick() {
 	switch {
 	case over:
 	case p.silent > 2 || p.stuck > 2:
-		t.fail(fmt.Errorf("%w: the peer was silent, or took nothing, for %s", ErrLost, 2*t.cfg.Keepalive))
+		t.fail(errGivenUp(t.cfg.Keepalive))
 	case p.empty > 2:
 		t.fail(ErrDraining) // the client should have closed it
 	default:
