@@ -18,6 +18,7 @@ const (
 	plainBuffer = 128 << 10           // of several records, so that a long frame becomes one write
 	outBuffer   = 256 << 10           // frames of one turn
 	turnRead    = 512 << 10           // ciphertext read of one tunnel a turn
+	turnOpens   = 256                 // streams of one tunnel judged a turn
 	pairRead    = 64 << 10            // the same of a pair: it waits for its application
 	readChunk   = 64<<10 - headerSize // of an application a turn: with its header, four full records
 	maxUnsent   = 1 << 20             // a peer that provokes output and takes none is given up

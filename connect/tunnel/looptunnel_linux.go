@@ -24,6 +24,9 @@ type loopTunnel struct {
 	held    account                  // memory of what is queued
 	vigil
 
+	opens   int    // streams that the peer has opened in this turn
+	backlog []byte // what it said after as many as a turn allows; at most what is read at once
+
 	silent, stuck, empty int
 
 	// Shared.
@@ -103,11 +106,9 @@ func (t *loopTunnel) serve() {
 		t.serveRest()
 		return
 	}
-	if t.readable {
-		if err := t.receive(turnRead, t.feed); err != nil {
-			t.fail(t.why(err))
-			return
-		}
+	if err := t.hear(); err != nil {
+		t.fail(t.why(err))
+		return
 	}
 	for n := t.toWrite.n; n > 0; n-- {
 		t.toWrite.pop().drainQueue()
@@ -126,7 +127,7 @@ func (t *loopTunnel) serve() {
 		return
 	}
 	t.publish()
-	if t.readable || t.toWrite.n > 0 || t.unsent == nil && (t.toRead.n > 0 || t.m.controlPending()) {
+	if t.readable || len(t.backlog) > 0 || t.toWrite.n > 0 || t.unsent == nil && (t.toRead.n > 0 || t.m.controlPending()) {
 		t.enqueue()
 		return
 	}
@@ -175,22 +176,52 @@ func (t *loopTunnel) why(err error) error {
 	return err
 }
 
-// feed gives decrypted bytes to the machine.
+// hear takes what the peer has said, or a turn's worth of it.
+func (t *loopTunnel) hear() error {
+	t.opens = 0
+	if len(t.backlog) > 0 {
+		rest, err := t.parse(t.backlog)
+		if t.backlog = rest; len(rest) == 0 {
+			t.backlog = nil
+		}
+		if err != nil || t.backlog != nil {
+			return err
+		}
+	}
+	if !t.readable {
+		return nil
+	}
+	return t.receive(turnRead, t.feed)
+}
+
+// feed takes decrypted bytes.
 func (t *loopTunnel) feed(b []byte) error {
 	t.silent = 0
 	if !t.m.server && t.hears() {
 		t.answered()
 	}
 	t.moved(len(b))
-	for len(b) > 0 {
+	rest, err := t.parse(b)
+	if len(rest) > 0 {
+		t.backlog = append(t.backlog, rest...)
+		t.limit = 0 // no more is read in this turn
+	}
+	return err
+}
+
+// parse gives bytes to the machine, and back those that are for the next turn: others on
+// this loop wait for no more streams of one tunnel than turnOpens.
+func (t *loopTunnel) parse(b []byte) (rest []byte, err error) {
+	for len(b) > 0 && t.opens < turnOpens {
 		ev, n, err := t.m.next(b)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		b = b[n:]
 		switch ev.kind {
 		case evNone, evPong:
 		case evOpen:
+			t.opens++
 			t.opened(ev.stream, ev.data)
 		case evGoaway:
 			for p := t.m.unprocessed(); p != nil; p = t.m.unprocessed() {
@@ -205,7 +236,7 @@ func (t *loopTunnel) feed(b []byte) error {
 			ev.stream.owner.(*loopStream).handle(ev)
 		}
 	}
-	return nil
+	return b, nil
 }
 
 // opened has the owner judge a stream of the peer.

@@ -39,6 +39,7 @@ const (
 	recallDue                   // a RECALL is to be written
 	returnDue                   // a RETURN is
 	bigSend                     // the peer has granted more than its first window
+	answered                    // the peer was sent data, an end or credit
 )
 
 // receiving tells whether the peer's direction is still open.
@@ -65,6 +66,7 @@ type machine struct {
 	peer    hello
 	server  bool
 	lastID  uint32 // the highest id opened
+	inVain  int    // streams that the peer reset before they were answered, since rest
 
 	goawayDue, goawaySent bool
 	goawayGot             bool
@@ -306,6 +308,11 @@ func (m *machine) finish(p []byte) (ev event, err error) {
 		m.settle(s)
 		ev = event{kind: evFin, stream: s}
 	case typeReset:
+		if m.server && s.state&answered == 0 {
+			if m.inVain++; m.inVain > m.mayVain() {
+				return ev, m.violation(s.id, "%d streams opened and reset before they were answered", m.inVain)
+			}
+		}
 		m.remove(s)
 		word := binary.BigEndian.Uint32(p)
 		ev = event{kind: evReset, stream: s, code: Code(word &^ unseenBit), unseen: word&unseenBit != 0}
@@ -408,17 +415,24 @@ func (m *machine) sendable(s *stream) int {
 	return min(int(s.send), MaxData)
 }
 
+// mayVain is how many streams the peer may reset unanswered between two rests: all that it
+// can have open, twice. Each costs it 20 bytes, and us a judgement, a connection to the
+// application and a line in the log, and the limit of streams does not hold them up.
+func (m *machine) mayVain() int { return max(1000, 2*int(m.mine.streams)) }
+
 // sealData makes b, headerSize bytes of room and then at most sendable bytes of the
 // stream, into a frame.
 func (m *machine) sealData(s *stream, b []byte) {
 	n := len(b) - headerSize
 	putHeader(b, typeData, n, s.id)
 	s.send -= int32(n)
+	s.state |= answered
 }
 
 // data appends at most sendable bytes.
 func (m *machine) data(dst []byte, s *stream, p []byte) []byte {
 	s.send -= int32(len(p))
+	s.state |= answered
 	return append(appendHeader(dst, typeData, len(p), s.id), p...)
 }
 
@@ -427,7 +441,7 @@ func (m *machine) fin(dst []byte, s *stream) []byte {
 	if !s.sending() {
 		return dst
 	}
-	s.state |= sentFin
+	s.state |= sentFin | answered
 	m.settle(s)
 	return appendHeader(dst, typeFin, 0, s.id)
 }

@@ -195,6 +195,7 @@ func TestLimitCountsResetsNotYetWritten(t *testing.T) {
 func TestDebtsStayBounded(t *testing.T) {
 	c, s := machinePair(100, 4)
 	for range 10_000 {
+		s.rest() // time goes by: many at once are a violation
 		out, st, err := c.openStream(nil, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -379,4 +380,52 @@ func FuzzMachine(f *testing.F) {
 			t.Fatalf("untyped error %v", err)
 		}
 	})
+}
+
+// TestStreamsInVain opens and resets: unanswered ones are counted, and forgiven with time.
+func TestStreamsInVain(t *testing.T) {
+	id := uint32(0)
+	open := func(s *machine, answer func(*stream)) error {
+		id++
+		return drive(s, appendHeader(nil, typeOpen, 0, id), whole, func(ev event) { answer(ev.stream) })
+	}
+	pairs := func(s *machine, n int, answer func(*stream)) error {
+		for range n {
+			if err := open(s, answer); err != nil {
+				return err
+			}
+			if err := drive(s, appendWord(nil, typeReset, id, uint32(CodeCancelled)), whole, func(event) {}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	nothing := func(*stream) {}
+	for _, streams := range []uint32{4, 1024} {
+		_, s := machinePair(1000, streams)
+		id = 0
+		for range 3 {
+			if err := pairs(s, s.mayVain(), nothing); err != nil {
+				t.Fatal(err)
+			}
+			s.rest()
+		}
+		answers := map[string]func(*stream){
+			"data":   func(st *stream) { s.data(nil, st, []byte("x")) },
+			"sealed": func(st *stream) { s.sealData(st, make([]byte, headerSize+1)) },
+			"end":    func(st *stream) { s.fin(nil, st) },
+			"credit": func(st *stream) { s.credit(st) },
+		}
+		for name, answer := range answers {
+			if err := pairs(s, 3*s.mayVain(), answer); err != nil {
+				t.Fatalf("answered with %s: %v", name, err)
+			}
+		}
+		if err := pairs(s, s.mayVain(), nothing); err != nil {
+			t.Fatal(err)
+		}
+		if err := pairs(s, 1, nothing); !errors.Is(err, ErrProtocol) {
+			t.Fatalf("one more in vain: %v", err)
+		}
+	}
 }

@@ -189,6 +189,7 @@ func (m *machine) along(dst []byte, s *stream) []byte {
 func (m *machine) credit(s *stream) uint32 {
 	n := s.owed
 	s.owed = 0
+	s.state |= answered
 	if m.grow.on() {
 		more := m.more(s, n)
 		if more > 0 && s.window == int32(m.mine.window) {
@@ -250,8 +251,10 @@ func (m *machine) recall(s *stream) {
 	}
 }
 
-// rest recalls what streams have that rest. Its caller comes seldom.
+// rest recalls what streams have that rest, and forgives those opened in vain. Its caller
+// comes seldom.
 func (m *machine) rest() {
+	m.inVain = 0
 	if !m.grow.on() {
 		return
 	}
