@@ -11,14 +11,24 @@ var driverPairs = []driverPair{
 	{"goroutines to loops", goroutines, loops},
 }
 
-// holdLoop keeps the loop of a tunnel, where it has one, from its next turn.
-func holdLoop(l Link) (release func()) {
-	t, ok := l.(*loopTunnel)
-	if !ok {
+// holdLoop keeps the loop of a tunnel or a flow, where it has one, from its next turn.
+func holdLoop(of any) (release func()) {
+	if f, ok := of.(*Flow); ok {
+		of = f.target
+	}
+	var l *loop
+	switch x := of.(type) {
+	case *loopTunnel:
+		l = x.l
+	case *loopPair:
+		l = x.l
+	case *joint:
+		l = x.s.l
+	default:
 		return func() {}
 	}
 	held, over := make(chan struct{}), make(chan struct{})
-	t.l.post(func() { close(held); <-over })
+	l.post(func() { close(held); <-over })
 	<-held
 	return func() { close(over) }
 }

@@ -126,6 +126,10 @@ type wakeUp struct{}
 
 func (wakeUp) ready(uint32) {}
 
+// hasMore are the events of a socket with something to read. EPOLLPRI is urgent data: a read
+// stops short of it though more is behind it, as it does before an end.
+const hasMore = unix.EPOLLIN | unix.EPOLLPRI
+
 // register adds a non-blocking descriptor for all events, for good.
 func (l *loop) register(fd int, h handler) (int32, error) {
 	var i int32
@@ -138,7 +142,7 @@ func (l *loop) register(fd int, h handler) (int32, error) {
 	}
 	s := &l.slots[i]
 	s.h = h
-	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET, Fd: i, Pad: s.gen}
+	ev := unix.EpollEvent{Events: hasMore | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET, Fd: i, Pad: s.gen}
 	if e := rawEpollCtl(l.epfd, unix.EPOLL_CTL_ADD, fd, &ev); e != 0 {
 		l.release(i)
 		return -1, os.NewSyscallError("epoll_ctl", e)

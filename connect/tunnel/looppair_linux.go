@@ -40,7 +40,7 @@ type pairApp struct{ *loopPair }
 
 func (a pairApp) ready(events uint32) {
 	p := a.loopPair
-	if events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+	if events&(hasMore|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		p.appReadable = true
 		p.appHup = p.appHup || events&^(unix.EPOLLIN|unix.EPOLLOUT) != 0
 	}

@@ -48,6 +48,7 @@ type joint struct {
 	connecting bool
 	readable   bool
 	hup        bool
+	urgent     bool  // it sends urgent data, which splice does not get past
 	blocked    bool  // it takes no more now
 	said       bool  // it has said all
 	told       bool  // it was told that the other has
@@ -78,9 +79,10 @@ func (j *joint) ready(events uint32) {
 		j.connecting = false
 		j.s.begin()
 	}
-	if events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+	if events&(hasMore|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		j.readable = true
 		j.hup = j.hup || events&^(unix.EPOLLIN|unix.EPOLLOUT) != 0
+		j.urgent = j.urgent || events&unix.EPOLLPRI != 0
 	}
 	if events&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		j.blocked = false
@@ -299,7 +301,7 @@ func (s *loopSplice) move(h *half, from, to *joint) bool {
 
 // take reads from an application, once.
 func (s *loopSplice) take(h *half, from, to *joint) (int, error) {
-	if h.bulk && !to.deaf {
+	if h.bulk && !to.deaf && !from.urgent {
 		return s.takeBulk(h, from)
 	}
 	buf := s.l.plain[:smallRead]
@@ -346,8 +348,8 @@ func (s *loopSplice) takeBulk(h *half, from *joint) (int, error) {
 	case err != nil:
 		s.l.giveBack(p)
 		return 0, os.NewSyscallError("splice", err)
-	case n == 0:
-		from.said, from.readable = true, false
+	case n == 0: // its end, or urgent data before it: reading tells
+		h.bulk = false
 	default:
 		from.flow.sent.Add(int64(n))
 		p.n, h.pipe = n, p

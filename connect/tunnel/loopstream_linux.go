@@ -48,7 +48,7 @@ func (s *loopStream) ready(events uint32) {
 		s.connected(events)
 		return
 	}
-	if events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+	if events&(hasMore|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		s.readable = true
 		if events&^(unix.EPOLLIN|unix.EPOLLOUT) != 0 {
 			s.hup = true

@@ -62,10 +62,10 @@ func (s *secure) attach(w *Wire, h handler) error {
 
 // mark remembers events; the tunnel's turn acts on them.
 func (s *secure) mark(events uint32) {
-	if events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+	if events&(hasMore|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		s.readable = true
 	}
-	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+	if events&^(unix.EPOLLIN|unix.EPOLLOUT) != 0 {
 		s.hup = true
 	}
 	if events&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
