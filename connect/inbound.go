@@ -141,6 +141,9 @@ func (p *Proxy) serveTunnel(ctx context.Context, c *Conn, state tls.ConnectionSt
 	if err != nil {
 		p.tunnels.leave(t)
 		p.log.Debug("no tunnel", "source", t.source, "addr", t.addr, "err", err)
+		if errors.Is(err, tunnel.ErrProtocol) {
+			p.svc.tunnelOver(t.line(), err)
+		}
 		return
 	}
 	if !p.tunnels.join(t, link) {
@@ -152,6 +155,21 @@ func (p *Proxy) serveTunnel(ctx context.Context, c *Conn, state tls.ConnectionSt
 	}
 	if p.refusing() {
 		link.Drain(tunnel.CodeDraining)
+	}
+}
+
+// line is what the log says of the tunnel.
+func (t *inboundTunnel) line() line {
+	return line{source: t.source, destination: t.destination, peer: t.peer, addr: t.addr}
+}
+
+// tunnelOver counts a tunnel that ended, and logs of whom it was where a peer broke the
+// protocol: its streams, if it had any, say only that they were lost.
+func (s *Service) tunnelOver(of line, err error) {
+	s.metrics.tunnelEnded(err)
+	if errors.Is(err, tunnel.ErrProtocol) {
+		of.reason, of.err = ReasonViolation, err
+		s.journal.post(of)
 	}
 }
 

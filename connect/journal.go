@@ -122,11 +122,14 @@ func (j *journal) write(l *line) {
 	if suppressed > 0 {
 		attrs = append(attrs, slog.Int("suppressed", suppressed))
 	}
-	if l.reason.refusal() {
+	switch {
+	case l.reason == ReasonViolation:
+		j.log.LogAttrs(ctx, level, "tunnel ended", attrs...)
+	case l.reason.refusal():
 		j.log.LogAttrs(ctx, level, "connection refused", attrs...)
-		return
+	default:
+		j.log.LogAttrs(ctx, level, "connection ended", attrs...)
 	}
-	j.log.LogAttrs(ctx, level, "connection ended", attrs...)
 }
 
 // repeated remembers a failure and tells whether its line is to be left out, or
@@ -239,10 +242,11 @@ func (j *journal) failures() []ErrorStatus {
 	return out
 }
 
-// refusal tells whether the connection never came about.
+// refusal tells whether the connection never came about, or was no connection: a peer can
+// have us write as many of these lines as it likes.
 func (r Reason) refusal() bool {
 	switch r {
-	case ReasonDenied, ReasonTLSFailed, ReasonNoInstance, ReasonDialFailed, ReasonCertExpired, ReasonLimit:
+	case ReasonDenied, ReasonTLSFailed, ReasonNoInstance, ReasonDialFailed, ReasonCertExpired, ReasonLimit, ReasonViolation:
 		return true
 	}
 	return false

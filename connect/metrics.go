@@ -1,6 +1,7 @@
 package connect
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/identity"
+	"github.com/weftmesh/weft/connect/tunnel"
 )
 
 const (
@@ -30,6 +32,7 @@ type Metrics struct {
 	applied     *prometheus.GaugeVec
 	expires     *prometheus.GaugeVec
 	exposed     *prometheus.CounterVec
+	tunnels     *prometheus.CounterVec
 
 	mu       sync.Mutex
 	pairs    map[pairKey]*pairMetrics
@@ -128,9 +131,16 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "weft_proxy_exposed_requests_total",
 			Help: "Requests in plaintext at addresses where paths are exposed, by class of the answer; 4xx are those for other paths, too.",
 		}, []string{"service", "code"}),
+		tunnels: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weft_proxy_tunnels_ended_total",
+			Help: "Tunnels between proxies that ended, by how: in order (ok), lost, with a peer that fell silent, or by a violation of the protocol.",
+		}, []string{"reason"}),
+	}
+	for _, why := range []string{tunnelOK, tunnelLost, tunnelSilent, string(ReasonViolation)} {
+		m.tunnels.WithLabelValues(why)
 	}
 	if reg != nil {
-		reg.MustRegister(m.exposed, m.connections, m.open, settledBytes{m.bytes, m}, m.failures, m.handshakes, m.durations, m.applied, m.expires)
+		reg.MustRegister(m.tunnels, m.exposed, m.connections, m.open, settledBytes{m.bytes, m}, m.failures, m.handshakes, m.durations, m.applied, m.expires)
 	}
 	return m
 }
@@ -173,6 +183,27 @@ func (m *Metrics) handshake(outbound bool, took time.Duration) {
 // handshakeFailed takes a reason of package identity, which are a closed set.
 func (m *Metrics) handshakeFailed(outbound bool, why identity.Reason) {
 	m.failures.WithLabelValues(direction(outbound), string(why)).Inc()
+}
+
+// How tunnels end, beside ReasonViolation.
+const (
+	tunnelOK     = "ok"
+	tunnelLost   = "lost"
+	tunnelSilent = "silent"
+)
+
+// tunnelEnded takes why a tunnel ended, nil where that was in order.
+func (m *Metrics) tunnelEnded(err error) {
+	why := tunnelLost
+	switch {
+	case err == nil:
+		why = tunnelOK
+	case errors.Is(err, tunnel.ErrProtocol):
+		why = string(ReasonViolation)
+	case errors.Is(err, tunnel.ErrSilent):
+		why = tunnelSilent
+	}
+	m.tunnels.WithLabelValues(why).Inc()
 }
 
 func (m *Metrics) certificate(id string, expires time.Time) {

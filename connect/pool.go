@@ -84,9 +84,11 @@ type tunnels struct {
 	inbound   map[*inboundTunnel]struct{}
 	leaves    map[[sha256.Size]byte]int // inbound, by certificate
 	closed    bool                      // none any more
+	over      func(line, error)         // is told of each that ended, and why
 }
 
-func (t *tunnels) init() {
+func (t *tunnels) init(over func(line, error)) {
+	t.over = over
 	t.instances = map[instanceKey]*instance{}
 	t.inbound = map[*inboundTunnel]struct{}{}
 	t.leaves = map[[sha256.Size]byte]int{}
@@ -305,6 +307,7 @@ func (t *tunnels) pruneInbound() {
 	for i := range t.inbound {
 		if l := i.link.Load(); l != nil && isDone(*l) {
 			t.forget(i)
+			t.over(i.line(), (*l).Status().Err)
 		}
 	}
 }
@@ -324,7 +327,13 @@ func (t *tunnels) tend(w *world, cred *credential, now time.Time) {
 	defer t.mu.Unlock()
 	t.pruneInbound()
 	for key, in := range t.instances {
-		in.tunnels = slices.DeleteFunc(in.tunnels, func(o *outboundTunnel) bool { return isDone(o.link) })
+		in.tunnels = slices.DeleteFunc(in.tunnels, func(o *outboundTunnel) bool {
+			done := isDone(o.link)
+			if done {
+				t.over(line{outbound: true, source: w.service(), destination: key.id.Service, peer: key.id.String(), addr: key.addr}, o.link.Status().Err)
+			}
+			return done
+		})
 		for _, o := range in.tunnels {
 			if o.busy(o.link.Status(), now) {
 				in.bulkAt = now

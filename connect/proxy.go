@@ -119,7 +119,7 @@ func NewProxy(cfg ProxyConfig) (*Proxy, error) {
 		sockets:   cfg.Sockets,
 		capture:   captures{origin: originalDst},
 	}
-	p.tunnels.init()
+	p.tunnels.init(svc.tunnelOver)
 	return p, nil
 }
 

@@ -25,6 +25,7 @@ const (
 	ReasonDraining      Reason = "draining"       // cut at the end of the grace period
 	ReasonIdle          Reason = "idle"           // no bytes for too long
 	ReasonLimit         Reason = "limit"          // a limit on connections was reached
+	ReasonViolation     Reason = "violation"      // not of a connection: the peer of a tunnel broke its protocol
 )
 
 // RefusedError tells why Accept or Dial gave no connection.

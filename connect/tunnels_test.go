@@ -390,7 +390,7 @@ func TestBulkHasATunnelOfItsOwn(t *testing.T) {
 // one may try.
 func TestPanicInHandshake(t *testing.T) {
 	p := &Proxy{}
-	p.tunnels.init()
+	p.tunnels.init(nil)
 	key := instanceKey{addr: "10.0.0.1:1"}
 	mine, in := p.tunnels.begin(key), p.tunnels.instance(key)
 	func() {
