@@ -549,7 +549,7 @@ func (l *fakeLink) Done() <-chan struct{} { return nil }
 func TestQuietTunnelsAreReplacedWhenEmpty(t *testing.T) {
 	begin := time.Unix(1e9, 0)
 	var pool tunnels
-	pool.init()
+	pool.init(func(line, error) {})
 	up := &upstream{Upstream: Upstream{Instances: []Endpoint{{Addr: "10.0.0.1:1"}}}}
 	w := &world{upstreams: map[string]*upstream{"db": up}}
 	link := &fakeLink{status: tunnel.Status{Streams: 1, Limit: 100, Bulk: true, Bytes: 1 << 20}}
