@@ -106,7 +106,7 @@ func (a *Agent) build() error {
 	}
 	if a.sidecars, err = sidecar.New(sidecar.Config{
 		Host: merged(a.local, a.central).Watch(), Views: a.remote.Watch, Signer: sidecar.NewSigner(a.remote),
-		Sockets: sockets(cfg), Reporter: a.remote, Node: cfg.NodeName,
+		Sockets: sockets(cfg), Ledger: ledger(cfg), Reporter: a.remote, Node: cfg.NodeName,
 		Listening: a.local.SetListening, ExposeChecks: a.local.ExposeChecks, Advertise: cfg.Advertise, Datacenter: cfg.Datacenter, Locality: cfg.Locality, DataDir: cfg.DataDir,
 		BindAddr: cfg.BindAddr, DrainTimeout: cfg.DrainTimeout, AccessLog: cfg.AccessLog, MeshPort: cfg.MeshPort, NoShortCut: cfg.NoShortCut, Logger: cfg.Logger, Metrics: connect.NewMetrics(cfg.Registerer),
 	}); err != nil {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/agent/handover"
+	"github.com/weftmesh/weft/agent/sidecar"
 	"github.com/weftmesh/weft/connect"
 )
 
@@ -41,4 +42,12 @@ func sockets(cfg Config) connect.Sockets {
 		return nil
 	}
 	return cfg.Sockets
+}
+
+// ledger is nil where no process can take over.
+func ledger(cfg Config) sidecar.Ledger {
+	if cfg.DataDir == "" {
+		return nil
+	}
+	return handover.NewLedger(cfg.DataDir, cfg.Logger)
 }

@@ -37,9 +37,9 @@ const (
 // question is what a drainer sends: whose policy it wants, and, from then on, what it
 // still carries.
 type question struct {
-	Proxy string               `json:",omitempty"`
-	PID   int                  `json:",omitempty"`
-	Peers []connect.PeerStatus `json:",omitempty"`
+	Proxy string `json:",omitempty"`
+	PID   int    `json:",omitempty"`
+	sidecar.Carried
 }
 
 // Source is what a feed is made of: the proxies of this process.
@@ -48,8 +48,8 @@ type Source interface {
 	Snapshot(proxyID string) catalog.Watch[*connect.Snapshot]
 	// Listens tells whether a proxy takes all the connections that it is to take.
 	Listens(proxyID string) bool
-	// Draining notes what the process pid still carries for a proxy; nil: nothing any more.
-	Draining(proxyID string, pid int, peers []connect.PeerStatus)
+	// Draining notes what the process pid says of a proxy; nil: it is not heard any more.
+	Draining(proxyID string, pid int, said *sidecar.Carried)
 }
 
 // Serve feeds the drainers of this host until ctx ends, over a socket in dir that
@@ -152,7 +152,7 @@ func serveFeed(ctx context.Context, c net.Conn, src Source) {
 			if err != nil || json.Unmarshal(line, &said) != nil {
 				return
 			}
-			src.Draining(q.Proxy, q.PID, said.Peers)
+			src.Draining(q.Proxy, q.PID, &said.Carried)
 		}
 	}()
 	answer := func(fed sidecar.Fed) bool {
@@ -201,8 +201,8 @@ type Feed struct {
 
 // Follow hands to take what the successor says of a proxy until ctx ends, or the
 // successor says that it does not know the proxy. While nobody serves it tries again.
-// carried is told to the successor every second.
-func (f Feed) Follow(ctx context.Context, proxyID string, carried func() []connect.PeerStatus, take func(sidecar.Fed)) {
+// carried is told to the successor from its first answer on.
+func (f Feed) Follow(ctx context.Context, proxyID string, carried func(context.Context) sidecar.Carried, take func(sidecar.Fed)) {
 	quiet := false
 	for ctx.Err() == nil {
 		gone, err := f.follow(ctx, proxyID, carried, take)
@@ -217,7 +217,7 @@ func (f Feed) Follow(ctx context.Context, proxyID string, carried func() []conne
 	}
 }
 
-func (f Feed) follow(ctx context.Context, proxyID string, carried func() []connect.PeerStatus, take func(sidecar.Fed)) (gone bool, err error) {
+func (f Feed) follow(ctx context.Context, proxyID string, carried func(context.Context) sidecar.Carried, take func(sidecar.Fed)) (gone bool, err error) {
 	path, done, err := shortPath(f.Dir)
 	if err != nil {
 		return false, err
@@ -241,21 +241,30 @@ func (f Feed) follow(ctx context.Context, proxyID string, carried func() []conne
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	wg.Go(func() {
-		for sleep(ctx, time.Second) {
+	tell := func() {
+		for {
+			said := carried(ctx)
+			if ctx.Err() != nil {
+				return
+			}
+			said.Peers = capped(said.Peers)
 			_ = c.SetWriteDeadline(time.Now().Add(feedWrite)) // fails with the connection
-			if out.Encode(question{Peers: capped(carried())}) != nil {
+			if out.Encode(question{Carried: said}) != nil {
 				return
 			}
 		}
-	})
+	}
 	in := json.NewDecoder(c)
-	for {
+	for first := true; ; first = false {
 		var fed sidecar.Fed
 		if err := in.Decode(&fed); err != nil {
 			return false, err
 		}
+		fed.Anew = first
 		take(fed)
+		if first {
+			wg.Go(tell) // not before: what is told is of what this process says
+		}
 		if fed.Gone {
 			return true, nil
 		}

@@ -148,7 +148,7 @@ func TestTalk(t *testing.T) {
 // source is a process with one proxy.
 type source struct {
 	snap     catalog.Latest[*connect.Snapshot]
-	draining chan []connect.PeerStatus
+	draining chan sidecar.Carried
 }
 
 func (s *source) Snapshot(id string) catalog.Watch[*connect.Snapshot] {
@@ -160,9 +160,12 @@ func (s *source) Snapshot(id string) catalog.Watch[*connect.Snapshot] {
 	return none
 }
 func (s *source) Listens(string) bool { return true }
-func (s *source) Draining(_ string, _ int, p []connect.PeerStatus) {
+func (s *source) Draining(_ string, _ int, said *sidecar.Carried) {
+	if said == nil {
+		return
+	}
 	select {
-	case s.draining <- p:
+	case s.draining <- *said:
 	default:
 	}
 }
@@ -170,14 +173,17 @@ func (s *source) Draining(_ string, _ int, p []connect.PeerStatus) {
 // TestFeed has a drainer hear of policy, tell what it carries, and of a proxy that is gone.
 func TestFeed(t *testing.T) {
 	dir := t.TempDir()
-	src := &source{draining: make(chan []connect.PeerStatus, 1)}
+	src := &source{draining: make(chan sidecar.Carried, 1)}
 	src.snap.Publish(&connect.Snapshot{Service: "web"})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	served := make(chan error, 1)
 	go func() { served <- Serve(ctx, dir, src, quiet()) }()
 	feed := Feed{Dir: dir, Log: quiet()}
-	carried := func() []connect.PeerStatus { return []connect.PeerStatus{{Source: "a"}} }
+	carried := func(ctx context.Context) sidecar.Carried {
+		sleep(ctx, time.Millisecond)
+		return sidecar.Carried{Peers: []connect.PeerStatus{{Source: "a"}}, Applied: 7}
+	}
 	gone := false
 	feed.Follow(ctx, "other", carried, func(f sidecar.Fed) { gone = f.Gone })
 	if !gone {
@@ -198,7 +204,7 @@ func TestFeed(t *testing.T) {
 		t.Errorf("heard %+v", f)
 	}
 	for p := range src.draining {
-		if len(p) == 1 && p[0].Source == "a" {
+		if len(p.Peers) == 1 && p.Peers[0].Source == "a" && p.Applied == 7 {
 			break
 		}
 	}

@@ -15,3 +15,5 @@ func closeOnExec(int) {}
 func rights(int) []byte { return nil }
 
 func pair() (net.Conn, *os.File, error) { return nil, nil, errors.ErrUnsupported }
+
+func lock(*os.File) error { return errors.ErrUnsupported }

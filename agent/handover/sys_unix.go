@@ -39,3 +39,8 @@ func pair() (ours net.Conn, theirs *os.File, err error) {
 	}
 	return ours, theirs, nil
 }
+
+// lock takes the lock of a file for as long as f is open, or fails at once.
+func lock(f *os.File) error {
+	return withFD(f, func(fd int) error { return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) })
+}

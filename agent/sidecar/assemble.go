@@ -31,6 +31,8 @@ type sidecar struct {
 
 	out   catalog.Latest[*connect.Snapshot]
 	dirty chan struct{} // capacity 1: something that the snapshot is made of changed
+	over  chan struct{} // closed when it has ended, and drained
+	fed   fed           // while this process drains
 
 	mu        sync.Mutex
 	in        inputs
@@ -54,6 +56,8 @@ func newSidecar(cfg Config, reg *catalog.Service) *sidecar {
 		external: local.IsExternal(reg),
 		log:      cfg.Logger.With("id", reg.ID, "service", reg.Proxy.DestinationServiceName),
 		dirty:    make(chan struct{}, 1),
+		over:     make(chan struct{}),
+		fed:      fed{news: make(chan struct{}, 1)},
 		in: inputs{
 			proxy: reg, datacenter: cfg.Datacenter, locality: cfg.Locality, bindAddr: cfg.BindAddr, drain: cfg.DrainTimeout,
 			advertise: cfg.Advertise,

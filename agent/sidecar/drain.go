@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect"
 )
 
@@ -19,13 +20,17 @@ type Fed struct {
 	Listens bool `json:",omitempty"`
 	// Gone: the proxy is not registered any more.
 	Gone bool `json:",omitempty"`
+	// Anew: another process may say this than what was heard before, and its indexes
+	// mean nothing beside those.
+	Anew bool `json:"-"`
 }
 
 // Feed is the process that took over, as the one before sees it.
 type Feed interface {
 	// Follow hands what the other process says of a proxy to take, until ctx ends or it
-	// has said that the proxy is gone. carried is what is told in return.
-	Follow(ctx context.Context, proxyID string, carried func() []connect.PeerStatus, take func(Fed))
+	// has said that the proxy is gone. carried, which waits until there is something to
+	// tell, is what is told in return.
+	Follow(ctx context.Context, proxyID string, carried func(ctx context.Context) Carried, take func(Fed))
 }
 
 // GiveUp leaves the proxies as they are: they go on taking connections under the
@@ -35,6 +40,17 @@ func (m *Manager) GiveUp() {
 	m.mu.Lock()
 	m.gaveUp = true
 	list := slices.Collect(maps.Values(m.running))
+	if m.cfg.Ledger != nil { // under the lock: none ends meanwhile
+		carried := map[string]catalog.Name{}
+		for s := range m.alive {
+			if !s.external {
+				carried[s.id] = s.service
+			}
+		}
+		if err := m.cfg.Ledger.Carry(carried); err != nil {
+			m.cfg.Logger.Warn("the next process is not told what this one carries; waiting for a policy to be enforced does not wait for this one", "err", err)
+		}
+	}
 	m.mu.Unlock()
 	for _, s := range list {
 		s.halt()
@@ -58,7 +74,18 @@ func (m *Manager) Drain(ctx context.Context, feed Feed, grace time.Duration) {
 			m.end(s, errStopped)
 			continue
 		}
-		following.Go(func() { m.drain(ctx, s, feed, grace) })
+		following.Go(func() {
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			go func() {
+				select {
+				case <-ctx.Done():
+				case <-s.over: // nothing is left to be fed
+					cancel()
+				}
+			}()
+			m.drain(ctx, s, feed, grace)
+		})
 	}
 	drained := make(chan struct{})
 	go func() { m.wg.Wait(); close(drained) }()
@@ -124,21 +151,25 @@ func (m *Manager) drain(ctx context.Context, s *sidecar, feed Feed, grace time.D
 	if snap, _ := s.out.Get(); snap != nil {
 		own = snap.Limits.DrainTimeout
 	}
-	put := func(snap *connect.Snapshot) {
-		if snap == nil {
-			return
-		}
+	put := func(snap *connect.Snapshot) uint64 {
 		late := *snap
 		late.Limits.DrainTimeout = grace
-		s.out.Publish(&late)
+		return s.out.Publish(&late)
 	}
-	last, _ := s.out.Get()
-	put(last) // the drain begins with the grace that stands in the snapshot then
+	if last, _ := s.out.Get(); last != nil {
+		put(last) // the drain begins with the grace that stands in the snapshot then
+	}
 	never := time.AfterFunc(min(grace, unheard), func() { m.end(s, errStopped) })
 	defer never.Stop()
 	gone := false
-	feed.Follow(ctx, s.id, s.peers, func(f Fed) {
-		put(f.Snapshot)
+	feed.Follow(ctx, s.id, s.carried, func(f Fed) {
+		if f.Anew {
+			s.fed.anew()
+		}
+		if f.Snapshot != nil {
+			s.fed.given(put(f.Snapshot), f.Snapshot.Index)
+			s.reached(0) // it may be in force already
+		}
 		if f.Listens || f.Gone {
 			if m.cfg.port != nil {
 				m.cfg.port.Rest(ctx) // before those to whom it hands its connections
@@ -159,6 +190,73 @@ func (m *Manager) end(s *sidecar, why error) {
 	if m.running[s.id] == s {
 		m.stop(s, why)
 	}
+}
+
+// tellEvery is how often a process that drains says what it carries, without news.
+const tellEvery = time.Second
+
+// carried is what the process that took over is told: at once when another snapshot
+// of its came in force.
+func (s *sidecar) carried(ctx context.Context) Carried {
+	t := time.NewTimer(tellEvery)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	case <-s.fed.news:
+	}
+	return Carried{Peers: s.peers(), Applied: s.fed.applied()}
+}
+
+// fed is what of another process's snapshots a proxy enforces.
+type fed struct {
+	news chan struct{} // capacity 1
+
+	mu      sync.Mutex
+	pending []fedIndex // not yet in force, oldest first
+	index   uint64     // theirs, of the newest in force
+}
+
+// fedIndex is a snapshot under our index and under theirs.
+type fedIndex struct{ ours, theirs uint64 }
+
+// maxPending bounds the snapshots that are remembered until they are in force.
+const maxPending = 64
+
+// anew forgets the indexes of the process that was heard before.
+func (f *fed) anew() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.pending, f.index = nil, 0
+}
+
+// given notes that the proxy is given a snapshot.
+func (f *fed) given(ours, theirs uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.pending = append(f.pending[:min(len(f.pending), maxPending-1)], fedIndex{ours, theirs})
+}
+
+// reached notes that the proxy enforces the snapshot of our index.
+func (f *fed) reached(ours uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	news := false
+	for len(f.pending) > 0 && f.pending[0].ours <= ours {
+		f.index, f.pending, news = f.pending[0].theirs, f.pending[1:], true
+	}
+	if news {
+		select {
+		case f.news <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (f *fed) applied() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.index
 }
 
 // peers are the open connections, by pair.
@@ -207,34 +305,4 @@ func (m *Manager) Listens(proxyID string) bool {
 		}
 	}
 	return true
-}
-
-// maxDrainers bounds the processes whose connections are shown for one proxy.
-const maxDrainers = 16
-
-// Draining notes what an earlier process of this agent still carries for a proxy.
-func (m *Manager) Draining(proxyID string, pid int, peers []connect.PeerStatus) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	by := m.draining[proxyID]
-	switch {
-	case len(peers) == 0:
-		delete(by, pid)
-		if len(by) == 0 {
-			delete(m.draining, proxyID)
-		}
-	case by == nil:
-		m.draining[proxyID] = map[int][]connect.PeerStatus{pid: peers}
-	case by[pid] != nil || len(by) < maxDrainers:
-		by[pid] = peers
-	}
-}
-
-// drained lists what earlier processes carry for a proxy; m.mu is held.
-func (m *Manager) drained(proxyID string) []connect.DrainerStatus {
-	var out []connect.DrainerStatus
-	for _, pid := range slices.Sorted(maps.Keys(m.draining[proxyID])) {
-		out = append(out, connect.DrainerStatus{PID: pid, Peers: m.draining[proxyID][pid]})
-	}
-	return out
 }

@@ -77,7 +77,7 @@ func (p *portProxy) Status() connect.Status {
 // successor is the Feed of a process that lives beside this one.
 type successor struct{ m *Manager }
 
-func (n successor) Follow(ctx context.Context, id string, _ func() []connect.PeerStatus, take func(Fed)) {
+func (n successor) Follow(ctx context.Context, id string, _ func(context.Context) Carried, take func(Fed)) {
 	for sleep(ctx, 100*time.Millisecond) {
 		take(Fed{Listens: n.m.Listens(id)})
 	}

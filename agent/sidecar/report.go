@@ -20,6 +20,8 @@ const (
 	// reportEvery is how often a report is repeated without news; servers forget one
 	// after three times that.
 	reportEvery = 10 * time.Second
+	// reportBehind is how often it is while something that drains is behind its proxy.
+	reportBehind = time.Second
 	// reportGather is how long news is gathered that follows a report.
 	reportGather = 10 * time.Millisecond
 	reportRetry  = 200 * time.Millisecond
@@ -64,6 +66,7 @@ func (s *sidecar) reached(index uint64) {
 	s.mu.Lock()
 	p := &s.progress
 	p.reached = max(p.reached, min(index, p.handed))
+	s.fed.reached(p.reached)
 	news := s.advance()
 	s.mu.Unlock()
 	if news {
@@ -105,8 +108,7 @@ func (s *sidecar) advance() bool {
 func (s *sidecar) enforces() wire.ProxyReport {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at := s.progress.inForce
-	return wire.ProxyReport{ID: s.id, Service: s.service, Intentions: at.intentions, Roots: at.roots, Epoch: at.epoch}
+	return s.progress.inForce.report(s.id, s.service)
 }
 
 // learned notes the version of a view that policy is made of; s.mu is held. Indexes
@@ -135,8 +137,13 @@ func (m *Manager) reporting(ctx context.Context) {
 	seq := uint64(0)
 	for {
 		seq = max(seq+1, uint64(time.Now().UnixNano())) //nolint:gosec // not before 1970
-		_, err := m.cfg.Reporter.Report(ctx, &wire.ReportRequest{Node: m.cfg.Node, Seq: seq, Proxies: m.enforced()})
+		list, behind := m.enforced()
+		slices.SortFunc(list, func(a, b wire.ProxyReport) int { return strings.Compare(a.ID, b.ID) })
+		_, err := m.cfg.Reporter.Report(ctx, &wire.ReportRequest{Node: m.cfg.Node, Seq: seq, Proxies: list})
 		wait := reportEvery
+		if behind { // the end of a process is no news
+			wait = reportBehind
+		}
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -171,20 +178,4 @@ func (m *Manager) untilNews(ctx context.Context, wait time.Duration, failing boo
 	case <-m.news:
 	}
 	return true
-}
-
-// enforced lists what each proxy of this host enforces.
-func (m *Manager) enforced() []wire.ProxyReport {
-	m.mu.Lock()
-	list := make([]*sidecar, 0, len(m.running))
-	for _, s := range m.running {
-		list = append(list, s)
-	}
-	m.mu.Unlock()
-	out := make([]wire.ProxyReport, 0, len(list))
-	for _, s := range list {
-		out = append(out, s.enforces())
-	}
-	slices.SortFunc(out, func(a, b wire.ProxyReport) int { return strings.Compare(a.ID, b.ID) })
-	return out
 }

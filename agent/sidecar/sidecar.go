@@ -65,6 +65,8 @@ type Config struct {
 	Metrics *connect.Metrics // shared by all proxies; nil: none
 	// Sockets keeps what the proxies listen on for the next process; nil: nobody does.
 	Sockets connect.Sockets
+	// Ledger keeps what processes carry that others have followed; nil: none do.
+	Ledger Ledger
 
 	// start makes a proxy; tests replace it.
 	start func(connect.ProxyConfig) (proxy, error)
@@ -121,12 +123,13 @@ type Manager struct {
 	mu      sync.Mutex
 	running map[string]*sidecar      // by proxy ID
 	ending  map[string]chan struct{} // closed when the last proxy of that ID has drained
+	alive   map[*sidecar]struct{}    // those that run, and those that drain
 	gaveUp  bool                     // another process takes over
 	seen    chan struct{}            // closed once it is known what the host asks for
 	news    chan struct{}            // capacity 1: what is enforced changed
 	wg      sync.WaitGroup
 	// draining is what earlier processes of this agent still carry, by proxy and process.
-	draining map[string]map[int][]connect.PeerStatus
+	draining map[string]map[int]*drainer
 }
 
 // New validates cfg and makes the directory of the proxies.
@@ -136,8 +139,8 @@ func New(cfg Config) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{
-		running: map[string]*sidecar{}, ending: map[string]chan struct{}{}, draining: map[string]map[int][]connect.PeerStatus{},
-		seen: make(chan struct{}), news: make(chan struct{}, 1),
+		running: map[string]*sidecar{}, ending: map[string]chan struct{}{}, alive: map[*sidecar]struct{}{},
+		seen: make(chan struct{}), news: make(chan struct{}, 1), draining: map[string]map[int]*drainer{},
 	}
 	cfg.news = func() {
 		select {
@@ -232,14 +235,14 @@ func (m *Manager) reconcile(ctx context.Context, host *local.Host) {
 		s.in.rest, s.in.checks = restOf(host, reg), checksOf(host, exposers, reg)
 		m.running[id] = s
 		m.cfg.news()
-		before, done := m.ending[id], make(chan struct{})
-		m.ending[id] = done
+		before := m.ending[id]
+		m.ending[id], m.alive[s] = s.over, struct{}{}
 		// Proxies end by being stopped, so that they can drain: their context does
 		// not end with that of Run.
 		sctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 		s.cancel = cancel
 		m.wg.Go(func() {
-			defer m.ended(id, done)
+			defer m.ended(s)
 			if before != nil {
 				<-before // its ports and files
 			}
@@ -263,12 +266,18 @@ func (m *Manager) stop(s *sidecar, why error) {
 	s.cancel(why)
 }
 
-func (m *Manager) ended(id string, done chan struct{}) {
+func (m *Manager) ended(s *sidecar) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	close(done)
-	if m.ending[id] == done {
-		delete(m.ending, id)
+	close(s.over)
+	delete(m.alive, s)
+	m.cfg.news()
+	if m.ending[s.id] != s.over {
+		return
+	}
+	delete(m.ending, s.id)
+	if m.gaveUp && m.cfg.Ledger != nil {
+		m.cfg.Ledger.Ended(s.id)
 	}
 }
 

@@ -42,6 +42,44 @@ func cutWithin(t *testing.T, c net.Conn, within time.Duration, what string) {
 	}
 }
 
+// TestWaitNamesADrainer freezes the old process after a hand-over: nobody is told that a
+// deny is enforced while what that process carries may still be open.
+func TestWaitNamesADrainer(t *testing.T) {
+	t.Parallel()
+	s, up := supervised(t)
+	held := through(t, up)
+	old := s.Relieve(60 * time.Second)
+	s.WaitServing(30 * time.Second)
+	t.Cleanup(func() { _ = syscall.Kill(old, syscall.SIGKILL) }) // it may have ended
+	if _, errs, code := s.CLI("intention", "create", "-replace", "-deny", "-wait", "30s", "other", "db"); code != 0 {
+		t.Errorf("a process that drains is waited for in vain: %s", errs)
+	}
+	must(t, syscall.Kill(old, syscall.SIGSTOP))
+	_, errs, code := s.CLI("intention", "create", "-replace", "-deny", "-wait", "3s", "web", "db")
+	if want := fmt.Sprintf("draining in process %d", old); code == 0 || !strings.Contains(errs, want) {
+		t.Errorf("exit code %d with a process that is frozen, %q is to be named: %s", code, want, errs)
+	}
+	must(t, syscall.Kill(old, syscall.SIGCONT))
+	cutWithin(t, held, 15*time.Second, "what the old process carried")
+	if _, errs, code := s.CLI("intention", "create", "-replace", "-wait", "30s", "web", "db"); code != 0 {
+		t.Errorf("once it goes on: %s", errs)
+	}
+	proc.Gone(t, old, 30*time.Second)
+
+	// And one that ends frozen.
+	_ = through(t, up)
+	old = s.Relieve(60 * time.Second)
+	s.WaitServing(30 * time.Second)
+	must(t, syscall.Kill(old, syscall.SIGSTOP))
+	if _, _, code := s.CLI("intention", "create", "-replace", "-deny", "-wait", "1s", "web", "db"); code == 0 {
+		t.Error("enforced, with a process that is frozen")
+	}
+	must(t, syscall.Kill(old, syscall.SIGKILL))
+	if _, errs, code := s.CLI("intention", "create", "-replace", "-deny", "-wait", "30s", "web", "db"); code != 0 {
+		t.Errorf("once it is gone: %s", errs)
+	}
+}
+
 // TestP31HandOver has one process follow another: what was carried goes on in the old
 // one, new connections go to the new one, and a deny ends both.
 func TestP31HandOver(t *testing.T) {

@@ -1,0 +1,162 @@
+package sidecar
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/catalog/wire"
+	"github.com/weftmesh/weft/connect"
+)
+
+// Ledger is where the processes of an agent write down what they carry still when
+// another one takes over, so that it is known whether they answer or not.
+type Ledger interface {
+	// Carry notes the proxies whose connections this process carries, and their services.
+	Carry(proxies map[string]catalog.Name) error
+	// Ended notes that it carries nothing of a proxy any more.
+	Ended(proxyID string)
+	// Others gives what the other processes carry that are alive, by process.
+	Others() map[int]map[string]catalog.Name
+}
+
+// Carried is what a process that drains says of a proxy.
+type Carried struct {
+	Peers []connect.PeerStatus `json:",omitempty"`
+	// Applied is the index of the newest snapshot heard from this process that it
+	// enforces; 0: of none.
+	Applied uint64 `json:",omitempty"`
+}
+
+// drainer is a proxy in a process that drains.
+type drainer struct {
+	Carried
+	inForce basis
+}
+
+// maxDrainers bounds the processes that are known to drain one proxy.
+const maxDrainers = 16
+
+// Draining notes what an earlier process of this agent says of a proxy; nil: it is not
+// heard any more.
+func (m *Manager) Draining(proxyID string, pid int, said *Carried) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	by := m.draining[proxyID]
+	d := by[pid]
+	switch {
+	case said == nil:
+		delete(by, pid)
+		if len(by) == 0 {
+			delete(m.draining, proxyID)
+		}
+		m.cfg.news()
+		return
+	case d == nil && len(by) >= maxDrainers:
+		return
+	case d == nil:
+		d = &drainer{}
+		if by == nil {
+			by = map[int]*drainer{}
+			m.draining[proxyID] = by
+		}
+		by[pid] = d
+	}
+	before := d.inForce
+	d.Carried = *said
+	if m.running[proxyID].inStep(d); d.inForce != before {
+		m.cfg.news()
+	}
+}
+
+// inStep notes that a drainer enforces what the proxy here is to enforce, where it does.
+func (s *sidecar) inStep(d *drainer) {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := &s.progress; p.made > 0 && d.Applied >= p.made {
+		d.inForce = p.of
+	}
+}
+
+// drained lists what earlier processes carry for a proxy; m.mu is held.
+func (m *Manager) drained(proxyID string) []connect.DrainerStatus {
+	var out []connect.DrainerStatus
+	for _, pid := range slices.Sorted(maps.Keys(m.draining[proxyID])) {
+		if peers := m.draining[proxyID][pid].Peers; len(peers) > 0 {
+			out = append(out, connect.DrainerStatus{PID: pid, Peers: peers})
+		}
+	}
+	return out
+}
+
+// maxReported is how many proxies servers take in a report.
+const maxReported = 4096
+
+// enforced lists what each proxy of this host enforces. What drains is listed beside
+// its proxy where it does not enforce the same; behind tells whether anything is.
+func (m *Manager) enforced() (out []wire.ProxyReport, behind bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var others map[int]map[string]catalog.Name
+	if m.cfg.Ledger != nil && !m.gaveUp {
+		others = m.cfg.Ledger.Others()
+	}
+	own := map[string]int{}
+	for id, s := range m.running {
+		own[id] = len(out)
+		out = append(out, s.enforces())
+	}
+	add := func(name string, r wire.ProxyReport) {
+		i, there := own[r.ID]
+		if there && out[i].Service == r.Service && covers(r, out[i]) {
+			return
+		}
+		behind = true
+		if j, taken := own[name]; taken {
+			i, there = j, true
+		} else if len(out) < maxReported {
+			own[name] = len(out)
+			r.ID = name
+			out = append(out, r)
+			return
+		}
+		if there { // no place to name it
+			out[i].Intentions, out[i].Roots, out[i].Epoch = r.Intentions, r.Roots, r.Epoch
+		}
+	}
+	for s := range m.alive {
+		switch {
+		case m.running[s.id] == s || s.external:
+		case m.running[s.id] == nil:
+			add(s.id, s.enforces())
+		default:
+			add(s.id+" (draining)", s.enforces())
+		}
+	}
+	for pid, carried := range others {
+		for id, service := range carried {
+			d := m.draining[id][pid]
+			if d == nil {
+				d = &drainer{} // it has not said anything
+			}
+			if s := m.running[id]; s != nil && s.service == service {
+				s.inStep(d)
+			}
+			add(fmt.Sprintf("%s (draining in process %d)", id, pid), d.inForce.report(id, service))
+		}
+	}
+	return out, behind
+}
+
+// covers tells whether a enforces all that b does.
+func covers(a, b wire.ProxyReport) bool {
+	return a.Epoch == b.Epoch && a.Intentions >= b.Intentions && a.Roots >= b.Roots
+}
+
+func (b basis) report(id string, service catalog.Name) wire.ProxyReport {
+	return wire.ProxyReport{ID: id, Service: service, Intentions: b.intentions, Roots: b.roots, Epoch: b.epoch}
+}
