@@ -57,7 +57,7 @@ func (s *Service) meet(ctx context.Context, w *wire, config *tls.Config) (*Conn,
 // authorize makes the peer's connection a row, and judges it.
 func (s *Service) authorize(c *Conn, state tls.ConnectionState, before *world) (*Conn, error) {
 	r := &row{
-		ends:    s.inboundEnds(c.peer, before.service(), c.wire.RemoteAddr().String(), state.PeerCertificates),
+		ends:    s.inboundEnds(c.peer, before, c.wire.RemoteAddr().String(), state.PeerCertificates),
 		started: s.now(), leg: c,
 	}
 	c.row = r
@@ -68,10 +68,10 @@ func (s *Service) authorize(c *Conn, state tls.ConnectionState, before *world) (
 }
 
 // inboundEnds are those of what a peer opens to this service.
-func (s *Service) inboundEnds(peer identity.ServiceID, destination catalog.Name, addr string, chain []*x509.Certificate) *ends {
+func (s *Service) inboundEnds(peer identity.ServiceID, at *world, addr string, chain []*x509.Certificate) *ends {
 	return &ends{
-		svc: s, source: peer.Service, destination: destination, peer: peer.String(), addr: addr, chain: chain,
-		pair: s.metrics.pair(false, peer.Service, destination),
+		svc: s, source: peer.Service, destination: at.service(), self: at.name, peer: peer.String(), addr: addr, chain: chain,
+		pair: s.metrics.pair(false, peer.Service, at.service()),
 	}
 }
 
@@ -230,7 +230,7 @@ func (s *Service) refuse(w *wire, e *RefusedError, peer string) error {
 	}
 	s.metrics.pair(false, e.Source, e.Destination).count(e.Reason)
 	s.journal.post(line{
-		reason: e.Reason, source: e.Source, destination: e.Destination, peer: peer, addr: addr,
+		reason: e.Reason, source: e.Source, destination: e.Destination, self: s.world.Load().name, peer: peer, addr: addr,
 		rule: e.Rule, hint: e.Hint, err: e.Err,
 	})
 	return e
@@ -253,7 +253,7 @@ func (s *Service) ended(r *row, e ending, admitted bool) {
 	}
 	s.journal.post(line{
 		reason: e.reason, outbound: r.outbound, source: r.source, destination: r.destination,
-		peer: r.peer, addr: r.addr, upstream: r.upstream, instance: r.instance, rule: e.rule, hint: e.hint, err: e.err,
+		self: r.self, peer: r.peer, addr: r.addr, upstream: r.upstream, instance: r.instance, rule: e.rule, hint: e.hint, err: e.err,
 		in: in, out: out, dur: dur,
 	})
 }

@@ -201,7 +201,8 @@ func destinationOf(to netip.AddrPort) catalog.Name {
 // refuseCaptured resets a connection, and says why.
 func (p *Proxy) refuseCaptured(app net.Conn, l line) {
 	s := p.svc
-	l.outbound, l.source, l.addr = true, s.world.Load().service(), app.RemoteAddr().String()
+	w := s.world.Load()
+	l.outbound, l.source, l.self, l.addr = true, w.service(), w.name, app.RemoteAddr().String()
 	counted := l.destination
 	if l.reason != ReasonDenied { // addresses must not become labels
 		counted = outside
@@ -216,7 +217,7 @@ func (p *Proxy) refuseCaptured(app net.Conn, l line) {
 func (p *Proxy) passOutside(w *world, app net.Conn, from, to netip.AddrPort) {
 	s := p.svc
 	r := &row{ends: &ends{
-		svc: s, outbound: true, outside: true, source: w.service(), destination: to.String(), addr: to.String(),
+		svc: s, outbound: true, outside: true, source: w.service(), self: w.name, destination: to.String(), addr: to.String(),
 		pair: s.metrics.pair(true, w.service(), outside),
 	}, started: s.now()}
 	p.live.add()

@@ -92,9 +92,11 @@ func (s *Service) refuseDial(w *world, name catalog.Name, from string, why Reaso
 	}
 	e := &RefusedError{Reason: why, Source: w.service(), Destination: to, Err: err}
 	s.metrics.pair(true, e.Source, e.Destination).count(why)
-	s.journal.post(line{
-		reason: why, outbound: true, source: e.Source, destination: to, upstream: name, addr: from, err: err,
-	})
+	l := line{reason: why, outbound: true, source: e.Source, destination: to, self: w.name, upstream: name, addr: from, err: err}
+	if up := w.upstreams[name]; up != nil {
+		l.peer = up.id.String() // who would have been there
+	}
+	s.journal.post(l)
 	return e
 }
 
@@ -167,7 +169,7 @@ func (u *upstream) connectTimeout() time.Duration {
 
 func (s *Service) outboundEnds(w *world, up *upstream, e *candidate, id identity.ServiceID, chain []*x509.Certificate) *ends {
 	return &ends{
-		svc: s, outbound: true, source: w.service(), destination: id.Service, peer: id.String(),
+		svc: s, outbound: true, source: w.service(), destination: id.Service, self: w.name, peer: id.String(),
 		addr: e.Addr, upstream: up.key, base: up.base, instance: e.ID, endpoint: e.state, chain: chain,
 		pair: s.metrics.pair(true, w.service(), id.Service),
 	}

@@ -125,7 +125,7 @@ func dialLocal(ctx context.Context, w *world) (net.Conn, error) {
 func (p *Proxy) serveTunnel(ctx context.Context, c *Conn, state tls.ConnectionState, before *world) {
 	sharedCerts.share(state.PeerCertificates)
 	t := &inboundTunnel{
-		ends: p.svc.inboundEnds(c.peer, before.service(), c.wire.RemoteAddr().String(), state.PeerCertificates),
+		ends: p.svc.inboundEnds(c.peer, before, c.wire.RemoteAddr().String(), state.PeerCertificates),
 		p:    p, since: p.svc.now(), proof: before.proof(),
 	}
 	if !p.tunnels.enter(t) {

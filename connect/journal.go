@@ -29,10 +29,11 @@ type line struct {
 	outbound    bool
 	source      catalog.Name
 	destination catalog.Name
-	peer        string
+	self        string // SPIFFE ID of this end
+	peer        string // that of the far end; proved where source is known
 	addr        string
 	upstream    catalog.Name
-	instance    string
+	instance    string // of the destination; inbound: the journal's own
 	rule        string
 	hint        string
 	err         error
@@ -46,6 +47,7 @@ type journal struct {
 	log    *slog.Logger
 	now    func() time.Time
 	access AccessLog
+	own    string // the instance that speaks here
 
 	queue lineQueue
 
@@ -97,14 +99,22 @@ func (j *journal) write(l *line) {
 	if !j.log.Enabled(ctx, level) {
 		return
 	}
-	var room [16]slog.Attr
+	var room [18]slog.Attr
 	attrs := room[:0]
 	if l.source != "" { // a peer that proved no identity has none
 		attrs = append(attrs, slog.String("source", l.source))
 	}
 	attrs = append(attrs, slog.String("destination", l.destination), slog.String("reason", string(l.reason)))
-	for _, a := range []struct{ key, value string }{
-		{"rule", l.rule}, {"peer", l.peer}, {"addr", l.addr}, {"upstream", l.upstream}, {"instance", l.instance},
+	e := j.namesOf(l)
+	for _, a := range [...]struct{ key, value string }{
+		{"rule", l.rule},
+		{"source_id", e.sourceID},
+		{"source_instance", e.sourceInstance},
+		{"destination_id", e.destinationID},
+		{"instance", e.instance},
+		{"peer", e.shown},
+		{"addr", l.addr},
+		{"upstream", l.upstream},
 	} {
 		if a.value != "" {
 			attrs = append(attrs, slog.String(a.key, a.value))
@@ -129,6 +139,24 @@ func (j *journal) write(l *line) {
 		j.log.LogAttrs(ctx, level, "connection refused", attrs...)
 	default:
 		j.log.LogAttrs(ctx, level, "connection ended", attrs...)
+	}
+}
+
+// lineNames are who a connection is between, by identity and instance.
+type lineNames struct {
+	sourceID, sourceInstance string
+	destinationID, instance  string
+	shown                    string // the identity of a peer that did not prove it
+}
+
+func (j *journal) namesOf(l *line) lineNames {
+	switch {
+	case l.outbound:
+		return lineNames{sourceID: l.self, sourceInstance: j.own, destinationID: l.peer, instance: l.instance}
+	case l.source == "":
+		return lineNames{destinationID: l.self, instance: j.own, shown: l.peer}
+	default:
+		return lineNames{sourceID: l.peer, destinationID: l.self, instance: j.own}
 	}
 }
 

@@ -182,7 +182,7 @@ func (a *attempt) carry(t *outboundTunnel, e *candidate) error {
 // endsOf are those of a connection to an instance, which is a peer of this identity;
 // last are those of another one over the same tunnel, mostly the same.
 func (a *attempt) endsOf(e *candidate, id identity.ServiceID, chain []*x509.Certificate, last *atomic.Pointer[ends]) *ends {
-	if x := last.Load(); x != nil && x.endpoint == e.state && x.instance == e.ID && x.source == a.w.service() {
+	if x := last.Load(); x != nil && x.endpoint == e.state && x.instance == e.ID && x.self == a.w.name {
 		return x
 	}
 	x := a.p.svc.outboundEnds(a.w, a.up, e, id, chain)

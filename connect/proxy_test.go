@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect/identity"
 )
 
 func TestAllowedReaches(t *testing.T) {
@@ -38,10 +39,16 @@ func TestAllowedReaches(t *testing.T) {
 		t.Errorf("at the end: %q, %v", b, err)
 	}
 	for _, log := range []*logBook{p.db.log, p.web.log} {
-		log.find(t, "connection ended", "source=web", "destination=db", "reason=ok", "bytes_in=25", "bytes_out=25", "dur=")
+		log.find(t, "connection ended", "source=web", "destination=db", "reason=ok", "bytes_in=25", "bytes_out=25", "dur=",
+			"source_id="+idOf("web"), "destination_id="+idOf("db"))
 	}
-	p.db.log.find(t, "connection ended", `rule="web → * (precedence 6)"`, "/svc/web")
+	p.web.log.find(t, "connection ended", "source_instance=web-sidecar-proxy", " instance=db@")
+	p.db.log.find(t, "connection ended", `rule="web → * (precedence 6)"`, " instance=db-sidecar-proxy")
 	eventually(t, "tables empty", func() bool { return len(p.db.Connections(0))+len(p.web.Connections(0)) == 0 })
+}
+
+func idOf(service string) string {
+	return identity.ServiceID{TrustDomain: testDomain, Datacenter: testDC, Service: service}.String()
 }
 
 func TestDeniedIsRefusedWithTheRemedy(t *testing.T) {
@@ -68,7 +75,8 @@ func TestDeniedIsRefusedWithTheRemedy(t *testing.T) {
 			if err := tryOnce(p.addr); !isReset(err) {
 				t.Errorf("denied: %v, want a reset", err)
 			}
-			p.db.log.find(t, "connection refused", "source=web", "destination=db", "reason=denied", tc.rule, tc.hint, "peer=spiffe://")
+			p.db.log.find(t, "connection refused", "source=web", "destination=db", "reason=denied", tc.rule, tc.hint,
+				"source_id="+idOf("web"), "destination_id="+idOf("db"), " instance=db-sidecar-proxy")
 			if e := p.db.Status().Errors; len(e) != 1 || e[0].Reason != ReasonDenied {
 				t.Errorf("errors in status: %+v", e)
 			}

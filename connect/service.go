@@ -95,7 +95,7 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 	}
 	s.table.rows, s.table.guard = map[*row]struct{}{}, cfg.Guard
 	s.balancer.now = cfg.Now
-	s.journal.access = cfg.AccessLog
+	s.journal.access, s.journal.own = cfg.AccessLog, cfg.ID
 	s.journal.init(cfg.Logger, cfg.Now)
 	s.keys = newKeyring(cfg)
 	s.serverTLS = identity.ServerConfig(s.tlsOptions(s.bundle))
@@ -212,6 +212,7 @@ func (s *Service) bundle() *identity.Bundle { return s.world.Load().bundle }
 type world struct {
 	snap      *Snapshot // nil when there is none
 	id        identity.ServiceID
+	name      string           // id, as logs have it
 	bundle    *identity.Bundle // nil: nobody is trusted
 	signing   *identity.Bundle // the signing root alone; nil when not named
 	problem   string           // why nothing passes, empty when all is well
@@ -256,6 +257,9 @@ func newWorld(snap *Snapshot, old *world) *world {
 	case snap.Service == "" || snap.TrustDomain == "" || snap.Datacenter == "":
 		w.problem = "the snapshot names no service, datacenter or trust domain"
 		return w
+	}
+	w.name = w.id.String()
+	switch {
 	case len(snap.Roots) == 0:
 		w.problem = "the snapshot has no roots: nobody can be verified"
 		return w

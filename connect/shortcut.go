@@ -184,7 +184,7 @@ func (p *Proxy) prove(to *Proxy, key instanceKey, w *world) (*localPath, error) 
 	}
 	dst := to.svc.world.Load()
 	t := &inboundTunnel{
-		ends: to.svc.inboundEnds(ours.id, dst.service(), localPeer, ours.chain),
+		ends: to.svc.inboundEnds(ours.id, dst, localPeer, ours.chain),
 		p:    to, since: now, proof: proof{id: dst.id},
 	}
 	made := &localPath{ours: ours, theirs: theirs, bundle: w.bundle, in: t}

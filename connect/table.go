@@ -33,7 +33,8 @@ type ends struct {
 	outside     bool // it leaves the mesh: nobody is authenticated
 	source      catalog.Name
 	destination catalog.Name
-	peer        string       // SPIFFE ID of the far end
+	self        string       // SPIFFE ID of this end
+	peer        string       // that of the far end
 	addr        string       // of the far end
 	upstream    catalog.Name // its key
 	base        catalog.Name // and that of its destination
