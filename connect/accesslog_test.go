@@ -22,7 +22,8 @@ func TestAccessLog(t *testing.T) {
 		"off":     {AccessLog{Off: true}, 0, 0, 0},
 	} {
 		book := &logBook{}
-		j := &journal{access: tc.log}
+		j := &journal{}
+		j.access.Store(&tc.log)
 		j.init(book.logger(), time.Now)
 		for range n {
 			j.post(line{reason: ReasonOK, source: "web", destination: "db", dur: 1})

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
@@ -46,8 +47,8 @@ type line struct {
 type journal struct {
 	log    *slog.Logger
 	now    func() time.Time
-	access AccessLog
-	own    string // the instance that speaks here
+	access atomic.Pointer[AccessLog] // nil: all lines are written
+	own    string                    // the instance that speaks here
 
 	queue lineQueue
 
@@ -79,6 +80,13 @@ type repeat struct {
 	suppressed int
 }
 
+func (j *journal) accessLog() AccessLog {
+	if a := j.access.Load(); a != nil {
+		return *a
+	}
+	return AccessLog{}
+}
+
 func (j *journal) init(log *slog.Logger, now func() time.Time) {
 	j.log, j.now, j.repeats = log, now, map[repeatKey]*repeat{}
 }
@@ -88,7 +96,7 @@ func (j *journal) write(l *line) {
 	level, suppressed := slog.LevelInfo, 0
 	if l.reason.failure() {
 		var quiet bool
-		if suppressed, quiet = j.repeated(l); quiet || j.access.Off {
+		if suppressed, quiet = j.repeated(l); quiet || j.accessLog().Off {
 			return
 		}
 		if l.reason != ReasonDraining {

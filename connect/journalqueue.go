@@ -27,7 +27,7 @@ type lineQueue struct {
 
 // post has l written soon. When the log takes no more, lines are left out and counted.
 func (j *journal) post(l line) {
-	if !l.reason.failure() && j.access.leavesOut() {
+	if !l.reason.failure() && j.accessLog().leavesOut() {
 		return
 	}
 	q := &j.queue

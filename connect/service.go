@@ -95,7 +95,8 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 	}
 	s.table.rows, s.table.guard = map[*row]struct{}{}, cfg.Guard
 	s.balancer.now = cfg.Now
-	s.journal.access, s.journal.own = cfg.AccessLog, cfg.ID
+	s.journal.own = cfg.ID
+	s.journal.access.Store(&s.cfg.AccessLog)
 	s.journal.init(cfg.Logger, cfg.Now)
 	s.keys = newKeyring(cfg)
 	s.serverTLS = identity.ServerConfig(s.tlsOptions(s.bundle))
@@ -145,6 +146,11 @@ func (s *Service) Update(snap *Snapshot) {
 			}
 		}
 	}
+	access := &s.cfg.AccessLog
+	if snap != nil && snap.AccessLog != nil {
+		access = snap.AccessLog
+	}
+	s.journal.access.Store(access)
 	s.world.Store(w)
 	s.judge(w, old)
 	s.balancer.keep(w)

@@ -47,6 +47,8 @@ type Snapshot struct {
 	Limits  Limits
 	// Rest is nil while the instance serves as it should.
 	Rest *Rest `json:",omitempty"`
+	// AccessLog is nil where that of the ServiceConfig holds.
+	AccessLog *AccessLog `json:",omitempty"`
 }
 
 // Upstream is a destination that Service dials through a loopback listener.

@@ -22,6 +22,8 @@ type Status struct {
 	// Ready tells whether connections can be made and taken; else Problem says why not.
 	Ready   bool
 	Problem string `json:",omitempty"`
+	// External: it runs outside the agent, whose metrics do not count it.
+	External bool `json:",omitempty"`
 	// Resting says why connections are asked to end, where they are.
 	Resting     string `json:",omitempty"`
 	Certificate *CertificateStatus

@@ -355,6 +355,12 @@ func TestProxySnapshots(t *testing.T) {
 	r.snaps["p"] = l
 	l.Set(5, &connect.Snapshot{Index: 5, Service: "web", Default: catalog.ActionDeny})
 	r.want(r.do("GET", "/v1/agent/connect/proxy/none", ""), 404, "unknown proxy ID: none")
+	r.want(r.do("PUT", "/v1/agent/connect/proxy/none", "{}"), 404, "unknown proxy ID: none")
+	r.want(r.do("PUT", "/v1/agent/connect/proxy/p", "[]"), 400, "")
+	r.want(r.do("PUT", "/v1/agent/connect/proxy/p", `{"Ready":true,"OfALaterVersion":1}`), 200, "true")
+	if st := <-r.told; !st.Ready {
+		t.Errorf("told: %+v", st)
+	}
 	a := r.want(r.do("GET", "/v1/agent/connect/proxy/p", ""), 200, "")
 	var snap connect.Snapshot
 	if err := json.Unmarshal([]byte(a.body), &snap); err != nil || snap.Service != "web" || a.header.Get("X-Consul-Index") != "5" {

@@ -67,8 +67,11 @@ type Proxies interface {
 	// Snapshot watches what a proxy that runs outside this process enforces. The
 	// watch fails with ErrNotFound when there is no such proxy.
 	Snapshot(proxyID string) catalog.Watch[*connect.Snapshot]
-	// Status shows every proxy that this agent runs, sorted by ID.
+	// Status shows every proxy of this host, sorted by ID.
 	Status() []connect.Status
+	// Tell takes what a proxy that runs outside this process says of itself. It fails
+	// with ErrNotFound when there is no such proxy.
+	Tell(proxyID string, st connect.Status) error
 }
 
 // Policies knows which proxies of the cluster enforce a policy (agent/remote).

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 
@@ -17,13 +18,18 @@ func (a proxiesAPI) routes() []Route {
 	return []Route{
 		{
 			Method: http.MethodGet, Path: "/v1/agent/connect/proxies",
-			Summary:    "the state of every proxy that this agent runs: listeners, certificates, connections, what it enforces",
+			Summary:    "the state of every proxy of this host: listeners, certificates, connections, what it enforces",
 			Permission: Permission{acl.Read, acl.Agent, ""}, MaxBody: bodyNone, params: paramsToken, local: true, handle: a.status,
 		},
 		{
 			Method: http.MethodGet, Path: "/v1/agent/connect/proxy/:id",
 			Summary:    "what a proxy that runs outside the agent enforces: certificates trusted, intentions, upstreams; waits for the next with index",
 			Permission: Permission{acl.Write, acl.Service, "id"}, MaxBody: bodyNone, params: paramsBlockLocal, local: true, handle: a.snapshot,
+		},
+		{
+			Method: http.MethodPut, Path: "/v1/agent/connect/proxy/:id",
+			Summary:    "what a proxy that runs outside the agent says of itself, for /v1/agent/connect/proxies; weft connect proxy says it every two seconds",
+			Permission: Permission{acl.Write, acl.Service, "id"}, MaxBody: bodyLarge, params: paramsToken, local: true, handle: a.tell,
 		},
 	}
 }
@@ -33,6 +39,26 @@ func (a proxiesAPI) status(*call) (any, error) {
 		return []connect.Status{}, nil
 	}
 	return notNil(a.cfg.Proxies.Status()), nil
+}
+
+// tell takes fields that it does not know, too: the proxy may be of a newer version.
+func (a proxiesAPI) tell(c *call) (any, error) {
+	if a.cfg.Proxies == nil {
+		return nil, errNotOffered("proxies")
+	}
+	b, err := c.body()
+	if err != nil {
+		return nil, err
+	}
+	var st connect.Status
+	if err := json.Unmarshal(b, &st); err != nil {
+		return nil, decodeError(b, err)
+	}
+	err = a.cfg.Proxies.Tell(c.tail, st)
+	if errors.Is(err, catalog.ErrNotFound) {
+		return nil, notFound("unknown proxy ID: " + c.tail)
+	}
+	return true, err
 }
 
 func (a proxiesAPI) snapshot(c *call) (any, error) {

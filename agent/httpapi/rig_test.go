@@ -175,6 +175,7 @@ func (f *fakeControl) ForceLeave(_ context.Context, node string, prune bool) err
 
 type fakeProxies struct {
 	snaps map[string]*catalog.Latest[*connect.Snapshot]
+	told  chan connect.Status
 }
 
 func (f fakeProxies) Status() []connect.Status {
@@ -188,6 +189,14 @@ func (f fakeProxies) Snapshot(id string) catalog.Watch[*connect.Snapshot] {
 	l := &catalog.Latest[*connect.Snapshot]{}
 	l.Close(catalog.NotFoundf("proxy %s", id))
 	return l
+}
+
+func (f fakeProxies) Tell(id string, st connect.Status) error {
+	if _, ok := f.snaps[id]; !ok {
+		return catalog.NotFoundf("proxy %s", id)
+	}
+	f.told <- st
+	return nil
 }
 
 type fakeLeaves struct{ index uint64 }
@@ -225,6 +234,7 @@ type rig struct {
 	local   *local.State
 	control *fakeControl
 	snaps   map[string]*catalog.Latest[*connect.Snapshot]
+	told    chan connect.Status
 	log     *lockedBuffer
 	api     *Server
 	url     string
@@ -241,6 +251,7 @@ func newRig(t testing.TB, change ...func(*Config)) *rig {
 	r := &rig{
 		t: t, servers: &servers{store: st, meta: wire.Meta{KnownLeader: true}}, log: &lockedBuffer{},
 		control: &fakeControl{calls: make(chan string, 8)}, snaps: map[string]*catalog.Latest[*connect.Snapshot]{},
+		told: make(chan connect.Status, 1),
 	}
 	node := &catalog.Node{ID: "40e4a748-2192-161a-0510-9bf59fe950b5", Node: testNode, Address: "127.0.0.1", Datacenter: "dc1"}
 	if r.local, err = local.New(local.Config{Node: node, Syncer: r.servers}); err != nil {
@@ -266,7 +277,7 @@ func newRig(t testing.TB, change ...func(*Config)) *rig {
 	cfg := Config{
 		Self:  Self{Datacenter: "dc1", NodeName: testNode, NodeID: node.ID, Server: true, Version: "1.2.3"},
 		Local: r.local, Servers: r.servers, Members: members{{Name: testNode, Addr: "127.0.0.1", Port: 8301, Status: catalog.MemberAlive}},
-		Proxies: fakeProxies{r.snaps}, Leaves: &fakeLeaves{index: 7}, Control: r.control, Monitor: tap,
+		Proxies: fakeProxies{r.snaps, r.told}, Leaves: &fakeLeaves{index: 7}, Control: r.control, Monitor: tap,
 		Logger: slog.New(tap), Registerer: reg, Gatherer: reg,
 	}
 	for _, f := range change {

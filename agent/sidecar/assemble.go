@@ -29,10 +29,11 @@ type sidecar struct {
 	stopAssembling context.CancelFunc
 	busy           sync.WaitGroup // with that
 
-	out   catalog.Latest[*connect.Snapshot]
-	dirty chan struct{} // capacity 1: something that the snapshot is made of changed
-	over  chan struct{} // closed when it has ended, and drained
-	fed   fed           // while this process drains
+	out     catalog.Latest[*connect.Snapshot]
+	dirty   chan struct{} // capacity 1: something that the snapshot is made of changed
+	over    chan struct{} // closed when it has ended, and drained
+	fed     fed           // while this process drains
+	outside outside       // of one that runs outside the agent
 
 	mu        sync.Mutex
 	in        inputs
@@ -67,6 +68,9 @@ func newSidecar(cfg Config, reg *catalog.Service) *sidecar {
 		empty:     map[catalog.Name]emptyUpstream{},
 	}
 	s.assembling, s.stopAssembling = context.WithCancel(context.Background())
+	if s.external {
+		s.in.accessLog = &cfg.AccessLog
+	}
 	if cfg.DataDir != "" {
 		s.file = newSnapshotFile(cfg.DataDir, reg.ID)
 	}

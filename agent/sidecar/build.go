@@ -25,6 +25,7 @@ type inputs struct {
 	checks     []local.ExposedCheck // that go through the proxy
 	rest       string               // why the instance should rest, "" for not at all
 	drain      time.Duration        // when the registration says nothing; 0 is the proxy's own default
+	accessLog  *connect.AccessLog   // nil for a proxy that has it from its process
 
 	// policy is what the servers say; each part is the last one known.
 	policy
@@ -61,6 +62,7 @@ func build(in inputs) (*connect.Snapshot, []string) {
 
 		Intentions: in.intentions,
 		Default:    in.fallback,
+		AccessLog:  in.accessLog,
 		Local:      localAddr(reg),
 		Inbound:    inboundAddr(in, p),
 		Limits: connect.Limits{

@@ -178,7 +178,11 @@ func (s *sidecar) status() connect.Status {
 	p, failure, problems := s.current, s.failure, s.problems
 	s.mu.Unlock()
 	st := connect.Status{Proxy: s.id, Service: s.service, Datacenter: s.cfg.Datacenter}
-	if p != nil {
+	switch {
+	case s.external:
+		st = s.outside.show()
+		st.Proxy, st.Service, st.Datacenter, st.External = s.id, s.service, s.cfg.Datacenter, true
+	case p != nil:
 		st = p.Status()
 		st.Proxy = s.id
 	}

@@ -301,14 +301,12 @@ func (m *Manager) stopAll() {
 	m.wg.Wait()
 }
 
-// Status shows every proxy of this host that the agent runs, sorted by ID.
+// Status shows every proxy of this host, sorted by ID.
 func (m *Manager) Status() []connect.Status {
 	m.mu.Lock()
 	list := make([]*sidecar, 0, len(m.running))
 	for _, s := range m.running {
-		if !s.external {
-			list = append(list, s)
-		}
+		list = append(list, s)
 	}
 	m.mu.Unlock()
 	out := make([]connect.Status, 0, len(list))

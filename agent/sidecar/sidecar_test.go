@@ -442,7 +442,7 @@ func TestFailedProxyIsStartedAgain(t *testing.T) {
 
 func TestExternalProxyIsFedAndNotRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, "")
+		r := newRig(t, "", func(cfg *Config) { cfg.AccessLog.Skip = 0.5 })
 		r.setHost(sidecarService(func(s *catalog.Service) { s.Proxy.Config = map[string]any{"external": true} }))
 		r.views.setRoots("R1")
 		r.views.setIntentions("web")
@@ -451,8 +451,29 @@ func TestExternalProxyIsFedAndNotRun(t *testing.T) {
 		if err != nil || snap.Service != "web" {
 			t.Fatalf("%+v, %v", snap, err)
 		}
-		if r.proxy(0) != nil || len(r.m.Status()) != 0 {
+		if r.proxy(0) != nil {
 			t.Error("an external proxy was started")
+		}
+		if l := snap.AccessLog; l == nil || l.Skip != 0.5 {
+			t.Errorf("the agent's access log for it: %+v", l)
+		}
+		shows := func(what string, ready bool, problem string) {
+			t.Helper()
+			st := r.m.Status()
+			if len(st) != 1 || !st[0].External || st[0].Ready != ready || st[0].Proxy != "web-sidecar-proxy" || st[0].Service != "web" ||
+				!strings.Contains(st[0].Problem, problem) {
+				t.Errorf("%s: %+v", what, st)
+			}
+		}
+		shows("before it said anything", false, "has not heard of it")
+		if err := r.m.Tell("web-sidecar-proxy", connect.Status{Proxy: "x", Ready: true, Applied: 3}); err != nil {
+			t.Error(err)
+		}
+		shows("what it said", true, "")
+		time.Sleep(silentAfter + time.Second)
+		shows("when it is silent", false, "11s ago")
+		if err := r.m.Tell("nope", connect.Status{}); !errors.Is(err, catalog.ErrNotFound) {
+			t.Errorf("told of an unknown proxy: %v", err)
 		}
 		if _, _, err := r.m.Snapshot("nope").Next(t.Context(), 0); !errors.Is(err, catalog.ErrNotFound) {
 			t.Errorf("an unknown proxy: %v", err)
@@ -461,6 +482,9 @@ func TestExternalProxyIsFedAndNotRun(t *testing.T) {
 		synctest.Wait()
 		if p := r.proxy(0); p == nil || p.last() == nil {
 			t.Error("the proxy was not taken over")
+		}
+		if err := r.m.Tell("web-sidecar-proxy", connect.Status{}); !errors.Is(err, catalog.ErrNotFound) {
+			t.Errorf("told of a proxy that the agent runs: %v", err)
 		}
 		r.stop()
 	})

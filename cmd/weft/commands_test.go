@@ -267,6 +267,21 @@ func TestConnectCommands(t *testing.T) {
 				"  Refused for all that share it, the newest last:\n" +
 				"    " + time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).Local().Format(time.TimeOnly) + " tls_failed: 10.0.0.1:6 => ?, it asks for nobody here (4 times)\n",
 		},
+		{
+			name: "connect status of what runs outside and drains", args: []string{"connect", "status", "web"},
+			answers: map[string]string{"GET /v1/agent/connect/proxies": `[{"Proxy":"web-sidecar-proxy","Service":"web","Applied":3,"Ready":true,"External":true,
+				"Peers":[{"Direction":"inbound","Source":"api","Destination":"web","Peer":"spiffe://x","Open":2,"BytesIn":10,"BytesOut":20}],
+				"Drainers":[{"PID":77,"Peers":[{"Direction":"inbound","Source":"old","Destination":"web","Open":1,"BytesIn":1,"BytesOut":2}]}],
+				"Tunnels":[{"Direction":"inbound","Peer":"spiffe://x/api","Addr":"10.0.0.1:5","Streams":2,"Draining":true,"Since":"2026-01-02T03:04:05Z"}]}]`},
+			out: "web-sidecar-proxy (ready, policy version 3)\n" +
+				"  Process:        its own, which the agent's metrics do not count\n" +
+				"  Connections  From  To   Open  Bytes in  Bytes out\n" +
+				"  inbound      api   web  2     10        20\n" +
+				"  Drainers (process 77)  From  To   Open  Bytes in  Bytes out\n" +
+				"  inbound                old   web  1     1         2\n" +
+				"  Tunnels  Address     Streams      Since                Peer\n" +
+				"  inbound  10.0.0.1:5  2, draining  " + time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).Local().Format(time.DateTime) + "  spiffe://x/api\n",
+		},
 		{name: "proxy of nothing", args: []string{"connect", "proxy"}, code: 2, err: "exactly one of"},
 		{name: "proxy upstream", args: []string{"connect", "proxy", "-service=web", "-upstream=db"}, code: 2, err: "is not name:port"},
 		{

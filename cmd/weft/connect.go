@@ -102,8 +102,8 @@ func caConfigFile(path string, stdin io.Reader) (*api.CAConfig, error) {
 
 func connectStatus(s streams) *cli.Command {
 	return spec{
-		name: "status", usage: "Show the proxies that the agent runs", args: "[PROXY-ID]", max: 1,
-		about: "Shows the listeners, the certificate, the connections, the upstreams and the last errors of\neach proxy; of equal ones the last, with their number. Exits with 1 when one is not ready.",
+		name: "status", usage: "Show the proxies of this host", args: "[PROXY-ID]", max: 1,
+		about: "Shows the listeners, the certificate, the connections, the tunnels, the upstreams and the\nlast errors of each proxy (of equal ones the last, with their number), and what earlier\nprocesses of the agent still carry for it. Exits with 1 when one is not ready.",
 		flags: clientFlags(formatFlag()),
 		action: withClient(s, func(c *cli.Context, cl *client) error {
 			var all []connect.Status
@@ -204,6 +204,9 @@ func showProxy(w io.Writer, st connect.Status) error {
 		fact("Redirected", listening(&st.Captured[i])+", for what the host redirects")
 	}
 	fact("Resting", st.Resting)
+	if st.External {
+		fact("Process", "its own, which the agent's metrics do not count")
+	}
 	return showTraffic(w, st)
 }
 
@@ -224,20 +227,49 @@ func showTraffic(w io.Writer, st connect.Status) error {
 			return err
 		}
 	}
-	if len(st.Peers) > 0 {
-		rows := [][]string{{"  Connections", "From", "To", "Open", "Bytes in", "Bytes out"}}
-		for _, p := range st.Peers {
-			rows = append(rows, []string{
-				"  " + p.Direction, p.Source, p.Destination, strconv.Itoa(p.Open),
-				strconv.FormatInt(p.BytesIn, 10), strconv.FormatInt(p.BytesOut, 10),
-			})
-		}
-		if err := table(w, rows...); err != nil {
+	if err := showPeerSums(w, "Connections", st.Peers); err != nil {
+		return err
+	}
+	for _, d := range st.Drainers {
+		if err := showPeerSums(w, fmt.Sprintf("Drainers (process %d)", d.PID), d.Peers); err != nil {
 			return err
 		}
 	}
+	if err := showTunnels(w, st.Tunnels); err != nil {
+		return err
+	}
 	showFailures(w, "Refused or failed, the newest last:", st.Errors)
 	return nil
+}
+
+// showPeerSums lists open connections, by pair.
+func showPeerSums(w io.Writer, title string, peers []connect.PeerStatus) error {
+	if len(peers) == 0 {
+		return nil
+	}
+	rows := [][]string{{"  " + title, "From", "To", "Open", "Bytes in", "Bytes out"}}
+	for _, p := range peers {
+		rows = append(rows, []string{
+			"  " + p.Direction, p.Source, p.Destination, strconv.Itoa(p.Open),
+			strconv.FormatInt(p.BytesIn, 10), strconv.FormatInt(p.BytesOut, 10),
+		})
+	}
+	return table(w, rows...)
+}
+
+func showTunnels(w io.Writer, tunnels []connect.TunnelStatus) error {
+	if len(tunnels) == 0 {
+		return nil
+	}
+	rows := [][]string{{"  Tunnels", "Address", "Streams", "Since", "Peer"}}
+	for _, t := range tunnels {
+		streams := strconv.Itoa(t.Streams)
+		if t.Draining {
+			streams += ", draining"
+		}
+		rows = append(rows, []string{"  " + t.Direction, t.Addr, streams, t.Since.Local().Format(time.DateTime), t.Peer})
+	}
+	return table(w, rows...)
 }
 
 // leftAlone says for how long others are preferred to an instance, "" when they are not.

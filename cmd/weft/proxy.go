@@ -26,7 +26,7 @@ func connectProxy(s streams) *cli.Command {
 			"  -service                    runs a proxy that is registered as NAME-proxy for as long as it\n" +
 			"                              runs, with the upstreams and the listener that flags name.\n" +
 			"  -snapshot                   enforces what a JSON file says.\n\n" +
-			"The agent feeds it with policy and instances, and passes its certificate requests on. The key\nnever leaves the process. When the agent is away the last policy stays in force.",
+			"The agent feeds it with policy and instances, and passes its certificate requests on. The key\nnever leaves the process. When the agent is away the last policy stays in force. It tells the agent\nof itself, for weft connect status; the agent's metrics do not count it. The connect.access_log\nof the agent holds for it, too.",
 		examples: []string{
 			"weft connect proxy -sidecar-for web",
 			"weft connect proxy -service web -upstream db:9191",
@@ -87,6 +87,12 @@ func runProxy(c *cli.Context, cl *client) error {
 		return err
 	}
 	defer letGoAfterStart()()
+	if s, fed := plan.source.(*httpSource); fed {
+		telling, enough := context.WithCancel(context.WithoutCancel(ctx)) // while it drains, too
+		done := make(chan struct{})
+		go func() { defer close(done); s.tell(telling, p.Status, log) }()
+		defer func() { enough(); <-done }()
+	}
 	log.Info("the proxy runs until it is interrupted", "id", plan.id, "service", plan.service, "addr", cl.addr)
 	return p.Run(ctx, plan.source)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"encoding/pem"
 	"log/slog"
 	"net/http"
@@ -66,6 +67,47 @@ func (s *httpSource) Next(ctx context.Context, after uint64) (*connect.Snapshot,
 		s.index++
 	}
 	return s.last, s.index, nil
+}
+
+const (
+	// tellEvery is how often a proxy says how it is.
+	tellEvery = 2 * time.Second
+	// maxTold bounds what it says; the agent takes twice that.
+	maxTold = 1 << 20
+)
+
+// tell has the agent know how the proxy is, until ctx ends.
+func (s *httpSource) tell(ctx context.Context, status func() connect.Status, log *slog.Logger) {
+	failing := false
+	for pause := tellEvery / 4; ; pause = tellEvery {
+		t := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-t.C:
+		}
+		err := s.tellOnce(ctx, status())
+		if err != nil && !failing && ctx.Err() == nil {
+			log.Debug("the agent was not told how the proxy is, will retry", "id", s.proxy, "err", s.client.explain(err))
+		}
+		failing = err != nil
+	}
+}
+
+func (s *httpSource) tellOnce(ctx context.Context, st connect.Status) error {
+	body, err := json.Marshal(st)
+	if err == nil && len(body) > maxTold { // those who matter most remain
+		st.Upstreams, st.Peers, st.Tunnels = nil, nil, nil
+		body, err = json.Marshal(st)
+	}
+	if err != nil {
+		return err
+	}
+	ctx, cancel := proxyContext(ctx)
+	defer cancel()
+	_, err = s.client.call(ctx, http.MethodPut, "/v1/agent/connect/proxy/"+s.proxy, nil, body, nil)
+	return err
 }
 
 // httpSigner passes certificate requests to an agent.

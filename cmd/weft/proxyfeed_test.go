@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/hashicorp/consul/api"
 	"github.com/urfave/cli/v2"
+
+	"github.com/weftmesh/weft/connect"
 )
 
 // clientOf gives a client of srv, as the flags of a command would.
@@ -69,6 +72,43 @@ func TestSnapshotFeed(t *testing.T) {
 	if asked != want {
 		t.Errorf("asked %q", asked)
 	}
+}
+
+// A proxy says how it is, again and again, also while it drains, and never too much.
+func TestProxyTellsTheAgent(t *testing.T) {
+	heard := make(chan connect.Status)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var st connect.Status
+		if r.Method != http.MethodPut || r.URL.Path != "/v1/agent/connect/proxy/p" {
+			t.Errorf("%s %s", r.Method, r.URL.Path)
+		}
+		if r.ContentLength > maxTold {
+			t.Errorf("%d bytes", r.ContentLength)
+		}
+		if err := json.NewDecoder(r.Body).Decode(&st); err != nil {
+			t.Error(err)
+		}
+		heard <- st
+		fmt.Fprint(w, "true")
+	}))
+	defer srv.Close()
+	src := &httpSource{client: clientOf(t, srv), proxy: "p"}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	many := connect.UpstreamStatus{Instances: make([]connect.InstanceStatus, 20000)}
+	go func() {
+		defer close(done)
+		src.tell(ctx, func() connect.Status {
+			return connect.Status{Ready: true, Applied: 4, Upstreams: []connect.UpstreamStatus{many}}
+		}, slog.New(slog.DiscardHandler))
+	}()
+	for range 2 {
+		if st := <-heard; !st.Ready || st.Applied != 4 {
+			t.Errorf("%+v", st)
+		}
+	}
+	cancel()
+	<-done
 }
 
 func TestSignerSendsTheRequestAsPEM(t *testing.T) {

@@ -1,0 +1,54 @@
+package sidecar
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/weftmesh/weft/catalog"
+	"github.com/weftmesh/weft/connect"
+)
+
+// silentAfter is when a proxy that runs outside the agent, and tells of itself every two
+// seconds, is missed.
+const silentAfter = 10 * time.Second
+
+// outside is what a proxy that runs outside the agent says of itself.
+type outside struct {
+	mu     sync.Mutex
+	status connect.Status
+	heard  time.Time // zero: never
+}
+
+func (t *outside) take(st connect.Status) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.status, t.heard = st, time.Now()
+}
+
+// show gives what was said last, and whether it can be relied on.
+func (t *outside) show() connect.Status {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	st := t.status
+	switch silent := time.Since(t.heard); {
+	case t.heard.IsZero():
+		st.Ready, st.Problem = false, "it runs outside the agent, which has not heard of it: is weft connect proxy running?"
+	case silent > silentAfter:
+		st.Ready, st.Problem = false, fmt.Sprintf("it runs outside the agent, which last heard of it %s ago: is weft connect proxy running?", silent.Round(time.Second))
+	}
+	return st
+}
+
+// Tell takes what a proxy that runs outside the agent says of itself. The error is
+// ErrNotFound where there is none.
+func (m *Manager) Tell(proxyID string, st connect.Status) error {
+	m.mu.Lock()
+	s := m.running[proxyID]
+	m.mu.Unlock()
+	if s == nil || !s.external {
+		return fmt.Errorf("proxy %s, outside the agent: %w", proxyID, catalog.ErrNotFound)
+	}
+	s.outside.take(st)
+	return nil
+}
