@@ -160,7 +160,7 @@ func (p *Proxy) serveTunnel(ctx context.Context, c *Conn, state tls.ConnectionSt
 
 // line is what the log says of the tunnel.
 func (t *inboundTunnel) line() line {
-	return line{source: t.source, destination: t.destination, peer: t.peer, addr: t.addr}
+	return line{source: t.source, destination: t.destination, self: t.self, peer: t.peer, addr: t.addr}
 }
 
 // tunnelOver counts a tunnel that ended, and logs of whom it was where a peer broke the

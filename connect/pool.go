@@ -330,7 +330,7 @@ func (t *tunnels) tend(w *world, cred *credential, now time.Time) {
 		in.tunnels = slices.DeleteFunc(in.tunnels, func(o *outboundTunnel) bool {
 			done := isDone(o.link)
 			if done {
-				t.over(line{outbound: true, source: w.service(), destination: key.id.Service, peer: key.id.String(), addr: key.addr}, o.link.Status().Err)
+				t.over(line{outbound: true, source: w.service(), destination: key.id.Service, self: w.name, peer: key.id.String(), addr: key.addr}, o.link.Status().Err)
 			}
 			return done
 		})

@@ -46,7 +46,7 @@ func TestViolationsAreSeen(t *testing.T) {
 	}
 	speak(greeting + "GET / HTTP/1.1\r\n\r\n")
 	eventually(t, "the tunnel counted", func() bool { db.tidy(); return ended("violation") == 1 })
-	db.log.find(t, "tunnel ended", "reason=violation", "source=web", "destination=db", "peer=spiffe://", "addr=127.0.0.1:", "unexpected frame")
+	db.log.find(t, "tunnel ended", "reason=violation", "source=web", "destination=db", "source_id=spiffe://", "destination_id=spiffe://", "addr=127.0.0.1:", "unexpected frame")
 	speak("GET / HTTP/1.1\r\n\r\n")
 	eventually(t, "the greeting counted", func() bool { return ended("violation") == 2 })
 	speak(greeting + "\x08\x00\x00\x07\x00\x00\x00\x00")
