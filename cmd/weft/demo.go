@@ -15,9 +15,10 @@ import (
 func demoCommand(s streams) *cli.Command {
 	return spec{
 		name: "demo", usage: "See it work: two services refused, allowed over mutual TLS, cut off",
-		about: "Starts an agent and two small services on free ports of this host, and shows web refused by db,\n" +
-			"then allowed over mutual TLS, then cut off in the middle of a connection. Every fact it prints is\n" +
-			"read from the running system. Then it stays up for you to try the commands, until Ctrl-C.",
+		about: "Starts two agents, as on two hosts, each with a small service, on free ports of this host, and\n" +
+			"shows web refused by db, then allowed over mutual TLS, then cut off in the middle of a\n" +
+			"connection. Every fact it prints is read from the running system. Then it stays up for you to\n" +
+			"try the commands, until Ctrl-C.",
 		examples: []string{"weft demo", "weft demo -once   # exit 0, or 1 when a step was not as it should be"},
 		flags:    []cli.Flag{&cli.BoolFlag{Name: "once", Usage: "End after the last step."}},
 		action: func(c *cli.Context) error {

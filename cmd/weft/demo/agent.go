@@ -24,31 +24,47 @@ import (
 	"github.com/weftmesh/weft/connect"
 )
 
-// agentProcess is the `weft agent -dev` of the demo.
+// agentProcess is the `weft agent` of one host of the demo.
 type agentProcess struct {
+	node    string
 	cmd     *exec.Cmd
 	http    string
+	gossip  int
+	server  int // the servers' port, its own or that of the server that it joins
 	client  *api.Client
 	log     logTail
 	done    chan struct{}
 	serving time.Duration
 }
 
-// startAgent runs the agent on free ports and waits until it serves.
-func startAgent(ctx context.Context, binary string) (*agentProcess, error) {
-	ports, err := freePorts(5)
+// startServer runs a server, and the agent beside it, with its data in dir.
+func startServer(ctx context.Context, binary, node, dir string) (*agentProcess, error) {
+	ports, err := freePorts(1)
 	if err != nil {
 		return nil, err
 	}
-	// The services of the demo share an agent; they speak TLS all the same, to be seen.
-	hcl := fmt.Sprintf(`connect { local_short_cut = false }
-ports { http = %d, serf_lan = %d, server = %d, dns = -1, sidecar_min_port = %d, sidecar_max_port = %d }`,
-		ports[0], ports[1], ports[2], ports[3], ports[3])
-	a := &agentProcess{
-		http: net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[0])),
-		done: make(chan struct{}),
+	return startAgent(ctx, binary, &agentProcess{node: node, server: ports[0]},
+		"-server", "-bootstrap-expect", "1", "-data-dir", dir)
+}
+
+// joinServer runs the agent of another host, which joins the server with a token.
+func joinServer(ctx context.Context, binary, node, dir, token string, server *agentProcess) (*agentProcess, error) {
+	return startAgent(ctx, binary, &agentProcess{node: node, server: server.server},
+		"-join-token-file", token, "-retry-join", net.JoinHostPort("127.0.0.1", strconv.Itoa(server.gossip)), "-data-dir", dir)
+}
+
+// startAgent runs an agent on free ports and waits until it serves and has a leader.
+func startAgent(ctx context.Context, binary string, a *agentProcess, args ...string) (*agentProcess, error) {
+	ports, err := freePorts(3)
+	if err != nil {
+		return nil, err
 	}
-	a.cmd = exec.Command(binary, "agent", "-dev", "-node", "demo-host", "-hcl", hcl) //nolint:gosec,noctx // our own binary; stopped by stop
+	a.http, a.gossip, a.done = net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[0])), ports[1], make(chan struct{})
+	hcl := fmt.Sprintf(`ports { http = %d, serf_lan = %d, server = %d, dns = -1, sidecar_min_port = %d, sidecar_max_port = %d }`,
+		ports[0], ports[1], a.server, ports[2], ports[2])
+	a.cmd = exec.Command(binary, append([]string{"agent", "-node", a.node, "-bind", "127.0.0.1", "-hcl", hcl}, args...)...) //nolint:gosec,noctx // our own binary; stopped by stop
+	// The reader's own clusters are none of its business.
+	a.cmd.Env = append(os.Environ(), "WEFT_CLUSTER_SECRET_FILE=", "WEFT_JOIN_TOKEN_FILE=")
 	a.cmd.Stdout, a.cmd.Stderr = &a.log, &a.log
 	// A group of its own: Ctrl-C is the demo's, which then stops the agent in order.
 	a.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -57,7 +73,7 @@ ports { http = %d, serf_lan = %d, server = %d, dns = -1, sidecar_min_port = %d, 
 	}
 	begin := time.Now()
 	if err := a.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("starting the agent: %w", err)
+		return nil, fmt.Errorf("starting the agent of %s: %w", a.node, err)
 	}
 	go func() {
 		_ = a.cmd.Wait()
@@ -71,7 +87,7 @@ ports { http = %d, serf_lan = %d, server = %d, dns = -1, sidecar_min_port = %d, 
 		}
 		select {
 		case <-a.done:
-			return nil, fmt.Errorf("the agent ended at once:\n%s", a.log.tail(15))
+			return nil, fmt.Errorf("the agent of %s ended at once:\n%s", a.node, a.log.tail(15))
 		case <-ctx.Done():
 			a.stop()
 			return nil, ctx.Err()
@@ -79,7 +95,7 @@ ports { http = %d, serf_lan = %d, server = %d, dns = -1, sidecar_min_port = %d, 
 		}
 		if time.Since(begin) > stepTimeout {
 			a.stop()
-			return nil, fmt.Errorf("the agent does not serve: %w\n%s", err, a.log.tail(15))
+			return nil, fmt.Errorf("the agent of %s does not serve: %w\n%s", a.node, err, a.log.tail(15))
 		}
 	}
 }
@@ -155,12 +171,12 @@ func (a *agentProcess) proxy(ctx context.Context, service string) (*connect.Stat
 	return nil, fmt.Errorf("%s has no proxy yet", service)
 }
 
-// waitProxies waits until the proxies of the services have a certificate and
-// listen, and db's instance passes its checks.
-func (a *agentProcess) waitProxies(ctx context.Context, services ...string) error {
+// waitProxy waits until the proxy of a service has a certificate and listens, and
+// knows instances of its upstreams.
+func (a *agentProcess) waitProxy(ctx context.Context, service string) error {
 	deadline := time.Now().Add(stepTimeout)
 	for {
-		err := a.ready(ctx, services)
+		err := a.ready(ctx, service)
 		if err == nil {
 			return nil
 		}
@@ -175,22 +191,20 @@ func (a *agentProcess) waitProxies(ctx context.Context, services ...string) erro
 	}
 }
 
-func (a *agentProcess) ready(ctx context.Context, services []string) error {
-	for _, s := range services {
-		p, err := a.proxy(ctx, s)
-		if err != nil {
-			return err
-		}
-		if !p.Ready {
-			return fmt.Errorf("the proxy of %s is not ready: %s", s, p.Problem)
-		}
-		if p.Inbound != nil && !p.Inbound.Listening {
-			return fmt.Errorf("the proxy of %s does not listen on %s: %s", s, p.Inbound.Addr, p.Inbound.Error)
-		}
-		for _, u := range p.Upstreams {
-			if u.Listener == nil || !u.Listener.Listening || len(u.Instances) == 0 {
-				return fmt.Errorf("the proxy of %s does not know its upstream %s yet", s, u.Name)
-			}
+func (a *agentProcess) ready(ctx context.Context, service string) error {
+	p, err := a.proxy(ctx, service)
+	if err != nil {
+		return err
+	}
+	if !p.Ready {
+		return fmt.Errorf("the proxy of %s is not ready: %s", service, p.Problem)
+	}
+	if p.Inbound != nil && !p.Inbound.Listening {
+		return fmt.Errorf("the proxy of %s does not listen on %s: %s", service, p.Inbound.Addr, p.Inbound.Error)
+	}
+	for _, u := range p.Upstreams {
+		if u.Listener == nil || !u.Listener.Listening || len(u.Instances) == 0 {
+			return fmt.Errorf("the proxy of %s does not know its upstream %s yet", service, u.Name)
 		}
 	}
 	return nil

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -31,10 +33,12 @@ type show struct {
 	step  int
 	bin   string
 
-	agent *agentProcess
-	web   *webService
-	db    *dbService
-	tap   *tap
+	dir     string        // of what the agents keep
+	dbHost  *agentProcess // the server, and the agent of db
+	webHost *agentProcess // the agent of web
+	web     *webService
+	db      *dbService
+	tap     *tap
 }
 
 // Run plays the demo. It returns an error as soon as a step is not as it should
@@ -44,15 +48,15 @@ func Run(ctx context.Context, o Options) error {
 	defer s.close()
 	begin := time.Now()
 	for _, step := range []func(context.Context) error{
-		s.startAgent, s.registerServices, s.refused, s.allowed, s.onTheWire, s.cut,
+		s.startHosts, s.registerServices, s.refused, s.allowed, s.onTheWire, s.cut,
 	} {
 		if err := step(ctx); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
 			s.printf("\n%s %v\n", s.style.bad("not as it should be:"), err)
-			if s.agent != nil {
-				s.printf("\nlast lines of the agent's log:\n%s\n", s.agent.log.tail(15))
+			for _, a := range s.hosts() {
+				s.printf("\nlast lines of the log of %s:\n%s\n", a.node, a.log.tail(15))
 			}
 			return err
 		}
@@ -68,10 +72,10 @@ func Run(ctx context.Context, o Options) error {
 // linger leaves the mesh up for the reader.
 func (s *show) linger(ctx context.Context) error {
 	s.printf("\n%s\n", s.style.title("It is still running. In another terminal:"))
-	s.printf("  export WEFT_HTTP_ADDR=%s\n", s.agent.http)
+	s.printf("  export WEFT_HTTP_ADDR=%s   # %s; %s is at %s\n", s.dbHost.http, s.dbHost.node, s.webHost.node, s.webHost.http)
 	for _, c := range []string{
 		"weft intention list", "weft intention check web db", "weft intention create -replace -allow web db",
-		"weft catalog services", "weft connect status", "weft monitor",
+		"weft members", "weft catalog services", "weft connect status", "weft monitor",
 	} {
 		s.printf("  %s\n", c)
 	}
@@ -83,14 +87,19 @@ func (s *show) linger(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return nil
-	case <-s.agent.done:
-		return fmt.Errorf("the agent ended by itself: %s", s.agent.log.tail(5))
+	case <-s.dbHost.done:
+		return fmt.Errorf("the agent of %s ended by itself: %s", s.dbHost.node, s.dbHost.log.tail(5))
+	case <-s.webHost.done:
+		return fmt.Errorf("the agent of %s ended by itself: %s", s.webHost.node, s.webHost.log.tail(5))
 	}
 }
 
 func (s *show) close() {
-	if s.agent != nil {
-		s.agent.stop()
+	for _, a := range s.hosts() {
+		a.stop()
+	}
+	if s.dir != "" {
+		_ = os.RemoveAll(s.dir) // of a temporary folder
 	}
 	if s.tap != nil {
 		s.tap.close()
@@ -103,24 +112,39 @@ func (s *show) close() {
 	}
 }
 
-func (s *show) startAgent(ctx context.Context) error {
-	a, err := startAgent(ctx, s.bin)
+// hosts are the agents that were started, those first that are to end first.
+func (s *show) hosts() []*agentProcess {
+	return slices.DeleteFunc([]*agentProcess{s.webHost, s.dbHost}, func(a *agentProcess) bool { return a == nil })
+}
+
+func (s *show) startHosts(ctx context.Context) error {
+	var err error
+	if s.dir, err = os.MkdirTemp("", "weft-demo-"); err != nil {
+		return fmt.Errorf("no place for what the agents keep: %w", err)
+	}
+	if s.dbHost, err = startServer(ctx, s.bin, "db-host", filepath.Join(s.dir, "db-host")); err != nil {
+		return err
+	}
+	token := filepath.Join(s.dir, "join.token")
+	if out, err := s.weft(ctx, "join-token", "-ttl", "10m", "-out", token); err != nil {
+		return fmt.Errorf("making a join token: %w\n%s", err, out)
+	}
+	if s.webHost, err = joinServer(ctx, s.bin, "web-host", filepath.Join(s.dir, "web-host"), token, s.dbHost); err != nil {
+		return err
+	}
+	roots, _, err := s.webHost.client.Agent().ConnectCARoots(nil)
 	if err != nil {
 		return err
 	}
-	s.agent = a
-	self, err := a.client.Agent().Self()
-	if err != nil {
-		return err
+	s.begin("Two agents run, as on two hosts. One is the server and certificate authority, too; the other joined it with a token.")
+	for i, a := range []*agentProcess{s.dbHost, s.webHost} {
+		self, err := a.client.Agent().Self()
+		if err != nil {
+			return err
+		}
+		s.fact(fmt.Sprint(self["Config"]["NodeName"]), fmt.Sprintf("%s, process %d, HTTP API at %s, serving after %d ms",
+			[]string{"server and agent", "agent"}[i], a.cmd.Process.Pid, a.http, a.serving.Milliseconds()))
 	}
-	roots, _, err := a.client.Agent().ConnectCARoots(nil)
-	if err != nil {
-		return err
-	}
-	s.begin("An agent runs: server, certificate authority and proxies are one process on this host.")
-	s.fact("process", fmt.Sprintf("%d, serving after %d ms", a.cmd.Process.Pid, a.serving.Milliseconds()))
-	s.fact("HTTP API", a.http)
-	s.fact("node", fmt.Sprintf("%v in %v", self["Config"]["NodeName"], self["Config"]["Datacenter"]))
 	s.fact("trust domain", roots.TrustDomain)
 	return nil
 }
@@ -143,18 +167,21 @@ func (s *show) registerServices(ctx context.Context) error {
 	}
 	// db's proxy listens on its own port, and tells the others the tap's: all that
 	// they send to db crosses the tap, as a wire between two hosts would be tapped.
-	if err := s.agent.register(dbRegistration(s.db.port(), s.tap.port(), inbound)); err != nil {
+	if err := s.dbHost.register(dbRegistration(s.db.port(), s.tap.port(), inbound)); err != nil {
 		return err
 	}
-	if err := s.agent.register(webRegistration(s.web.port(), upstream)); err != nil {
+	if err := s.webHost.register(webRegistration(s.web.port(), upstream)); err != nil {
 		return err
 	}
-	if err := s.agent.waitProxies(ctx, "web", "db"); err != nil {
-		return err
-	}
-	s.begin("Two services are registered, web and db. Each got an identity and a proxy, in the agent.")
-	for _, name := range []string{"web", "db"} {
-		p, err := s.agent.proxy(ctx, name)
+	for i, at := range []*agentProcess{s.webHost, s.dbHost} {
+		name := []string{"web", "db"}[i]
+		if err := at.waitProxy(ctx, name); err != nil {
+			return err
+		}
+		if i == 0 {
+			s.begin("A service is registered on each: web and db. Each got an identity and a proxy, in the agent of its host.")
+		}
+		p, err := at.proxy(ctx, name)
 		if err != nil {
 			return err
 		}
@@ -183,14 +210,14 @@ func (s *show) refused(ctx context.Context) error {
 		if answer = a; a.Word != "" {
 			return "", fmt.Errorf("db answered %q although nothing allows it", a.Word)
 		}
-		return s.agent.log.find("reason=denied", "source=web", "destination=db")
+		return s.dbHost.log.find("reason=denied", "source=web", "destination=db")
 	})
 	if err != nil {
 		return err
 	}
 	s.begin("web asks db. Nothing allows it, so db's proxy refuses: the default is deny.")
 	s.fact("web says", answer.Text)
-	s.fact("the log says", fields(line, "source", "destination", "reason", "rule", "hint"))
+	s.fact("db's log says", fields(line, "source", "destination", "reason", "rule", "hint"))
 	return s.command(ctx, 1, "intention", "check", "web", "db")
 }
 
@@ -218,7 +245,7 @@ func (s *show) allowed(ctx context.Context) error {
 	if err := s.live(ctx); err != nil {
 		return err
 	}
-	p, err := s.agent.proxy(ctx, "db")
+	p, err := s.dbHost.proxy(ctx, "db")
 	if err != nil {
 		return err
 	}
@@ -227,7 +254,7 @@ func (s *show) allowed(ctx context.Context) error {
 			s.fact("db's proxy sees", peer.Peer)
 		}
 	}
-	if p, err = s.agent.proxy(ctx, "web"); err != nil {
+	if p, err = s.webHost.proxy(ctx, "web"); err != nil {
 		return err
 	}
 	for _, peer := range p.Peers {
@@ -267,7 +294,7 @@ func (s *show) onTheWire(ctx context.Context) error {
 	if hits != 0 {
 		return fmt.Errorf("the tap could read what db said")
 	}
-	hs, err := s.agent.handshake(ctx, s.tap.addr(), "web")
+	hs, err := s.webHost.handshake(ctx, s.tap.addr(), "web")
 	if err != nil {
 		return fmt.Errorf("reading db's certificate from the wire: %w", err)
 	}
@@ -305,7 +332,7 @@ func (s *show) cut(ctx context.Context) error {
 		return ctx.Err()
 	}
 	line, err := s.until(ctx, "the proxy logs the cut", func() (string, error) {
-		return s.agent.log.find("reason=policy_changed", "source=web", "destination=db")
+		return s.dbHost.log.find("reason=policy_changed", "source=web", "destination=db")
 	})
 	if err != nil {
 		return err
@@ -313,7 +340,7 @@ func (s *show) cut(ctx context.Context) error {
 	s.begin("The live connection is cut.")
 	s.fact("web says", fmt.Sprintf("db hung up after %d ticks: %v", s.web.ticks.Load(), s.web.streamErr()))
 	s.fact("time", fmt.Sprintf("%d ms after the command was started", s.web.endedAt().Sub(called).Milliseconds()))
-	s.fact("the log says", fields(line, "source", "destination", "reason", "rule"))
+	s.fact("db's log says", fields(line, "source", "destination", "reason", "rule"))
 	a, err := s.web.ask(ctx)
 	if err != nil {
 		return err
@@ -339,8 +366,10 @@ func (s *show) until(ctx context.Context, what string, f func() (string, error))
 		select {
 		case <-ctx.Done():
 			return "", ctx.Err()
-		case <-s.agent.done:
-			return "", errors.New("the agent ended")
+		case <-s.dbHost.done:
+			return "", errors.New("the agent of db's host ended")
+		case <-s.webHost.done:
+			return "", errors.New("the agent of web's host ended")
 		case <-time.After(30 * time.Millisecond):
 		}
 	}

@@ -1,7 +1,6 @@
 package demo
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -47,22 +46,29 @@ func (s *show) more(format string, args ...any) {
 // insists on its exit code.
 func (s *show) command(ctx context.Context, wantExit int, args ...string) error {
 	s.printf("   %s\n", s.style.good("$ weft "+strings.Join(args, " ")))
-	cmd := exec.CommandContext(ctx, s.bin, args...) //nolint:gosec // our own binary, with arguments of our own
-	cmd.Env = append(os.Environ(), "WEFT_HTTP_ADDR="+s.agent.http, "WEFT_HTTP_TOKEN=", "CONSUL_HTTP_ADDR=", "CONSUL_HTTP_TOKEN=")
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	err := cmd.Run()
-	for _, l := range strings.Split(strings.TrimRight(out.String(), "\n"), "\n") {
+	out, err := s.weft(ctx, args...)
+	for _, l := range strings.Split(strings.TrimRight(out, "\n"), "\n") {
 		s.printf("   %s\n", l)
 	}
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
+	got := 0
+	if exit := new(exec.ExitError); errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else if err != nil {
 		return err
 	}
-	if got := cmd.ProcessState.ExitCode(); got != wantExit {
+	if got != wantExit {
 		return fmt.Errorf("weft %s: exit code %d, expected %d", strings.Join(args, " "), got, wantExit)
 	}
 	return nil
+}
+
+// weft runs a command and gives what it printed.
+func (s *show) weft(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, s.bin, args...) //nolint:gosec // our own binary, with arguments of our own
+	cmd.Env = append(os.Environ(), "WEFT_HTTP_ADDR="+s.dbHost.http, "WEFT_HTTP_TOKEN=", "CONSUL_HTTP_ADDR=", "CONSUL_HTTP_TOKEN=",
+		"WEFT_CLUSTER_SECRET_FILE=")
+	out, err := cmd.CombinedOutput()
+	return string(out), err
 }
 
 // fields picks some key=value pairs from a log line.
