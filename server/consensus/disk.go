@@ -47,6 +47,7 @@ type disk struct {
 	base     atomic.Pointer[base]
 	expected atomic.Uint64 // index of the backup that an operator restores now
 	begun    atomic.Uint64 // that of the newest with which a restore began here
+	listed   atomic.Uint64 // index of the latest list of servers, which Raft does not tell
 	dog      *watchdog
 	closing  chan struct{} // writes that wait for space wait no longer
 	failed   chan struct{}
@@ -75,8 +76,9 @@ func openDisk(cfg Config) (*disk, error) {
 			to = cfg.hooks.wrapStore(d.bolt)
 		}
 	}
+	store := &failStopStore{d: d, to: to}
 	// In the order of a write: Raft, the cache, the wrapper that stops, the file.
-	cache, err := raft.NewLogCache(logCacheEntries, &failStopStore{d: d, to: to})
+	cache, err := raft.NewLogCache(logCacheEntries, store)
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
@@ -96,7 +98,23 @@ func openDisk(cfg Config) (*disk, error) {
 	if err := d.reconcileLast(); err != nil {
 		return nil, errors.Join(d.explain("write", err), d.Close())
 	}
+	if err := store.relistAll(); err != nil {
+		return nil, errors.Join(d.explain("read", err), d.Close())
+	}
 	return d, nil
+}
+
+// relistAll finds the latest list of servers at the start.
+func (f *failStopStore) relistAll() error {
+	first, err := f.FirstIndex()
+	if err != nil {
+		return err
+	}
+	last, err := f.LastIndex()
+	if err != nil {
+		return err
+	}
+	return f.relist(last+1, max(first, 1))
 }
 
 // file is the log file.
@@ -397,14 +415,50 @@ func (f *failStopStore) GetUint64(key []byte) (n uint64, err error) {
 func (f *failStopStore) StoreLog(l *raft.Log) error { return f.StoreLogs([]*raft.Log{l}) }
 
 func (f *failStopStore) StoreLogs(ls []*raft.Log) error {
-	return f.tear(f.write("write", func() error { return f.to.StoreLogs(ls) }))
+	err := f.tear(f.write("write", func() error { return f.to.StoreLogs(ls) }))
+	for _, l := range ls {
+		if err == nil && l.Type == raft.LogConfiguration {
+			f.d.listed.Store(l.Index)
+		}
+	}
+	return err
 }
 
 func (f *failStopStore) DeleteRange(low, high uint64) error {
-	if first, err := f.FirstIndex(); err != nil || first == 0 {
+	first, err := f.FirstIndex()
+	if err != nil || first == 0 {
 		return err // it is empty
 	}
-	return f.tear(f.write("truncate", func() error { return f.to.DeleteRange(low, high) }))
+	if err := f.tear(f.write("truncate", func() error { return f.to.DeleteRange(low, high) })); err != nil {
+		return err
+	}
+	if at := f.d.listed.Load(); low <= at && at <= high && first < low { // entries that a leader's replace
+		return f.relist(low, first)
+	}
+	return nil
+}
+
+// relist finds the latest list of servers below an entry.
+func (f *failStopStore) relist(below, first uint64) error {
+	if b := f.d.base.Load(); b != nil {
+		first = max(first, b.index+1) // a backup has its own
+	}
+	var l raft.Log
+	for i := below - 1; i >= first; i-- {
+		switch err := f.GetLog(i, &l); {
+		case errors.Is(err, raft.ErrLogNotFound):
+		case err != nil:
+			return err
+		case l.Type == raft.LogConfiguration:
+			f.d.listed.Store(i)
+			return nil
+		}
+	}
+	list, err := f.d.snapshots.List()
+	if err == nil && len(list) > 0 {
+		f.d.listed.Store(list[0].ConfigurationIndex)
+	}
+	return err
 }
 
 // tear remembers that the log is not what Raft takes it for.

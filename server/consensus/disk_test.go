@@ -386,6 +386,58 @@ func TestP32PeersFile(t *testing.T) {
 	apply(t, n, put("new", "one"))
 }
 
+// TestLatestList: the index of the latest list of servers is known, which tells a list
+// from an older one, also after a backup, a restart, and where the entry is taken back.
+func TestLatestList(t *testing.T) {
+	cfg := config(t, t.TempDir())
+	n := open(t, cfg)
+	if got := n.Position().ConfigIndex; got != 1 {
+		t.Errorf("the first list of servers is entry %d, not 1", got)
+	}
+	apply(t, n, register(1))
+	f := n.raft.AddNonvoter("other", "127.0.0.9:8300", 0, patience)
+	if err := f.Error(); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []func() error{
+		func() error { return nil },
+		func() error { return n.Backup(t.Context()) },
+		func() error {
+			err := n.Close()
+			cfg.Store = newStore(t)
+			n = open(t, cfg)
+			return err
+		},
+	} {
+		apply(t, n, register(2))
+		if err := step(); err != nil {
+			t.Fatal(err)
+		}
+		if got := n.Position().ConfigIndex; got != f.Index() {
+			t.Errorf("the latest list of servers is entry %d, not %d", got, f.Index())
+		}
+		if meta, err := n.Describe(); err != nil || meta.ConfigurationIndex != f.Index() {
+			t.Errorf("a backup says %d, not %d: %v", meta.ConfigurationIndex, f.Index(), err)
+		}
+	}
+	logs := entries(1, 9, 1)
+	logs[2].Type, logs[6].Type = raft.LogConfiguration, raft.LogConfiguration
+	d := diskWith(t, nil)
+	for _, do := range []struct {
+		what func() error
+		want uint64
+	}{
+		{func() error { return d.logs.StoreLogs(logs) }, 7},
+		{func() error { return d.logs.DeleteRange(8, 9) }, 7},
+		{func() error { return d.logs.DeleteRange(7, 7) }, 3},
+		{func() error { return d.logs.DeleteRange(1, 4) }, 3},
+	} {
+		if err := do.what(); err != nil || d.listed.Load() != do.want {
+			t.Errorf("the latest list is entry %d, not %d: %v", d.listed.Load(), do.want, err)
+		}
+	}
+}
+
 // TestReserve: it is made where there is room, given up once, and made anew.
 func TestReserve(t *testing.T) {
 	dir := t.TempDir()

@@ -33,7 +33,7 @@ func (g *guardedSnapshots) Create(version raft.SnapshotVersion, index, term uint
 	if err != nil {
 		return nil, g.writing(err)
 	}
-	return &guardedSink{sink, g, index, term}, nil
+	return &guardedSink{sink, g, index, term, at}, nil
 }
 
 // Open implements raft.SnapshotStore. It reads all of the backup once, and
@@ -61,6 +61,7 @@ type guardedSink struct {
 	raft.SnapshotSink
 	g           *guardedSnapshots
 	index, term uint64
+	listed      uint64 // index of the list of servers in it
 }
 
 // Write implements raft.SnapshotSink.
@@ -82,7 +83,11 @@ func (s *guardedSink) Close() error {
 	if err := s.SnapshotSink.Close(); err != nil {
 		return s.g.writing(err)
 	}
-	return s.g.d.reconcile(s.index, s.term)
+	if err := s.g.d.reconcile(s.index, s.term); err != nil {
+		return err
+	}
+	s.g.d.listed.Store(max(s.listed, s.g.d.listed.Load()))
+	return nil
 }
 
 var errOutdated = errors.New("a later backup was stored meanwhile")

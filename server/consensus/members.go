@@ -110,11 +110,8 @@ type Position struct {
 
 // Position tells how far this node is.
 func (n *Node) Position() Position {
-	p := Position{Applied: n.raft.AppliedIndex()}
+	p := Position{Applied: n.raft.AppliedIndex(), ConfigIndex: n.disk.listed.Load()}
 	p.LastTerm, p.LastIndex = n.Log()
-	if f := n.raft.GetConfiguration(); f.Error() == nil {
-		p.ConfigIndex = f.Index()
-	}
 	return p
 }
 

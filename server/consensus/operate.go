@@ -127,7 +127,7 @@ func (n *Node) Describe() (store.ArchiveMeta, error) {
 	if err := f.Error(); err != nil {
 		return store.ArchiveMeta{}, unavailable("consensus: %w", err)
 	}
-	meta := store.ArchiveMeta{Term: n.raft.CurrentTerm(), ConfigurationIndex: f.Index()}
+	meta := store.ArchiveMeta{Term: n.raft.CurrentTerm(), ConfigurationIndex: n.disk.listed.Load()}
 	for _, s := range f.Configuration().Servers {
 		meta.Configuration.Servers = append(meta.Configuration.Servers, store.ArchivePeer{
 			Suffrage: int(s.Suffrage), ID: string(s.ID), Address: string(s.Address),
