@@ -779,7 +779,14 @@ func TestAgentsLeaveLivingHostsAlone(t *testing.T) {
 	txn := func(op catalog.TxnOp) *wire.TxnRequest {
 		return &wire.TxnRequest{Txn: catalog.Txn{Ops: []catalog.TxnOp{op}}}
 	}
-	domain := catalog.TrustDomain(read(catalog.Query{Kind: catalog.QueryRoots}).CAConfig.ClusterID)
+	var domain string
+	f.until("there is an authority", func() bool {
+		c := read(catalog.Query{Kind: catalog.QueryRoots}).CAConfig
+		if c != nil {
+			domain = catalog.TrustDomain(c.ClusterID)
+		}
+		return c != nil
+	})
 	for name, err := range map[string]error{
 		"a service of another":  second(at.Apply(t.Context(), apply(&catalog.Register{Node: node("a2", ""), Service: db}))),
 		"a new name of another": second(at.Apply(t.Context(), apply(&catalog.Register{Node: node("x", idOf(8))}))),
