@@ -26,8 +26,9 @@ func TestServerInWords(t *testing.T) {
 		if i != leader {
 			want = "follows " + nameOf(leader) + " (" + f.addrs[leader] + ")"
 		}
+		f.until("server "+nameOf(i)+" "+want, func() bool { return strings.HasPrefix(says(i)["server"], want) })
 		s := says(i)
-		if !strings.HasPrefix(s["server"], want) || s["server_hint"] != "" || !strings.Contains(s["disk"], "MiB are free") {
+		if s["server_hint"] != "" || !strings.Contains(s["disk"], "MiB are free") {
 			t.Errorf("server %d: %v, want %q", i, s, want)
 		}
 	}

@@ -322,7 +322,7 @@ func (m *machine) finish(p []byte) (ev event, err error) {
 			return ev, m.violation(s.id, "credit of %d beside %d", n, s.send)
 		}
 		s.send += int32(n)
-		if s.state&bigSend == 0 && s.send > int32(m.peer.window) {
+		if !over && s.state&bigSend == 0 && s.send > int32(m.peer.window) {
 			s.state |= bigSend
 			m.grown++
 		}
@@ -330,6 +330,9 @@ func (m *machine) finish(p []byte) (ev event, err error) {
 	case typeRecall:
 		m.recalledBy(s, p)
 	case typeReturn:
+		if over {
+			break // it gave all back when it was over, which may have been in the midst of this frame
+		}
 		if err := m.returned(s, p); err != nil {
 			return ev, err
 		}
