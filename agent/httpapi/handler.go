@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -159,6 +160,7 @@ func (h *handler) finish(c *call, v any, err error, wrote func() bool) {
 // answer bounds and parses the request, then calls the route.
 func (h *handler) answer(c *call) (any, error) {
 	if c.r.ContentLength > c.route.MaxBody {
+		h.drain(c)
 		return nil, &httpError{http.StatusRequestEntityTooLarge, fmt.Sprintf("Request body(%d bytes) too large, max size: %d bytes", c.r.ContentLength, c.route.MaxBody)}
 	}
 	c.r.Body = http.MaxBytesReader(c.w, c.r.Body, c.route.MaxBody)
@@ -171,6 +173,19 @@ func (h *handler) answer(c *call) (any, error) {
 		return nil, err
 	}
 	return c.route.handle(c)
+}
+
+// maxDrain is how much of a body that is too large is read, and thrown away.
+const maxDrain = 4 << 20
+
+// drain lets a client end its sending. Who is cut off before may never read the answer, as
+// the reset that follows takes it away. Who asks first whether to send is answered at once.
+func (h *handler) drain(c *call) {
+	if c.r.Header.Get("Expect") != "" {
+		return
+	}
+	setReadDeadline(c.w, time.Now().Add(h.cfg.BodyTimeout))
+	_, _ = io.CopyN(io.Discard, c.r.Body, maxDrain) // what fails shows in the answer
 }
 
 // serveOutside answers paths that are no endpoints.

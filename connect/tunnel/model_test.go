@@ -217,7 +217,7 @@ func (md *model) event(side int, ev event) {
 
 // settleAll ends every stream and runs both sides until nothing moves.
 func (md *model) settleAll() {
-	for turn := 0; ; turn++ {
+	for turn, still := 0, 0; ; turn++ {
 		if turn > 1_000_000 {
 			md.t.Fatal("does not come to rest")
 		}
@@ -232,7 +232,10 @@ func (md *model) settleAll() {
 			md.pump(side)
 			md.deliver(side, 1<<20)
 		}
-		if before == md.progress() {
+		if still++; before != md.progress() {
+			still = 0
+		}
+		if still > 1 { // a first turn may have passed on ends alone
 			return
 		}
 	}
