@@ -37,24 +37,33 @@ type Feed interface {
 // policy known now, and nothing that they need is written or asked for any more. Drain
 // comes next, once another process has taken over.
 func (m *Manager) GiveUp() {
+	for _, s := range m.book() {
+		s.halt()
+	}
+}
+
+// book writes down what this process carries, and gives what runs. A proxy that ends
+// meanwhile says so afterwards.
+func (m *Manager) book() []*sidecar {
+	m.booking.Lock()
+	defer m.booking.Unlock()
 	m.mu.Lock()
 	m.gaveUp = true
 	list := slices.Collect(maps.Values(m.running))
-	if m.cfg.Ledger != nil { // under the lock: none ends meanwhile
-		carried := map[string]catalog.Name{}
-		for s := range m.alive {
-			if !s.external {
-				carried[s.id] = s.service
-			}
-		}
-		if err := m.cfg.Ledger.Carry(carried); err != nil {
-			m.cfg.Logger.Warn("the next process is not told what this one carries; waiting for a policy to be enforced does not wait for this one", "err", err)
+	carried := map[string]catalog.Name{}
+	for s := range m.alive {
+		if !s.external {
+			carried[s.id] = s.service
 		}
 	}
 	m.mu.Unlock()
-	for _, s := range list {
-		s.halt()
+	if m.cfg.Ledger == nil {
+		return list
 	}
+	if err := m.cfg.Ledger.Carry(carried); err != nil {
+		m.cfg.Logger.Warn("the next process is not told what this one carries; waiting for a policy to be enforced does not wait for this one", "err", err)
+	}
+	return list
 }
 
 // Drain follows the process that took over: each proxy stops to take connections when

@@ -96,15 +96,24 @@ func (m *Manager) drained(proxyID string) []connect.DrainerStatus {
 // maxReported is how many proxies servers take in a report.
 const maxReported = 4096
 
-// enforced lists what each proxy of this host enforces. What drains is listed beside
-// its proxy where it does not enforce the same; behind tells whether anything is.
-func (m *Manager) enforced() (out []wire.ProxyReport, behind bool) {
+// others gives what other processes carry. It reads files, which may hang, and so not
+// with m.mu: who asks whether this agent is alive waits for that.
+func (m *Manager) others() map[int]map[string]catalog.Name {
+	m.mu.Lock()
+	gaveUp := m.gaveUp
+	m.mu.Unlock()
+	if m.cfg.Ledger == nil || gaveUp {
+		return nil
+	}
+	return m.cfg.Ledger.Others()
+}
+
+// enforced lists what each proxy of this host enforces. What drains, here and in the other
+// processes, is listed beside its proxy where it does not enforce the same; behind tells
+// whether anything is.
+func (m *Manager) enforced(others map[int]map[string]catalog.Name) (out []wire.ProxyReport, behind bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var others map[int]map[string]catalog.Name
-	if m.cfg.Ledger != nil && !m.gaveUp {
-		others = m.cfg.Ledger.Others()
-	}
 	own := map[string]int{}
 	for id, s := range m.running {
 		own[id] = len(out)

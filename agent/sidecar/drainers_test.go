@@ -226,3 +226,51 @@ func TestReportNamesWhatDrainsHere(t *testing.T) {
 		}
 	})
 }
+
+// hung is a ledger on a disk that does not answer.
+type hung struct{ busy, answer chan struct{} }
+
+func (h hung) wait() {
+	select {
+	case h.busy <- struct{}{}:
+	default:
+	}
+	<-h.answer
+}
+
+func (h hung) Carry(map[string]catalog.Name) error { h.wait(); return nil }
+func (h hung) Ended(string)                        { h.wait() }
+
+func (h hung) Others() map[int]map[string]catalog.Name { h.wait(); return nil }
+
+// TestStatusWhileTheDiskHangs: the proxies can be asked how they fare, as the watchdog
+// does, while what other processes carry cannot be read or written.
+func TestStatusWhileTheDiskHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk, end := hung{make(chan struct{}, 1), make(chan struct{})}, make(chan struct{})
+		r := newRig(t, "", func(cfg *Config) {
+			cfg.Ledger, cfg.Reporter, cfg.Node = disk, &reported{}, "here"
+			cfg.start = func(pc connect.ProxyConfig) (proxy, error) {
+				return &heeding{fakeProxy{cfg: pc}, make(chan struct{}, 1), end}, nil
+			}
+		})
+		r.setHost(sidecarService())
+		r.views.setRoots("R1")
+		r.views.setIntentions("web")
+		<-disk.busy
+		r.m.Status()
+		given := make(chan struct{})
+		go func() { defer close(given); r.m.GiveUp() }()
+		<-disk.busy
+		r.m.Status()
+		disk.answer <- struct{}{} // one of the two
+		disk.answer <- struct{}{}
+		<-given
+		r.m.end(r.m.running["web-sidecar-proxy"], errStopped)
+		close(end)
+		<-disk.busy
+		r.m.Status()
+		close(disk.answer)
+		r.stop()
+	})
+}

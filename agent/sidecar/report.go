@@ -137,7 +137,7 @@ func (m *Manager) reporting(ctx context.Context) {
 	seq := uint64(0)
 	for {
 		seq = max(seq+1, uint64(time.Now().UnixNano())) //nolint:gosec // not before 1970
-		list, behind := m.enforced()
+		list, behind := m.enforced(m.others())
 		slices.SortFunc(list, func(a, b wire.ProxyReport) int { return strings.Compare(a.ID, b.ID) })
 		_, err := m.cfg.Reporter.Report(ctx, &wire.ReportRequest{Node: m.cfg.Node, Seq: seq, Proxies: list})
 		wait := reportEvery

@@ -128,6 +128,7 @@ type Manager struct {
 	seen    chan struct{}            // closed once it is known what the host asks for
 	news    chan struct{}            // capacity 1: what is enforced changed
 	wg      sync.WaitGroup
+	booking sync.Mutex // orders what is written to the ledger; taken before mu
 	// draining is what earlier processes of this agent still carry, by proxy and process.
 	draining map[string]map[int]*drainer
 }
@@ -268,15 +269,18 @@ func (m *Manager) stop(s *sidecar, why error) {
 
 func (m *Manager) ended(s *sidecar) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	close(s.over)
 	delete(m.alive, s)
 	m.cfg.news()
-	if m.ending[s.id] != s.over {
-		return
+	last := m.ending[s.id] == s.over
+	if last {
+		delete(m.ending, s.id)
 	}
-	delete(m.ending, s.id)
-	if m.gaveUp && m.cfg.Ledger != nil {
+	gaveUp := m.gaveUp
+	m.mu.Unlock()
+	if last && gaveUp && m.cfg.Ledger != nil {
+		m.booking.Lock() // until it is written that this process carries it
+		defer m.booking.Unlock()
 		m.cfg.Ledger.Ended(s.id)
 	}
 }
