@@ -103,26 +103,24 @@ func (l *Ledger) Others() map[int]map[string]catalog.Name {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now, err := l.read()
-	if err != nil {
-		if !l.bad {
-			l.log.Warn("what earlier processes of this agent carry cannot be read; it is taken to be as before", "file", l.dir, "err", err)
-		}
-		l.bad = true
-		return l.last
+	if err != nil && !l.bad {
+		l.log.Warn("what earlier processes of this agent carry cannot be read; it is taken to be as before", "file", l.dir, "err", err)
 	}
-	l.last, l.bad = now, false
+	l.last, l.bad = now, err != nil
 	return now
 }
 
+// read gives what is known, whatever the error.
 func (l *Ledger) read() (map[int]map[string]catalog.Name, error) {
 	files, err := os.ReadDir(l.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return l.last, err
 	}
 	var out map[int]map[string]catalog.Name
+	var failed error
 	for _, f := range files {
 		pid, err := strconv.Atoi(f.Name())
 		if err != nil || pid == os.Getpid() {
@@ -130,7 +128,8 @@ func (l *Ledger) read() (map[int]map[string]catalog.Name, error) {
 		}
 		carried, err := readLedger(filepath.Join(l.dir, f.Name()))
 		if err != nil {
-			return nil, err
+			failed = errors.Join(failed, err)
+			carried = l.last[pid]
 		}
 		if len(carried) > 0 {
 			if out == nil {
@@ -139,12 +138,12 @@ func (l *Ledger) read() (map[int]map[string]catalog.Name, error) {
 			out[pid] = carried
 		}
 	}
-	return out, nil
+	return out, failed
 }
 
 // readLedger reads what a process carries, and removes the file of one that has ended.
 func readLedger(path string) (map[string]catalog.Name, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDWR, 0) // NFS locks nothing that is only read
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -152,8 +151,12 @@ func readLedger(path string) (map[string]catalog.Name, error) {
 		return nil, err
 	}
 	defer f.Close() //nolint:errcheck // only read
-	if lock(f) == nil {
-		return nil, os.Remove(path)
+	switch err := lock(f); {
+	case err == nil:
+		_ = os.Remove(path) // one that stays is found ended again
+		return nil, nil
+	case !errors.Is(err, errHeld):
+		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	out := map[string]catalog.Name{}
 	in := bufio.NewReader(io.LimitReader(f, maxLedger))

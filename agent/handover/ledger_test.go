@@ -1,6 +1,7 @@
 package handover
 
 import (
+	"errors"
 	"maps"
 	"os"
 	"path/filepath"
@@ -58,5 +59,36 @@ func TestLedger(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, ledgerName, "2")); err == nil {
 		t.Error("its file stays")
+	}
+}
+
+// TestLedgerWithABadPage: a page that cannot be read, or not be removed, costs no other.
+func TestLedgerWithABadPage(t *testing.T) {
+	dir := t.TempDir()
+	old, next := NewLedger(dir, quiet()), NewLedger(dir, quiet())
+	page := func(pid int) string { return filepath.Join(dir, ledgerName, strconv.Itoa(pid)) }
+	carry := func(pid int, service catalog.Name) *os.File {
+		t.Helper()
+		if err := old.Carry(map[string]catalog.Name{"p": service}); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(page(os.Getpid()), page(pid)); err != nil {
+			t.Fatal(err)
+		}
+		return old.own
+	}
+	defer carry(2, "web").Close() //nolint:errcheck // only its lock matters
+	defer carry(3, "db").Close()  //nolint:errcheck // as above
+	if got := next.Others(); len(got) != 2 {
+		t.Fatalf("%v", got)
+	}
+	if err := errors.Join(os.Rename(page(2), page(4)), os.Symlink(page(2), page(2))); err != nil {
+		t.Fatal(err)
+	}
+	got := next.Others()
+	for pid, service := range map[int]catalog.Name{2: "web", 3: "db", 4: "web"} {
+		if got[pid]["p"] != service {
+			t.Errorf("process %d: %v", pid, got)
+		}
 	}
 }

@@ -16,4 +16,6 @@ func rights(int) []byte { return nil }
 
 func pair() (net.Conn, *os.File, error) { return nil, nil, errors.ErrUnsupported }
 
+var errHeld = errors.New("another process has the lock")
+
 func lock(*os.File) error { return errors.ErrUnsupported }

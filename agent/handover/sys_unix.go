@@ -40,6 +40,9 @@ func pair() (ours net.Conn, theirs *os.File, err error) {
 	return ours, theirs, nil
 }
 
+// errHeld is the error of lock where another process has it.
+var errHeld error = unix.EWOULDBLOCK
+
 // lock takes the lock of a file for as long as f is open, or fails at once.
 func lock(f *os.File) error {
 	return withFD(f, func(fd int) error { return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) })
