@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"syscall"
 
 	"github.com/weftmesh/weft/agent/sidecar"
 	"github.com/weftmesh/weft/catalog"
@@ -131,7 +132,7 @@ func (l *Ledger) read() (map[int]map[string]catalog.Name, error) {
 			failed = errors.Join(failed, err)
 			carried = l.last[pid]
 		}
-		if len(carried) > 0 {
+		if carried != nil {
 			if out == nil {
 				out = map[int]map[string]catalog.Name{}
 			}
@@ -139,6 +140,20 @@ func (l *Ledger) read() (map[int]map[string]catalog.Name, error) {
 		}
 	}
 	return out, failed
+}
+
+// Alive implements sidecar.Ledger.
+func (l *Ledger) Alive(pid int) bool {
+	if pid <= 0 {
+		return false
+	}
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		return false
+	}
+	defer p.Release() //nolint:errcheck // nothing is lost
+	err = p.Signal(syscall.Signal(0))
+	return err == nil || errors.Is(err, fs.ErrPermission)
 }
 
 // readLedger reads what a process carries, and removes the file of one that has ended.

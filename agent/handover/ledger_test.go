@@ -54,7 +54,7 @@ func TestLedger(t *testing.T) {
 	if err := os.Rename(own, filepath.Join(dir, ledgerName, "2")); err != nil {
 		t.Fatal(err)
 	}
-	if got := next.Others(); len(got) != 0 {
+	if got := next.Others(); got[2] != nil {
 		t.Errorf("a process that has ended drains: %v", got)
 	}
 	if _, err := os.Stat(filepath.Join(dir, ledgerName, "2")); err == nil {
@@ -76,6 +76,9 @@ func TestLedgerWithABadPage(t *testing.T) {
 			t.Fatal(err)
 		}
 		return old.own
+	}
+	if !next.Alive(os.Getpid()) || next.Alive(0) || next.Alive(1<<30) {
+		t.Error("it is not known who lives")
 	}
 	defer carry(2, "web").Close() //nolint:errcheck // only its lock matters
 	defer carry(3, "db").Close()  //nolint:errcheck // as above

@@ -61,7 +61,7 @@ func (m *Manager) book() []*sidecar {
 		return list
 	}
 	if err := m.cfg.Ledger.Carry(carried); err != nil {
-		m.cfg.Logger.Warn("the next process is not told what this one carries; waiting for a policy to be enforced does not wait for this one", "err", err)
+		m.cfg.Logger.Warn("the next process cannot read what this one carries; waiting for a policy to be enforced waits for this one only once that has heard of it", "err", err)
 	}
 	return list
 }

@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -17,8 +18,11 @@ type Ledger interface {
 	Carry(proxies map[string]catalog.Name) error
 	// Ended notes that it carries nothing of a proxy any more.
 	Ended(proxyID string)
-	// Others gives what the other processes carry that are alive, by process.
+	// Others gives what the other processes carry that are alive, by process; one that has
+	// noted the end of all is among them.
 	Others() map[int]map[string]catalog.Name
+	// Alive tells whether a process of this host has not ended.
+	Alive(pid int) bool
 }
 
 // Carried is what a process that drains says of a proxy.
@@ -33,6 +37,9 @@ type Carried struct {
 type drainer struct {
 	Carried
 	inForce basis
+	service catalog.Name
+	told    bool // it has said what it enforces: it is of a version that does
+	lost    bool // it is not heard any more
 }
 
 // maxDrainers bounds the processes that are known to drain one proxy.
@@ -47,9 +54,10 @@ func (m *Manager) Draining(proxyID string, pid int, said *Carried) {
 	d := by[pid]
 	switch {
 	case said == nil:
-		delete(by, pid)
-		if len(by) == 0 {
-			delete(m.draining, proxyID)
+		if d != nil && d.told && m.cfg.Ledger != nil && m.cfg.Reporter != nil {
+			d.Carried, d.lost = Carried{}, true // until it is looked at
+		} else {
+			m.forget(proxyID, pid)
 		}
 		m.cfg.news()
 		return
@@ -64,10 +72,46 @@ func (m *Manager) Draining(proxyID string, pid int, said *Carried) {
 		by[pid] = d
 	}
 	before := d.inForce
-	d.Carried = *said
+	d.Carried, d.lost = *said, false
+	d.told = d.told || d.Applied > 0
+	if s := m.running[proxyID]; s != nil {
+		d.service = cmp.Or(d.service, s.service)
+	}
 	if m.running[proxyID].inStep(d); d.inForce != before {
 		m.cfg.news()
 	}
+}
+
+// forget drops what a process said of a proxy; m.mu is held.
+func (m *Manager) forget(proxyID string, pid int) {
+	by := m.draining[proxyID]
+	if delete(by, pid); len(by) == 0 {
+		delete(m.draining, proxyID)
+	}
+}
+
+// unbooked gives what processes carry of which others, the ledger, knows nothing, since it
+// could not be written: those that have said what they enforce, until they end. m.mu is held.
+func (m *Manager) unbooked(others map[int]map[string]catalog.Name) map[int]map[string]catalog.Name {
+	if m.cfg.Ledger == nil || m.gaveUp {
+		return nil
+	}
+	out := map[int]map[string]catalog.Name{}
+	for id, by := range m.draining {
+		for pid, d := range by {
+			_, booked := others[pid]
+			switch {
+			case d.lost && (booked || !m.cfg.Ledger.Alive(pid)):
+				m.forget(id, pid)
+			case !booked && d.told && d.service != "":
+				if out[pid] == nil {
+					out[pid] = map[string]catalog.Name{}
+				}
+				out[pid][id] = d.service
+			}
+		}
+	}
+	return out
 }
 
 // inStep notes that a drainer enforces what the proxy here is to enforce, where it does.
@@ -146,19 +190,26 @@ func (m *Manager) enforced(others map[int]map[string]catalog.Name) (out []wire.P
 			add(s.id+" (draining)", s.enforces())
 		}
 	}
-	for pid, carried := range others {
-		for id, service := range carried {
-			d := m.draining[id][pid]
-			if d == nil {
-				d = &drainer{} // it has not said anything
+	for _, known := range []map[int]map[string]catalog.Name{m.unbooked(others), others} {
+		for pid, carried := range known {
+			for id, service := range carried {
+				add(fmt.Sprintf("%s (draining in process %d)", id, pid), m.drains(id, service, pid))
 			}
-			if s := m.running[id]; s != nil && s.service == service {
-				s.inStep(d)
-			}
-			add(fmt.Sprintf("%s (draining in process %d)", id, pid), d.inForce.report(id, service))
 		}
 	}
 	return out, behind
+}
+
+// drains says what a process enforces of a proxy that it carries; m.mu is held.
+func (m *Manager) drains(id string, service catalog.Name, pid int) wire.ProxyReport {
+	d := m.draining[id][pid]
+	if d == nil {
+		d = &drainer{} // it has not said anything
+	}
+	if s := m.running[id]; s != nil && s.service == service {
+		s.inStep(d)
+	}
+	return d.inForce.report(id, service)
 }
 
 // covers tells whether a enforces all that b does.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,6 +48,8 @@ func (r *reported) enforce(index uint64) (bool, int) {
 type pages struct {
 	mu      sync.Mutex
 	writer  bool
+	full    bool // nothing can be written
+	alive   bool // the old process lives
 	carried map[string]catalog.Name
 	shared  *pages
 }
@@ -56,6 +59,9 @@ const oldPID = 7
 func (p *pages) Carry(proxies map[string]catalog.Name) error {
 	p.shared.mu.Lock()
 	defer p.shared.mu.Unlock()
+	if p.shared.full {
+		return syscall.ENOSPC
+	}
 	p.shared.carried = proxies
 	return nil
 }
@@ -69,10 +75,16 @@ func (p *pages) Ended(id string) {
 func (p *pages) Others() map[int]map[string]catalog.Name {
 	p.shared.mu.Lock()
 	defer p.shared.mu.Unlock()
-	if p.writer || len(p.shared.carried) == 0 {
+	if p.writer || p.shared.carried == nil {
 		return nil
 	}
 	return map[int]map[string]catalog.Name{oldPID: maps.Clone(p.shared.carried)}
+}
+
+func (p *pages) Alive(pid int) bool {
+	p.shared.mu.Lock()
+	defer p.shared.mu.Unlock()
+	return pid == oldPID && p.shared.alive
 }
 
 // heeding is a proxy that can be kept from what it is to enforce, and carries a
@@ -242,6 +254,7 @@ func (h hung) Carry(map[string]catalog.Name) error { h.wait(); return nil }
 func (h hung) Ended(string)                        { h.wait() }
 
 func (h hung) Others() map[int]map[string]catalog.Name { h.wait(); return nil }
+func (h hung) Alive(int) bool                          { return true }
 
 // TestStatusWhileTheDiskHangs: the proxies can be asked how they fare, as the watchdog
 // does, while what other processes carry cannot be read or written.
@@ -272,5 +285,54 @@ func TestStatusWhileTheDiskHangs(t *testing.T) {
 		r.m.Status()
 		close(disk.answer)
 		r.stop()
+	})
+}
+
+// TestReportWaitsWithoutALedger: a process that could not write down what it carries is
+// waited for from when it has said what it enforces until it ends.
+func TestReportWaitsWithoutALedger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ledger, report, deaf, end := &pages{full: true, alive: true}, &reported{}, make(chan struct{}, 1), make(chan struct{})
+		drainer := newRig(t, "", func(cfg *Config) {
+			cfg.Ledger = &pages{writer: true, shared: ledger}
+			cfg.start = func(pc connect.ProxyConfig) (proxy, error) {
+				return &heeding{fakeProxy{cfg: pc}, make(chan struct{}, 1), end}, nil
+			}
+		})
+		next := newRig(t, "", func(cfg *Config) {
+			cfg.Ledger, cfg.Reporter, cfg.Node = &pages{shared: ledger}, report, "here"
+		})
+		for _, r := range []*rig{drainer, next} {
+			r.setHost(sidecarService())
+			r.views.setRoots("R1")
+			r.views.setIntentions("web")
+		}
+		expect := func(what string, enforced bool) {
+			t.Helper()
+			time.Sleep(2 * reportEvery)
+			if is, _ := report.enforce(next.views.next); is != enforced {
+				t.Errorf("%s: enforced %v: %+v", what, is, report.last)
+			}
+		}
+		time.Sleep(time.Second)
+		drainer.m.GiveUp()
+		drained := make(chan struct{})
+		go func() { defer close(drained); drainer.m.Drain(t.Context(), beside{next.m, deaf}, time.Hour) }()
+		expect("it follows", true)
+		deaf <- struct{}{} // it is frozen
+		time.Sleep(2 * tellEvery)
+		next.views.setIntentions("web", &catalog.Intention{SourceName: "a", DestinationName: "web", Action: catalog.ActionDeny})
+		expect("it does not answer", false)
+		next.m.Draining("web-sidecar-proxy", oldPID, nil)
+		expect("nor is it heard", false)
+		ledger.mu.Lock()
+		ledger.alive = false
+		ledger.mu.Unlock()
+		expect("it is gone", true)
+		<-deaf
+		close(end)
+		<-drained
+		drainer.stop()
+		next.stop()
 	})
 }
