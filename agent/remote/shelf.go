@@ -32,6 +32,7 @@ const (
 	shelfPause = time.Second
 	// shelfAgain is how soon what could not be written is tried again.
 	shelfAgain = 30 * time.Second
+	maxAside   = 256
 	shelfMagic = "weft view 1\n"
 	shelfExt   = ".view"
 )
@@ -47,10 +48,11 @@ type shelf struct {
 	mu     sync.Mutex
 	rows   map[string]shelfRow
 	bytes  int64
-	due    map[string]shelved // what is to be written
-	busy   map[string]shelved // what is being written now; nobody changes it
-	gone   map[string]bool    // files that are to be removed
-	wake   chan struct{}      // capacity 1
+	due    map[string]shelved  // what is to be written
+	busy   map[string]shelved  // what is being written now; nobody changes it
+	gone   map[string]bool     // files that are to be removed
+	aside  map[viewKey]shelved // what is written if its name proves to be one; at most maxAside
+	wake   chan struct{}       // capacity 1
 	failed bool
 }
 
@@ -72,7 +74,7 @@ func openShelf(dir string, log *slog.Logger) *shelf {
 	if dir == "" {
 		return nil
 	}
-	s := &shelf{dir: dir, log: log, rows: map[string]shelfRow{}, due: map[string]shelved{}, gone: map[string]bool{}, wake: make(chan struct{}, 1)}
+	s := &shelf{dir: dir, log: log, rows: map[string]shelfRow{}, due: map[string]shelved{}, gone: map[string]bool{}, aside: map[viewKey]shelved{}, wake: make(chan struct{}, 1)}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -128,18 +130,83 @@ func (s *shelf) put(key viewKey, v *catalog.View) {
 	_, waits := s.due[name]
 	_, busy := s.busy[name]
 	_, kept := s.rows[name]
+	a := shelved{view: v, heard: time.Now()}
+	delete(s.aside, key)
 	switch {
-	case isNothing(key.query.Kind, v):
+	case isNothing(key.query.Kind, v) && !s.ofService(key):
 		if waits || busy || kept {
 			s.due[name] = shelved{}
 		}
+		s.setAside(key, a)
 	case waits || len(s.due) < maxShelved:
-		s.due[name] = shelved{view: v, heard: time.Now()}
+		s.due[name] = a
+		s.takeUp(key)
 	}
 	s.mu.Unlock()
 	select {
 	case s.wake <- struct{}{}:
 	default:
+	}
+}
+
+// saysLittle tells whether an answer of that kind about a service that exists may look like
+// one about a name that does not.
+func saysLittle(kind catalog.QueryKind) bool {
+	return kind == catalog.QueryChain || kind == catalog.QueryServiceChecks
+}
+
+// ofService tells whether such an answer is about a service of which instances are kept;
+// s.mu is held.
+func (s *shelf) ofService(key viewKey) bool {
+	if !saysLittle(key.query.Kind) {
+		return false
+	}
+	for _, kind := range []catalog.QueryKind{catalog.QueryService, catalog.QueryConnect} {
+		for _, sub := range []string{"", catalog.SubMerged} {
+			if s.has(shelfName(viewKey{query: catalog.Query{Kind: kind, Name: key.query.Name, Sub: sub}, token: key.token})) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// has tells whether an answer is there or on its way; s.mu is held.
+func (s *shelf) has(name string) bool {
+	for _, on := range []map[string]shelved{s.due, s.busy} {
+		if a, ok := on[name]; ok {
+			return a.view != nil
+		}
+	}
+	_, ok := s.rows[name]
+	return ok
+}
+
+// setAside remembers an answer that says little until instances of that name are heard of;
+// s.mu is held.
+func (s *shelf) setAside(key viewKey, a shelved) {
+	if !saysLittle(key.query.Kind) {
+		return
+	}
+	if len(s.aside) >= maxAside {
+		for k := range s.aside { // any one
+			delete(s.aside, k)
+			break
+		}
+	}
+	s.aside[key] = a
+}
+
+// takeUp has what was set aside written now that instances of that name are; s.mu is held.
+func (s *shelf) takeUp(key viewKey) {
+	if key.query.Kind != catalog.QueryService && key.query.Kind != catalog.QueryConnect {
+		return
+	}
+	for k, a := range s.aside {
+		if k.token == key.token && k.query.Name == key.query.Name && len(s.due) < maxShelved {
+			s.due[shelfName(k)] = a
+			delete(s.aside, k)
+		}
 	}
 }
 

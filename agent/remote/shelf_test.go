@@ -174,6 +174,46 @@ func TestNamesThatDoNotExistTakeNoRoom(t *testing.T) {
 	}
 }
 
+// TestAnswersThatSayLittleAreKept: that a service has no checks, and nothing but the
+// default chain, is known after a restart, in whatever order that was heard.
+func TestAnswersThatSayLittleAreKept(t *testing.T) {
+	dir := t.TempDir()
+	s := openShelf(dir, slog.New(slog.DiscardHandler))
+	key := func(kind catalog.QueryKind, name string) viewKey {
+		return viewKey{query: catalog.Query{Kind: kind, Name: name}, token: "t"}
+	}
+	put := func(k viewKey) {
+		v := &catalog.View{Query: k.query, Index: 1}
+		switch k.query.Kind {
+		case catalog.QueryChain:
+			v.Chain = &catalog.Chain{ServiceName: catalog.Name(k.query.Name), Default: true}
+		case catalog.QueryConnect:
+			v = found(k.query)
+		}
+		s.put(k, v)
+	}
+	put(key(catalog.QueryChain, "web"))
+	put(key(catalog.QueryConnect, "web"))
+	s.flush()
+	put(key(catalog.QueryServiceChecks, "web"))
+	for i := range 2 * maxAside {
+		put(key(catalog.QueryChain, fmt.Sprint("none", i)))
+	}
+	s.flush()
+	if n := len(s.aside); n > maxAside {
+		t.Errorf("%d are set aside", n)
+	}
+	again := openShelf(dir, slog.New(slog.DiscardHandler))
+	for _, kind := range []catalog.QueryKind{catalog.QueryChain, catalog.QueryConnect, catalog.QueryServiceChecks} {
+		if _, ok := again.get(key(kind, "web")); !ok {
+			t.Errorf("%s is not kept", kind)
+		}
+	}
+	if len(again.rows) != 3 {
+		t.Errorf("%d answers are kept", len(again.rows))
+	}
+}
+
 // TestShelfIsBounded: the answers heard longest ago give way.
 func TestShelfIsBounded(t *testing.T) {
 	dir := t.TempDir()
