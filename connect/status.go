@@ -24,6 +24,8 @@ type Status struct {
 	Problem string `json:",omitempty"`
 	// External: it runs outside the agent, whose metrics do not count it.
 	External bool `json:",omitempty"`
+	// Untold: it runs outside the agent, follows its policy and does not say how it is.
+	Untold bool `json:",omitempty"`
 	// Resting says why connections are asked to end, where they are.
 	Resting     string `json:",omitempty"`
 	Certificate *CertificateStatus

@@ -18,7 +18,29 @@ type outside struct {
 	mu     sync.Mutex
 	status connect.Status
 	heard  time.Time // zero: never
+	asking int       // requests for what to enforce next that wait now
+	since  time.Time // it has asked again and again
+	left   time.Time // the last such request ended
 }
+
+// asks notes that the proxy has policy and asks for the next, until done is called.
+func (t *outside) asks() (done func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.follows() {
+		t.since = time.Now()
+	}
+	t.asking++
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.asking--
+		t.left = time.Now()
+	}
+}
+
+// follows tells whether the proxy asks for policy; t.mu is held.
+func (t *outside) follows() bool { return t.asking > 0 || time.Since(t.left) <= silentAfter }
 
 func (t *outside) take(st connect.Status) {
 	t.mu.Lock()
@@ -32,6 +54,8 @@ func (t *outside) show() connect.Status {
 	defer t.mu.Unlock()
 	st := t.status
 	switch silent := time.Since(t.heard); {
+	case t.heard.IsZero() && t.follows() && time.Since(t.since) > silentAfter:
+		st.Untold, st.Problem = true, "it runs outside the agent and follows its policy, but does not say how it is: weft connect proxy is of an older version there"
 	case t.heard.IsZero():
 		st.Ready, st.Problem = false, "it runs outside the agent, which has not heard of it: is weft connect proxy running?"
 	case silent > silentAfter:

@@ -51,6 +51,9 @@ type feed struct{ s *sidecar }
 // Next implements catalog.Watch.
 func (f feed) Next(ctx context.Context, after uint64) (*connect.Snapshot, uint64, error) {
 	f.s.reached(after)
+	if f.s.external && after > 0 {
+		defer f.s.outside.asks()()
+	}
 	snap, index, err := f.s.out.Next(ctx, after)
 	if err == nil {
 		f.s.mu.Lock()

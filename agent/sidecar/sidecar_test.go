@@ -466,6 +466,24 @@ func TestExternalProxyIsFedAndNotRun(t *testing.T) {
 			}
 		}
 		shows("before it said anything", false, "has not heard of it")
+		asking, stop := context.WithCancel(t.Context())
+		go func() {
+			for after := uint64(1); asking.Err() == nil; {
+				wait, end := context.WithTimeout(asking, time.Minute)
+				_, _, _ = r.m.Snapshot("web-sidecar-proxy").Next(wait, after)
+				end()
+			}
+		}()
+		time.Sleep(silentAfter - time.Second)
+		shows("while it may be starting", false, "has not heard of it")
+		time.Sleep(2 * time.Minute)
+		shows("when it follows and says nothing", false, "older version")
+		if !r.m.Status()[0].Untold {
+			t.Error("it counts as one that is not ready")
+		}
+		stop()
+		time.Sleep(silentAfter + time.Second)
+		shows("when it follows no more", false, "has not heard of it")
 		if err := r.m.Tell("web-sidecar-proxy", connect.Status{Proxy: "x", Ready: true, Applied: 3}); err != nil {
 			t.Error(err)
 		}

@@ -103,7 +103,7 @@ func caConfigFile(path string, stdin io.Reader) (*api.CAConfig, error) {
 func connectStatus(s streams) *cli.Command {
 	return spec{
 		name: "status", usage: "Show the proxies of this host", args: "[PROXY-ID]", max: 1,
-		about: "Shows the listeners, the certificate, the connections, the tunnels, the upstreams and the\nlast errors of each proxy (of equal ones the last, with their number), and what earlier\nprocesses of the agent still carry for it. Exits with 1 when one is not ready.",
+		about: "Shows the listeners, the certificate, the connections, the tunnels, the upstreams and the\nlast errors of each proxy (of equal ones the last, with their number), and what earlier\nprocesses of the agent still carry for it. Exits with 1 when one is not ready;\none outside the agent of a version that does not say how it is does not count.",
 		flags: clientFlags(formatFlag()),
 		action: withClient(s, func(c *cli.Context, cl *client) error {
 			var all []connect.Status
@@ -121,7 +121,7 @@ func connectStatus(s streams) *cli.Command {
 				return err
 			}
 			for _, st := range all {
-				if !st.Ready {
+				if !st.Ready && !st.Untold {
 					return &exitError{code: exitFailure, quiet: true}
 				}
 			}
@@ -169,7 +169,10 @@ func showRefused(w io.Writer, all []connect.Status) {
 
 func showProxy(w io.Writer, st connect.Status) error {
 	state := "ready"
-	if !st.Ready {
+	switch {
+	case st.Untold:
+		state = "not known whether it is ready: " + st.Problem
+	case !st.Ready:
 		state = "not ready: " + st.Problem
 	}
 	fmt.Fprintf(w, "%s (%s, policy version %d)\n", st.Proxy, state, st.Applied)

@@ -101,9 +101,12 @@ func (d *diagnosis) bad(format string, args ...any) {
 
 func (d *diagnosis) proxy(ctx context.Context, p connect.Status) {
 	fmt.Fprintf(d.w, "==> %s (service %s)\n", p.Proxy, p.Service)
-	if p.Ready {
+	switch {
+	case p.Ready:
 		d.good("it enforces what the servers said at index %d", p.Applied)
-	} else {
+	case p.Untold:
+		fmt.Fprintf(d.w, "  · it is not known whether it is ready: %s\n", p.Problem)
+	default:
 		d.bad("it is not ready: %s", p.Problem)
 	}
 	d.certificate(p.Certificate)
