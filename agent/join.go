@@ -156,7 +156,7 @@ func (j *joiner) run(ctx context.Context) error {
 			}
 			p.reset()
 			sleep(ctx, joinLook)
-			if j.partly() && time.Since(asked) > askAgain {
+			if (j.partly() || j.turnedAway.Load() != nil) && time.Since(asked) > askAgain {
 				asked = time.Now()
 				_ = j.refresh(ctx) // logged, and asked again
 			}
@@ -180,7 +180,7 @@ func (j *joiner) run(ctx context.Context) error {
 	return nil
 }
 
-// askAgain is how often servers are asked while gossip misses some.
+// askAgain is how often servers are asked while gossip misses some, or they turned this one away.
 const askAgain = 30 * time.Second
 
 // partly tells whether this host may be in touch with a part of its cluster only, as

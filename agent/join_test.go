@@ -7,8 +7,13 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/enroll"
 )
 
@@ -46,3 +51,41 @@ func TestServersTurnOneAway(t *testing.T) {
 type lonely struct{ Gossip }
 
 func (lonely) Peers() []string { return nil }
+
+// together is gossip that misses nobody.
+type together struct{ lonely }
+
+func (together) Alone() bool                   { return false }
+func (together) Members() []catalog.Member     { return nil }
+func (together) Servers() (alive, missing int) { return 3, 0 }
+
+// TestARefusalThatIsOverIsForgotten: a server that others turned away asks them again,
+// also where gossip misses none, and says so no more once they answer.
+func TestARefusalThatIsOverIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked atomic.Int64
+		j := &joiner{log: slog.New(slog.DiscardHandler), node: "n", ready: make(chan struct{}), met: make(chan struct{}), cfg: Join{
+			Start: []string{"10.0.0.1"}, ServerPort: 8300, Server: true,
+			Refresh: func(context.Context, []string) error {
+				if asked.Add(1) > 2 {
+					return nil
+				}
+				return enroll.Refuse(enroll.ReasonNameTaken, "another host has this name")
+			},
+		}, gossip: together{}}
+		close(j.ready)
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { _ = j.run(ctx) })
+		time.Sleep(askAgain + 2*joinLook)
+		if j.turnedAway.Load() == nil {
+			t.Error("a refusal is forgotten while it holds")
+		}
+		time.Sleep(10 * askAgain)
+		if n := asked.Load(); n != 3 || j.turnedAway.Load() != nil {
+			t.Errorf("asked %d times: %v", n, j.turnedAway.Load())
+		}
+		cancel()
+		running.Wait()
+	})
+}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weftmesh/weft/agent/local"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/wire"
 	"github.com/weftmesh/weft/connect/enroll"
@@ -25,7 +26,8 @@ type Report struct {
 	Services int
 	Proxies  int
 	// Refused is why the last attempt to join or to renew the certificate failed, Unstated
-	// why what this host registers does not reach the catalog. Nil: nothing of the kind.
+	// why what this host registers does not reach the catalog, local.ErrUnstated before it was
+	// tried. Nil: nothing of the kind.
 	Refused, Unstated error
 	// Turned is why, at TurnedAt, other servers turned the server beside this agent away.
 	Turned   error
@@ -82,9 +84,12 @@ func (r Report) words() map[string]string {
 	out := map[string]string{}
 	what, hint := r.standing()
 	wire.Stated(out, "agent", what, hint)
-	if r.Unstated == nil {
+	switch {
+	case r.Unstated == nil:
 		wire.Stated(out, "catalog", fmt.Sprintf("has what this host registers: %d services", r.Services), "")
-	} else {
+	case errors.Is(r.Unstated, local.ErrUnstated):
+		wire.Stated(out, "catalog", fmt.Sprintf("was not told since the start what this host registers: %d services", r.Services), "")
+	default:
 		wire.Stated(out, "catalog", "lacks what this host registers: "+line(r.Unstated), "")
 	}
 	what, hint = fmt.Sprintf("%d of %d are alive", r.Members-r.Failed, r.Members), ""

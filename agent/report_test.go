@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weftmesh/weft/agent/local"
 	"github.com/weftmesh/weft/catalog/wire"
 	"github.com/weftmesh/weft/connect/enroll"
 )
@@ -44,6 +45,7 @@ func TestReportInWords(t *testing.T) {
 		},
 		{"stated", Report{Services: 3}, "catalog", "has what this host registers: 3 services", ""},
 		{"a copy of an agent", Report{Unstated: errors.New("it is a clone")}, "catalog", "lacks what this host registers: it is a clone", ""},
+		{"not stated", Report{Services: 3, Unstated: local.ErrUnstated}, "catalog", "was not told since the start what this host registers: 3 services", ""},
 		{"all are there", Report{Members: 3}, "members", "3 of 3 are alive", ""},
 		{"some are gone", Report{Members: 3, Failed: 1}, "members", "2 of 3 are alive", "weft members -status=failed"},
 	} {

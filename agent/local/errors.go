@@ -1,10 +1,14 @@
 package local
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/weftmesh/weft/catalog"
 )
+
+// ErrUnstated is for a host that has told no server yet what it registers.
+var ErrUnstated = errors.New("no server was told yet")
 
 // refusal is an error whose text is complete as it stands and which wraps a
 // sentinel of catalog, so that the HTTP API can say it word for word.

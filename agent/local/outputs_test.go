@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -53,6 +54,9 @@ func TestOutputsThatAreTooMuch(t *testing.T) {
 		c.Logger = slog.New(slog.NewTextHandler(&log, nil))
 		c.Syncer = limited{&f, most}
 	})
+	if err := s.Failure(); !errors.Is(err, ErrUnstated) {
+		t.Errorf("before the first statement: %v", err)
+	}
 	for i := range 3 {
 		id := fmt.Sprint("c", i)
 		register(t, s, `{"Name":"a`+id+`","Check":{"CheckID":"`+id+`","TTL":"1h"}}`)
@@ -61,7 +65,7 @@ func TestOutputsThatAreTooMuch(t *testing.T) {
 		}
 	}
 	for range 2 {
-		if err := s.say(t.Context()); err != nil {
+		if err := errors.Join(s.say(t.Context()), s.Failure()); err != nil {
 			t.Fatal(err)
 		}
 	}

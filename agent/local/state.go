@@ -174,7 +174,7 @@ type State struct {
 	facts    map[string]string // proxies that listen, and what they say of it
 	exposed  map[string]string // services whose checks go through proxies, and where those listen
 	gen      uint64            // counts changes that the servers are to know
-	lastErr  error             // of the last statement
+	lastErr  error             // of the last statement; ErrUnstated before the first
 	left     bool
 	runCtx   context.Context // nil unless Run runs
 	runners  sync.WaitGroup
@@ -194,6 +194,7 @@ func New(cfg Config) (*State, error) {
 		wake:     make(chan struct{}, 1),
 		save:     make(chan struct{}, 1),
 		node:     cfg.Node,
+		lastErr:  ErrUnstated,
 		leaving:  map[int]time.Time{},
 		services: map[string]*service{},
 		checks:   map[string]*check{},

@@ -290,13 +290,14 @@ func (s *State) WaitSynced(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.lastErr != nil {
+	if s.lastErr != nil && !errors.Is(s.lastErr, ErrUnstated) {
 		return fmt.Errorf("%w; the last attempt: %w", err, s.lastErr)
 	}
 	return err
 }
 
-// Failure is why the servers did not take the last statement; nil when they did.
+// Failure is why the servers did not take the last statement, ErrUnstated before the first
+// has ended; nil when they took it.
 func (s *State) Failure() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
