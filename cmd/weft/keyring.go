@@ -74,7 +74,12 @@ const keyringPath = "/v1/operator/keyring"
 
 func changeKeyring(c *cli.Context, cl *client) error {
 	asked := 0
-	for _, f := range []string{"list", "list-primary", "rotate", "install", "use", "remove"} {
+	for _, f := range []string{"list", "list-primary", "rotate"} {
+		if c.Bool(f) {
+			asked++
+		}
+	}
+	for _, f := range []string{"install", "use", "remove"} {
 		if c.IsSet(f) {
 			asked++
 		}
@@ -89,7 +94,7 @@ func changeKeyring(c *cli.Context, cl *client) error {
 	if c.IsSet("relay-factor") {
 		params.Set("relay-factor", strconv.Itoa(c.Int("relay-factor")))
 	}
-	if c.IsSet("rotate") {
+	if c.Bool("rotate") {
 		return rotateKeyring(c, cl, params)
 	}
 	for _, st := range []keyringStep{keyringInstall, keyringUse, keyringRemove} {

@@ -84,6 +84,8 @@ func TestOperatorCommands(t *testing.T) {
 			err: "b: no answer\nall members have the new key and the former one",
 		},
 		{name: "keyring nothing", args: []string{"keyring"}, code: exitUsage, err: "exactly one"},
+		{name: "keyring not rotated", args: []string{"keyring", "-rotate=false"}, code: exitUsage, err: "exactly one"},
+		{name: "keyring listed and not rotated", args: []string{"keyring", "-list", "-rotate=false"}, out: "==> Gathering installed encryption keys...\n", answers: map[string]string{"GET /v1/operator/keyring": `[]`}},
 		{name: "keyring both", args: []string{"keyring", "-list", "-use=x"}, code: exitUsage, err: "exactly one"},
 		{name: "keyring relay", args: []string{"keyring", "-list", "-relay-factor=6"}, code: exitUsage, err: "0 to 5"},
 		{
