@@ -64,6 +64,49 @@ func (t *outside) show() connect.Status {
 	return st
 }
 
+// maxToldRows bounds the rows in all lists of what such a proxy says: a few bytes name one
+// that takes hundreds. A proxy says less than 1 MiB, in which there is no room for more.
+const maxToldRows = 16 << 10
+
+// rows counts those in all lists of what a proxy says of itself.
+func rows(st connect.Status) int {
+	listener := func(l *connect.ListenerStatus) int {
+		if l == nil {
+			return 0
+		}
+		return len(l.Refused)
+	}
+	n := len(st.Upstreams) + len(st.Captured) + len(st.Exposed) + len(st.Peers) + len(st.Tunnels) + len(st.Drainers) + len(st.Errors)
+	n += listener(st.Inbound)
+	for i := range st.Captured {
+		n += listener(&st.Captured[i])
+	}
+	for i := range st.Exposed {
+		n += listener(&st.Exposed[i])
+	}
+	for _, u := range st.Upstreams {
+		n += len(u.Instances) + len(u.Virtual) + listener(u.Listener)
+	}
+	for _, d := range st.Drainers {
+		n += len(d.Peers)
+	}
+	return n
+}
+
+// bounded leaves out the lists where there is too much in them.
+func bounded(st connect.Status) connect.Status {
+	if rows(st) <= maxToldRows {
+		return st
+	}
+	st.Upstreams, st.Captured, st.Exposed, st.Peers, st.Tunnels, st.Drainers, st.Errors = nil, nil, nil, nil, nil, nil, nil
+	if st.Inbound != nil {
+		in := *st.Inbound
+		in.Refused = nil
+		st.Inbound = &in
+	}
+	return st
+}
+
 // Tell takes what a proxy that runs outside the agent says of itself. The error is
 // ErrNotFound where there is none.
 func (m *Manager) Tell(proxyID string, st connect.Status) error {
@@ -73,6 +116,6 @@ func (m *Manager) Tell(proxyID string, st connect.Status) error {
 	if s == nil || !s.external {
 		return fmt.Errorf("proxy %s, outside the agent: %w", proxyID, catalog.ErrNotFound)
 	}
-	s.outside.take(st)
+	s.outside.take(bounded(st))
 	return nil
 }

@@ -488,6 +488,20 @@ func TestExternalProxyIsFedAndNotRun(t *testing.T) {
 			t.Error(err)
 		}
 		shows("what it said", true, "")
+		many := connect.Status{Ready: true, Inbound: &connect.ListenerStatus{Addr: "a"}, Upstreams: []connect.UpstreamStatus{
+			{Instances: make([]connect.InstanceStatus, maxToldRows-1)},
+		}}
+		for _, more := range []bool{false, true} {
+			if more {
+				many.Inbound.Refused = make([]connect.ErrorStatus, 1)
+			}
+			if err := r.m.Tell("web-sidecar-proxy", many); err != nil {
+				t.Error(err)
+			}
+			if st := r.m.Status()[0]; !st.Ready || st.Inbound.Addr != "a" || (st.Upstreams == nil) != more || rows(st) > maxToldRows {
+				t.Errorf("too much %v: ready %v with %d rows", more, st.Ready, rows(st))
+			}
+		}
 		time.Sleep(silentAfter + time.Second)
 		shows("when it is silent", false, "11s ago")
 		if err := r.m.Tell("nope", connect.Status{}); !errors.Is(err, catalog.ErrNotFound) {
