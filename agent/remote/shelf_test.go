@@ -186,7 +186,7 @@ func TestAnswersThatSayLittleAreKept(t *testing.T) {
 		v := &catalog.View{Query: k.query, Index: 1}
 		switch k.query.Kind {
 		case catalog.QueryChain:
-			v.Chain = &catalog.Chain{ServiceName: catalog.Name(k.query.Name), Default: true}
+			v.Chain = &catalog.Chain{ServiceName: k.query.Name, Default: true}
 		case catalog.QueryConnect:
 			v = found(k.query)
 		}
