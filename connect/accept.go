@@ -38,7 +38,7 @@ func (s *Service) meet(ctx context.Context, w *wire, config *tls.Config) (*Conn,
 	t := secureServer(w, config)
 	w.turns = &turnstile{g: s.guard, src: sourceOf(w.RemoteAddr()), until: time.Now().Add(lim.HandshakeTimeout), gone: w.gone}
 	err = s.handshake(ctx, t, w, lim.HandshakeTimeout, false)
-	w.turns.end()
+	w.end()
 	w.turns = nil
 	if err != nil {
 		if errors.Is(err, errNothingSaid) {

@@ -17,26 +17,24 @@ const (
 // gate bounds the connections that have not proven who they are. A source at its
 // limit loses its oldest connection that has not sent a byte to the newest, so
 // that silent connections cost little more than descriptors; where all have
-// spoken, the newest is refused. Of a full gate the source with the most loses one to
-// the newest, its oldest silent one or else its oldest: strangers are in each other's
-// way only.
+// spoken, the newest is refused. A full gate lets in nobody until a place is free, or
+// a peer has been waited for so long that it may lose its own: of the sources of such
+// peers that with the most places loses one, its oldest silent one or else its oldest.
+// So a crowd, as after a restart of a service that many call, gets through in order, and
+// strangers are in each other's way only.
 type gate struct {
 	max, perSource int
+	grace          time.Duration // for how long a peer may be waited for before it is in the way
 
 	mu      sync.Mutex
 	n       int
 	sources map[netip.Prefix]*list.List // of *wire, oldest first
 	freed   chan struct{}               // closed when a place becomes free
-	passed  time.Time                   // when one last proved who it is
 }
 
-const (
-	// crowd is by how much a source has fewer places than there are where it is one of
-	// a crowd.
-	crowd = 64
-	// crowdMoves is for how long a crowd is waited for after one of it got through.
-	crowdMoves = 100 * time.Millisecond
-)
+// crowdGrace is what a stalled peer of a full gate holds up others by: many round trips,
+// and much less than a handshake may take.
+const crowdGrace = time.Second
 
 // ticket is a place in the gate.
 type ticket struct {
@@ -46,17 +44,19 @@ type ticket struct {
 }
 
 func newGate(most, perSource int) *gate {
-	return &gate{max: most, perSource: perSource, sources: map[netip.Prefix]*list.List{}}
+	return &gate{max: most, perSource: perSource, grace: crowdGrace, sources: map[netip.Prefix]*list.List{}}
 }
 
-// wait holds up the accept loop while a crowd gets through a full gate, as after the
-// restart of a service that many call: a place is free soon, and nobody has to lose his.
-// It waits for nobody where one source has many places, or none gets through.
+// wait holds up the accept loop while the gate is full and nobody is in the way.
 func (g *gate) wait(ctx context.Context) error {
 	for {
 		g.mu.Lock()
-		left := crowdMoves - time.Since(g.passed)
-		if g.n < g.max || left <= 0 || g.fullest().Len() > g.max/crowd {
+		if g.n < g.max {
+			g.mu.Unlock()
+			return nil
+		}
+		victim, left := g.inTheWay()
+		if victim != nil {
 			g.mu.Unlock()
 			return nil
 		}
@@ -78,6 +78,36 @@ func (g *gate) wait(ctx context.Context) error {
 	}
 }
 
+// inTheWay is the connection that a full gate gives up, nil where no peer has been waited
+// for long enough, and when to look again.
+func (g *gate) inTheWay() (victim *list.Element, left time.Duration) {
+	left = g.grace
+	var from *list.List
+	var oldest *list.Element
+	for _, l := range g.sources {
+		if from != nil && l.Len() <= from.Len() {
+			continue
+		}
+		for e := l.Front(); e != nil; e = e.Next() {
+			more := g.grace - e.Value.(*wire).awaited()
+			if more <= 0 {
+				from, oldest = l, e
+				break
+			}
+			left = min(left, more)
+		}
+	}
+	if from == nil {
+		return nil, max(left, g.grace/100) // one whose turn to compute has come just now
+	}
+	for e := oldest; e != nil; e = e.Next() {
+		if w := e.Value.(*wire); w.silent() && w.awaited() >= g.grace {
+			return e, 0
+		}
+	}
+	return oldest, 0
+}
+
 // enter takes a place for w, nil when its source has too many.
 func (g *gate) enter(w *wire) *ticket {
 	src := sourceOf(w.RemoteAddr())
@@ -92,12 +122,11 @@ func (g *gate) enter(w *wire) *ticket {
 		}
 		g.evict(l, victim)
 	case g.n >= g.max:
-		from := g.fullest()
-		victim := oldestSilent(from)
-		if victim == nil {
-			victim = from.Front()
+		victim, _ := g.inTheWay()
+		if victim == nil { // it was in the way when wait saw it
+			victim = g.fullest().Front()
 		}
-		g.evict(from, victim)
+		g.evict(g.sources[sourceOf(victim.Value.(*wire).RemoteAddr())], victim)
 	}
 	if l == nil {
 		l = list.New()
@@ -113,14 +142,6 @@ func (g *gate) evict(l *list.List, victim *list.Element) {
 	l.Remove(victim)
 	g.n--
 	victim.Value.(*wire).evict()
-}
-
-// pass is leave for one that has proven who it is.
-func (t *ticket) pass() {
-	t.leave()
-	t.g.mu.Lock()
-	defer t.g.mu.Unlock()
-	t.g.passed = time.Now()
 }
 
 // leave gives the place back; one that was lost already is no error.

@@ -23,7 +23,7 @@ import (
 func TestSilentFlood(t *testing.T) {
 	p := newPair(t, echo)
 	p.db.gate.mu.Lock()
-	p.db.gate.max, p.db.gate.perSource = 32, 16
+	p.db.gate.max, p.db.gate.perSource, p.db.gate.grace = 32, 16, 20*time.Millisecond
 	p.db.gate.mu.Unlock()
 	p.db.update(func(s *Snapshot) { s.Limits.HandshakeTimeout = 2 * time.Second })
 	var flood []net.Conn
@@ -108,59 +108,70 @@ func TestGate(t *testing.T) {
 	must(t, g.wait(t.Context()))
 }
 
-// A crowd that gets through a full gate is waited for; one that does not is not, nor is
-// a source with many places.
+// Nobody of a full gate loses a place for the next one, from however many sources they are
+// and whether or not one got through, but a peer that has been waited for.
 func TestGateWaits(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := newGate(2*crowd, crowd)
-		from := func(source, port int) *wire {
-			return newWire(&fakeConn{remote: &net.TCPAddr{IP: net.IPv4(10, 0, 0, byte(source)), Port: port}})
+	for _, sources := range []int{2, 5, 128} {
+		t.Run(fmt.Sprint(sources, " sources"), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { gateWaits(t, sources) })
+		})
+	}
+}
+
+func gateWaits(t *testing.T, sources int) {
+	g := newGate(128, 128)
+	port := 0
+	var all []*wire
+	var tickets []*ticket
+	enter := func(source int) {
+		port++
+		w := newWire(&fakeConn{remote: &net.TCPAddr{IP: net.IPv4(10, 0, 0, byte(source)), Port: port}})
+		w.spoke.Store(true)
+		w.turns = &turnstile{g: NewGuard(GuardConfig{Handshakes: 1000})}
+		all, tickets = append(all, w), append(tickets, g.enter(w))
+	}
+	waited := func() time.Duration {
+		start := time.Now()
+		must(t, g.wait(t.Context()))
+		return time.Since(start)
+	}
+	for i := range g.max {
+		enter(i % sources)
+	}
+	if err := g.wait(cancelled(t)); err == nil {
+		t.Error("wait returned while the gate was full of those who have just come")
+	}
+	time.AfterFunc(time.Millisecond, tickets[0].leave)
+	if d := waited(); d != time.Millisecond {
+		t.Errorf("waited %s for a place that was free after a millisecond", d)
+	}
+	enter(0)
+	for _, w := range all[1:] { // all but one of them wait for a turn to compute
+		if w != all[7] {
+			must(t, w.begin())
 		}
-		waited := func() time.Duration {
-			start := time.Now()
-			must(t, g.wait(t.Context()))
-			return time.Since(start)
+	}
+	if d := waited(); d != crowdGrace-time.Millisecond {
+		t.Errorf("waited %s for a peer that stalls, want %s", d, crowdGrace-time.Millisecond)
+	}
+	enter(200)
+	for i, w := range all {
+		if w.evicted() != (i == 7) {
+			t.Errorf("connection %d evicted: %v", i, w.evicted())
 		}
-		var tickets []*ticket
-		for i := range 2 * crowd {
-			tickets = append(tickets, g.enter(from(i, 1)))
-		}
-		if d := waited(); d != 0 {
-			t.Errorf("waited %s for a crowd of which nobody got through", d)
-		}
-		tickets[0].pass()
-		tickets = append(tickets[1:], g.enter(from(0, 2)))
-		if d := waited(); d != crowdMoves {
-			t.Errorf("waited %s for a crowd that stopped to move, want %s", d, crowdMoves)
-		}
-		tickets[0].pass()
-		tickets = append(tickets[1:], g.enter(from(1, 2)))
-		time.AfterFunc(time.Millisecond, tickets[0].leave)
-		if d := waited(); d != time.Millisecond {
-			t.Errorf("waited %s for a place that was free after a millisecond", d)
-		}
-		if err := g.wait(cancelled(t)); err != nil {
-			t.Errorf("a place is free: %v", err)
-		}
-		tickets = append(tickets, g.enter(from(2, 2)))
-		if err := g.wait(cancelled(t)); err == nil {
-			t.Error("wait returned while a crowd got through")
-		}
-		for port := range 2 {
-			tickets = append(tickets, g.enter(from(200, port)))
-		}
-		tickets[1].pass()
-		tickets = append(tickets, g.enter(from(200, 3)))
-		if d := waited(); d != 0 {
-			t.Errorf("waited %s while one source has many places", d)
-		}
-		for _, tk := range tickets {
-			tk.leave()
-		}
-		if g.n != 0 || len(g.sources) != 0 {
-			t.Errorf("%d places taken, %d sources at the end", g.n, len(g.sources))
-		}
-	})
+	}
+	for _, w := range all[1:] {
+		w.end()
+	}
+	if d := waited(); d != crowdGrace-time.Millisecond {
+		t.Errorf("waited %s for those who had to wait for us, want %s", d, crowdGrace-time.Millisecond)
+	}
+	for _, tk := range tickets {
+		tk.leave()
+	}
+	if g.n != 0 || len(g.sources) != 0 {
+		t.Errorf("%d places taken, %d sources at the end", g.n, len(g.sources))
+	}
 }
 
 // Whoever holds all the places, from as many addresses as that takes, and says one byte
@@ -188,7 +199,7 @@ func TestFloodOfAFewSources(t *testing.T) {
 					g = cfg.Port.gate
 				}
 				g.mu.Lock()
-				g.max, g.perSource = 32, 16
+				g.max, g.perSource, g.grace = 32, 16, 20*time.Millisecond
 				g.mu.Unlock()
 				addr := db.inbound()
 				ctx, stop := context.WithCancel(t.Context())

@@ -55,12 +55,12 @@ func (p *Proxy) serveInbound(ctx context.Context, w *wire, place *ticket) {
 		}, "")
 		return
 	}
-	defer place.leave() // does nothing after pass
+	defer place.leave() // does nothing the second time
 	c, before, err := p.svc.meet(ctx, w, p.serverTLS)
 	if err != nil {
 		return // logged where it was refused
 	}
-	place.pass()
+	place.leave()
 	state := c.tls.ConnectionState()
 	if state.NegotiatedProtocol == tunnel.ALPN {
 		p.serveTunnel(ctx, c, state, before)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/weftmesh/weft/connect/identity"
 	"github.com/weftmesh/weft/connect/tunnel"
@@ -19,6 +20,9 @@ type wire struct {
 	raw   syscall.RawConn // nil: it has no descriptor
 	spoke atomic.Bool     // the peer has sent a byte
 	gone  chan struct{}   // closed when it makes room for another
+	came  time.Time
+	ours  atomic.Int64 // of the time since, what we have taken ourselves
+	since atomic.Int64 // when we began to, as time since it came; 0: the peer is waited for
 
 	// These belong to the goroutine of the handshake.
 	early []byte     // read already, to be read again
@@ -32,7 +36,7 @@ type wire struct {
 const maxHandshake = 64 << 10
 
 func newWire(c net.Conn) *wire {
-	w := &wire{Conn: c, gone: make(chan struct{})}
+	w := &wire{Conn: c, gone: make(chan struct{}), came: time.Now()}
 	if sc, ok := c.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			w.raw = raw
@@ -73,9 +77,39 @@ func (w *wire) silent() bool {
 	return !waiting
 }
 
+// awaited is for how long the peer has been waited for since it came. What it waits for us
+// to compute is not its fault.
+func (w *wire) awaited() time.Duration {
+	until := time.Duration(w.since.Load()) // first: end adds to ours before it clears it
+	if until == 0 {
+		until = time.Since(w.came)
+	}
+	return until - time.Duration(w.ours.Load())
+}
+
+// begin is before TLS computes, end after it.
+func (w *wire) begin() error {
+	if w.turns == nil {
+		return nil
+	}
+	w.since.Store(max(1, int64(time.Since(w.came))))
+	return w.turns.begin()
+}
+
+func (w *wire) end() {
+	if w.turns == nil {
+		return
+	}
+	if since := w.since.Load(); since > 0 {
+		w.ours.Add(int64(time.Since(w.came)) - since)
+		w.since.Store(0)
+	}
+	w.turns.end()
+}
+
 // Read implements net.Conn.
 func (w *wire) Read(p []byte) (int, error) {
-	w.turns.end()
+	w.end()
 	if w.most > 0 {
 		if w.got >= w.most {
 			return 0, &identity.VerifyError{
@@ -90,7 +124,7 @@ func (w *wire) Read(p []byte) (int, error) {
 		if w.early = w.early[n:]; len(w.early) == 0 {
 			w.early = nil
 		}
-		return n, w.turns.begin()
+		return n, w.begin()
 	}
 	n, err := w.Conn.Read(p)
 	w.got += n
@@ -98,14 +132,14 @@ func (w *wire) Read(p []byte) (int, error) {
 		w.spoke.Store(true)
 	}
 	if err == nil {
-		err = w.turns.begin()
+		err = w.begin()
 	}
 	return n, err
 }
 
 // Write implements net.Conn.
 func (w *wire) Write(p []byte) (int, error) {
-	w.turns.end()
+	w.end()
 	return w.Conn.Write(p)
 }
 
