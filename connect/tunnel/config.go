@@ -109,7 +109,9 @@ func greet(ctx context.Context, conn net.Conn, server bool, cfg Config) (machine
 		}
 		return machine{}, fmt.Errorf("no greeting from the tunnel's peer: %w", err)
 	}
-	return newMachine(server, cfg.hello(), peer), nil
+	m, began := newMachine(server, cfg.hello(), peer), time.Now()
+	m.clock = func() time.Duration { return time.Since(began) }
+	return m, nil
 }
 
 // swapHello: the client speaks first. Nothing is lost by it, as its greeting travels

@@ -68,8 +68,9 @@
 // (the model test found resets that cross). Answers (credit, reset, pong) are kept as
 // state of their streams and not as bytes, so a peer that provokes and never reads
 // costs nothing. Streams that ended but hold unread data count up to twice the limit.
-// Streams that the peer resets before they were answered pass that limit by; more than
-// twice the limit of them (at least a thousand) within a keepalive is a violation.
+// Streams that the peer resets within a second and before they were answered pass that
+// limit by: after twice the limit of them (at least a thousand) within a keepalive more
+// are refused unjudged until it is over, and sixteen times as many are a violation.
 //
 // # The loop
 //

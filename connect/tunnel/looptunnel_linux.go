@@ -241,8 +241,8 @@ func (t *loopTunnel) parse(b []byte) (rest []byte, err error) {
 
 // opened has the owner judge a stream of the peer.
 func (t *loopTunnel) opened(p *stream, meta []byte) {
-	if len(t.streams) >= 2*t.l.cfg.MaxStreams {
-		// Streams that ended still hold data that nobody reads.
+	if len(t.streams) >= 2*t.l.cfg.MaxStreams || t.m.weary() {
+		// Streams that ended still hold data that nobody reads, or too many were for nothing.
 		t.m.refuse(p, CodeLimit)
 		return
 	}

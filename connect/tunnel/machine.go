@@ -19,10 +19,11 @@ type stream struct {
 	state flags
 
 	// See window.go.
-	window       int32 // recv, what is queued here, and owed
-	recalled     int32 // of recv; the peer was asked to return it
-	giving       int32 // of send, returned to the peer
-	taken        int64 // consumed since
+	window       int32  // recv, what is queued here, and owed
+	recalled     int32  // of recv; the peer was asked to return it
+	giving       int32  // of send, returned to the peer
+	opened       uint32 // when, in milliseconds of the machine's clock
+	taken        int64  // consumed since
 	since, last  time.Duration
 	older, newer *stream
 }
@@ -65,8 +66,9 @@ type machine struct {
 	mine    hello
 	peer    hello
 	server  bool
-	lastID  uint32 // the highest id opened
-	inVain  int    // streams that the peer reset before they were answered, since rest
+	lastID  uint32               // the highest id opened
+	inVain  int                  // streams that the peer reset soon and before they were answered, since rest
+	clock   func() time.Duration // nil: it stands still
 
 	goawayDue, goawaySent bool
 	goawayGot             bool
@@ -308,8 +310,8 @@ func (m *machine) finish(p []byte) (ev event, err error) {
 		m.settle(s)
 		ev = event{kind: evFin, stream: s}
 	case typeReset:
-		if m.server && s.state&answered == 0 {
-			if m.inVain++; m.inVain > m.mayVain() {
+		if m.server && s.state&answered == 0 && m.now()-s.opened < outlived {
+			if m.inVain++; m.inVain > vainViolation*m.mayVain() {
 				return ev, m.violation(s.id, "%d streams opened and reset before they were answered", m.inVain)
 			}
 		}
@@ -377,6 +379,9 @@ func (m *machine) unprocessed() *stream {
 func (m *machine) add(id uint32) *stream {
 	first := int32(m.mine.window)
 	s := &stream{id: id, send: int32(m.peer.window), recv: first, window: first}
+	if m.server {
+		s.opened = m.now()
+	}
 	m.streams[id] = s
 	return s
 }
@@ -418,10 +423,29 @@ func (m *machine) sendable(s *stream) int {
 	return min(int(s.send), MaxData)
 }
 
-// mayVain is how many streams the peer may reset unanswered between two rests: all that it
-// can have open, twice. Each costs it 20 bytes, and us a judgement, a connection to the
-// application and a line in the log, and the limit of streams does not hold them up.
+const (
+	// outlived is the age, in milliseconds, at which a stream is not opened in vain,
+	// whatever becomes of it: the limit of streams holds up those that live so long.
+	outlived = 1000
+	// vainViolation is how many times mayVain nobody reaches who means well: what he opens
+	// beyond mayVain is refused already.
+	vainViolation = 16
+)
+
+// mayVain is how many streams the peer may reset soon and unanswered between two rests: all
+// that it can have open, twice. Each costs it 20 bytes, and us a judgement, a connection to
+// the application and a line in the log, and the limit of streams does not hold them up.
 func (m *machine) mayVain() int { return max(1000, 2*int(m.mine.streams)) }
+
+// weary tells whether the peer has opened so many in vain that more are refused unjudged.
+func (m *machine) weary() bool { return m.inVain >= m.mayVain() }
+
+func (m *machine) now() uint32 {
+	if m.clock == nil {
+		return 0
+	}
+	return uint32(m.clock().Milliseconds())
+}
 
 // sealData makes b, headerSize bytes of room and then at most sendable bytes of the
 // stream, into a frame.

@@ -405,10 +405,15 @@ func TestStreamsInVain(t *testing.T) {
 		_, s := machinePair(1000, streams)
 		id = 0
 		for range 3 {
-			if err := pairs(s, s.mayVain(), nothing); err != nil {
+			if err := pairs(s, s.mayVain(), nothing); err != nil || !s.weary() {
+				t.Fatalf("weary %v: %v", s.weary(), err)
+			}
+			if err := pairs(s, (vainViolation-1)*s.mayVain(), nothing); err != nil {
 				t.Fatal(err)
 			}
-			s.rest()
+			if s.rest(); s.weary() {
+				t.Fatal("weary after a rest")
+			}
 		}
 		answers := map[string]func(*stream){
 			"data":   func(st *stream) { s.data(nil, st, []byte("x")) },
@@ -421,7 +426,12 @@ func TestStreamsInVain(t *testing.T) {
 				t.Fatalf("answered with %s: %v", name, err)
 			}
 		}
-		if err := pairs(s, s.mayVain(), nothing); err != nil {
+		var now time.Duration
+		s.clock = func() time.Duration { return now }
+		if err := pairs(s, 3*s.mayVain(), func(*stream) { now += outlived * time.Millisecond }); err != nil || s.weary() {
+			t.Fatalf("streams that lived for a while: weary %v, %v", s.weary(), err)
+		}
+		if err := pairs(s, vainViolation*s.mayVain(), nothing); err != nil {
 			t.Fatal(err)
 		}
 		if err := pairs(s, 1, nothing); !errors.Is(err, ErrProtocol) {

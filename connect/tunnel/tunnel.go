@@ -379,8 +379,9 @@ func (t *Tunnel) take(b []byte) error {
 
 func (t *Tunnel) handle(ev event) {
 	if ev.kind == evOpen {
-		if t.held >= 2*t.cfg.MaxStreams || len(t.accepted) >= t.cfg.MaxStreams {
-			// Streams that ended still hold data that nobody reads, or nobody accepts.
+		if t.held >= 2*t.cfg.MaxStreams || len(t.accepted) >= t.cfg.MaxStreams || t.m.weary() {
+			// Streams that ended still hold data that nobody reads, or nobody accepts, or too
+			// many were for nothing.
 			t.m.refuse(ev.stream, CodeLimit)
 			return
 		}
