@@ -166,6 +166,10 @@ const (
 	tunnelPause = 10 * time.Millisecond
 )
 
+// leastPatience is with a tunnel whose peer has fallen silent, however little time this
+// upstream has to connect: one packet that is lost must not drain what others use too.
+const leastPatience = 2 * time.Second
+
 // wantsAnother tells whether another tunnel may take the stream that one did not.
 func wantsAnother(err error) bool {
 	return errors.Is(err, tunnel.ErrFull) || errors.Is(err, tunnel.ErrDraining) || errors.Is(err, tunnel.ErrLost)
@@ -377,7 +381,7 @@ func (p *Proxy) handshakeWith(ctx context.Context, a *attempt, key instanceKey, 
 		p.tunnels.mu.Unlock()
 		return nil, c, nil
 	}
-	link, err := p.driver.Client(ctx, c.tls, a.up.connectTimeout())
+	link, err := p.driver.Client(ctx, c.tls, max(a.up.connectTimeout(), leastPatience))
 	if err != nil {
 		if identity.ReasonOf(err) == identity.ReasonByPeer {
 			p.svc.metrics.handshakeFailed(true, identity.ReasonByPeer)

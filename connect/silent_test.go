@@ -91,7 +91,7 @@ func silentInstance(t *testing.T) {
 	mend := sync.OnceFunc(sick.cut.Unlock)
 	defer mend()
 	since := time.Now()
-	eventually(t, "a silence", func() bool { return time.Since(since) > 200*time.Millisecond })
+	eventually(t, "a silence", func() bool { return time.Since(since) > leastPatience/4 })
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {

@@ -317,6 +317,10 @@ func (t *loopTunnel) timedOut() {
 	if t.dead || !t.doubt {
 		return
 	}
+	if t.looks() {
+		t.l.dials.add(t, lastLook)
+		return
+	}
 	t.draining.Store(true)
 	t.m.drain(CodeDraining)
 	for s := range t.streams {

@@ -202,6 +202,11 @@ func (t *Tunnel) unanswered() {
 		t.mu.Unlock()
 		return
 	}
+	if t.looks() {
+		t.late.Reset(lastLook)
+		t.mu.Unlock()
+		return
+	}
 	t.m.drain(CodeDraining)
 	alive := false
 	for _, st := range t.m.streams {

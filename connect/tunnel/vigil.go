@@ -38,7 +38,12 @@ type vigil struct {
 	heard    time.Time     // something, last
 	turn     uint32        // counts that
 	doubt    bool          // it was asked
+	looked   bool          // once more, when the time was over
 }
+
+// lastLook is for an answer that came in time and was not read: the clock of a process that
+// had no processor may be served first.
+const lastLook = 10 * time.Millisecond
 
 // quiet is the silence after which the peer is asked.
 func (v *vigil) quiet() time.Duration { return min(time.Second, v.patience/5) }
@@ -64,6 +69,13 @@ func (v *vigil) doubts() bool {
 	if v.doubt || time.Since(v.heard) <= v.quiet() {
 		return false
 	}
-	v.doubt = true
+	v.doubt, v.looked = true, false
 	return true
+}
+
+// looks is for when the time is over; true: the socket is to be read once more.
+func (v *vigil) looks() bool {
+	before := v.looked
+	v.looked = true
+	return !before
 }

@@ -9,6 +9,8 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // farEnd is a peer that the test plays, frame by frame.
@@ -177,6 +179,34 @@ func TestQuietPeerAnswers(t *testing.T) {
 			wait(t, r.clientEnds, "end")
 		})
 	}
+}
+
+// An answer that has come counts, though the clock is served before it is read.
+func TestAnswerInTheKernelCounts(t *testing.T) {
+	d := driverPairs[1]
+	r, far := silentRig(t, d, 10*time.Second)
+	l, ok := r.client.(*loopTunnel)
+	if !ok {
+		t.Fatalf("%s is not of loops", d.name)
+	}
+	hush(l)
+	c := r.carry()
+	_, _ = c.Write([]byte("hello"))
+	_, asked := far.until(typePing, typeOpen)
+	l.l.post(func() {
+		far.write(append(appendHeader(nil, typePong, 8, 0), asked...))
+		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}}, 10_000)
+		l.l.dials.until[l] = time.Now()
+		l.l.post(l.l.dials.fire)
+	})
+	if _, got := far.until(typeData, typeOpen); string(got) != "hello" {
+		t.Fatalf("the peer got %q", got)
+	}
+	if l.Status().Draining {
+		t.Error("the tunnel takes no streams")
+	}
+	l.Close()
+	wait(t, r.clientEnds, "end")
 }
 
 // A tunnel without anything else ends with the doubt, and one that ends while it is in
