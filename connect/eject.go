@@ -84,9 +84,13 @@ func (b *balancer) spoke(s *endpoint, began time.Time, why Reason, bytes int64) 
 	}
 }
 
-// heard clears the instances that have answered since they failed, over connections that
-// are open yet: some are for days.
-func (s *Service) heard() {
+// heardOut is for how long an instance that says nothing has to listen to be seen as one
+// that serves: not all have something to answer.
+const heardOut = 10 * time.Second
+
+// heard clears the instances that have answered since they failed, or have listened for
+// long, over connections that are open yet: some are for days.
+func (s *Service) heard(now time.Time) {
 	failing := s.balancer.failing()
 	if failing == nil {
 		return
@@ -95,7 +99,7 @@ func (s *Service) heard() {
 		at, bad := failing[r.endpoint]
 		return bad && !r.started.Before(at)
 	}) {
-		if _, out := r.bytes(); out > 0 {
+		if in, out := r.bytes(); out > 0 || in > 0 && now.Sub(r.started) >= heardOut {
 			s.balancer.answered(r.endpoint, r.started)
 		}
 	}

@@ -2,6 +2,7 @@ package connect
 
 import (
 	"errors"
+	"io"
 	"net"
 	"testing"
 	"time"
@@ -209,13 +210,37 @@ func TestOpenConnectionsClearFailures(t *testing.T) {
 	up := p.web.svc.world.Load().upstreams["db"]
 	s := b.state(up, &up.Instances[0])
 	b.suspect(s, time.Now(), errors.New("the application is down"))
-	p.web.svc.heard()
+	p.web.svc.heard(time.Now())
 	if len(b.failing()) == 0 {
 		t.Fatal("a connection of before the failure cleared it")
 	}
 	must(t, roundTrip(dialTCP(t, p.addr), "x"))
-	p.web.svc.heard()
+	p.web.svc.heard(time.Now())
 	if len(b.failing()) != 0 {
 		t.Error("it answers, and the failure is remembered")
 	}
+}
+
+// TestListeningClearsFailures: an instance that only listens serves, too.
+func TestListeningClearsFailures(t *testing.T) {
+	p := newPair(t, func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c) })
+	b := &p.web.svc.balancer
+	up := p.web.svc.world.Load().upstreams["db"]
+	s := b.state(up, &up.Instances[0])
+	b.suspect(s, time.Now(), errors.New("the application is down"))
+	c := dialTCP(t, p.addr)
+	p.web.svc.heard(time.Now().Add(heardOut))
+	if len(b.failing()) == 0 {
+		t.Fatal("a connection of which nothing was said cleared it")
+	}
+	_, err := c.Write([]byte("x"))
+	must(t, err)
+	eventually(t, "the failure forgotten", func() bool {
+		p.web.svc.heard(time.Now())
+		if len(b.failing()) == 0 {
+			t.Fatal("a connection of a moment cleared it")
+		}
+		p.web.svc.heard(time.Now().Add(heardOut))
+		return len(b.failing()) == 0
+	})
 }

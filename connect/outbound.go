@@ -266,7 +266,7 @@ func (a *attempt) again(e *candidate, end tunnel.End) {
 		a.run(a.up.key, netip.AddrPort{}, e)
 		return
 	}
-	s.balancer.failed(e.state, e.at, true, end.Err)
+	s.balancer.failed(e.state, e.at, !errors.Is(end.Err, tunnel.ErrSilent), end.Err)
 	a.failures = append(a.failures, fmt.Sprintf("%s at %s: %v", e.ID, e.Addr, end.Err))
 	next := a.next()
 	if next == nil {

@@ -232,7 +232,7 @@ func (p *Proxy) tidy() {
 func (p *Proxy) tend(ctx context.Context) {
 	for pause(ctx, tendEvery) {
 		p.tidy()
-		p.svc.heard()
+		p.svc.heard(p.svc.now())
 	}
 }
 

@@ -113,6 +113,15 @@ func silentInstance(t *testing.T) {
 		must(t, tryOnce(addr))
 		return false
 	})
+	b, up := &web.svc.balancer, web.svc.world.Load().upstreams["db"]
+	for i := range up.Instances {
+		e := &up.Instances[i]
+		b.mu.Lock()
+		if s := b.state(up, e); s.unserved {
+			t.Errorf("%s was not there, and has to serve to be forgiven: %s", e.Addr, s.err)
+		}
+		b.mu.Unlock()
+	}
 	mend()
 	for _, c := range old {
 		must(t, roundTrip(c, "goes on"))
