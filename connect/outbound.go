@@ -308,12 +308,16 @@ func (p *Proxy) tunnel(ctx context.Context, a *attempt, e *candidate) (*outbound
 		case found != nil:
 			return found, nil, nil
 		case mine != nil:
-			t, c, err := p.handshakeFor(ctx, a, key, cred, mine)
-			if err != nil && mine.beside && a.ctx.Err() == nil {
-				wait = false // one that stands will do
-				continue
+			select {
+			case r := <-p.lead(ctx, a, key, cred, mine):
+				if r.err != nil && mine.beside && a.ctx.Err() == nil {
+					wait = false // one that stands will do
+					continue
+				}
+				return r.t, r.c, r.err
+			case <-ctx.Done():
+				return nil, nil, context.Cause(ctx)
 			}
-			return t, c, err
 		case under == nil:
 			return p.handshakeWith(ctx, a, key, cred)
 		}
@@ -340,22 +344,44 @@ func (p *Proxy) another(a *attempt, key instanceKey, cred *credential) {
 	if mine == nil {
 		return
 	}
+	nobody, cancel := context.WithCancel(a.ctx)
+	cancel()
+	p.lead(nobody, a, key, cred, mine) // the next who needs one is told how it went
+}
+
+// led is what a handshake came to.
+type led struct {
+	t   *outboundTunnel
+	c   *Conn
+	err error
+}
+
+// lead makes a tunnel for those who wait at mine, in the time that a handshake has: the one
+// who leads may have less left. Its result is for him until his ctx ends.
+func (p *Proxy) lead(ctx context.Context, a *attempt, key instanceKey, cred *credential, mine *dialing) <-chan led {
 	own := &attempt{p: p, ctx: a.ctx, w: a.w, up: a.up}
+	out := make(chan led)
 	p.live.add()
 	go func() {
 		defer p.live.done()
+		r := led{err: errUnfinished}
 		defer func() {
 			if v := recover(); v != nil { // costs this tunnel and no other
 				p.svc.journal.panicked(own.up.key, v, debug.Stack())
 			}
+			select {
+			case out <- r:
+			case <-ctx.Done():
+				if r.c != nil {
+					r.c.abort() // it speaks tunnels no more: the next connection finds that out
+				}
+			}
 		}()
-		ctx, cancel := own.up.limited(own.ctx)
+		limited, cancel := own.up.limited(own.ctx)
 		defer cancel()
-		_, c, _ := p.handshakeFor(ctx, own, key, cred, mine) // the next who needs one is told
-		if c != nil {
-			c.abort() // it speaks tunnels no more: the next connection finds that out
-		}
+		r.t, r.c, r.err = p.handshakeFor(limited, own, key, cred, mine)
 	}()
+	return out
 }
 
 // errUnfinished is what those are told who waited for a handshake that panicked.

@@ -534,6 +534,46 @@ func TestTrustChangesWhileOthersWaitForAHandshake(t *testing.T) {
 	}
 }
 
+// Who makes a tunnel may have less time left than those who wait for it: they get it.
+func TestHandshakeOutlivesItsLeader(t *testing.T) {
+	p := newPair(t, echo)
+	slow, release := stalled(t, p.db.inbound())
+	p.web.update(func(s *Snapshot) { s.Upstreams = []Upstream{upstreamOf("db", slow)} })
+	w := p.web.svc.world.Load()
+	up := w.upstreams["db"]
+	ask := func(ctx context.Context) (*outboundTunnel, error) {
+		got, _, err := p.web.tunnel(ctx, &attempt{p: p.web.Proxy, ctx: t.Context(), w: w, up: up}, &candidate{Endpoint: &up.Instances[0]})
+		return got, err
+	}
+	hurried, late := context.WithCancel(t.Context())
+	gone, served := make(chan error, 1), make(chan error, 1)
+	go func() { _, err := ask(hurried); gone <- err }()
+	eventually(t, "a handshake under way", func() bool {
+		p.web.tunnels.mu.Lock()
+		defer p.web.tunnels.mu.Unlock()
+		for _, in := range p.web.tunnels.instances {
+			if len(in.dialing) > 0 {
+				return true
+			}
+		}
+		return false
+	})
+	go func() {
+		got, err := ask(t.Context())
+		if err == nil && got == nil {
+			err = errors.New("no tunnel")
+		}
+		served <- err
+	}()
+	eventually(t, "somebody who waits for it", func() bool { return waiting(p.web) == 1 })
+	late()
+	if err := <-gone; !errors.Is(err, context.Canceled) {
+		t.Errorf("who had no time left got %v", err)
+	}
+	release()
+	must(t, <-served)
+}
+
 // fakeLink is a tunnel of which a test says how it does.
 type fakeLink struct {
 	tunnel.Link
