@@ -26,6 +26,7 @@ type loopTunnel struct {
 
 	opens   int    // streams that the peer has opened in this turn
 	backlog []byte // what it said after as many as a turn allows; at most what is read at once
+	over    bool   // there is no other turn
 
 	silent, stuck, empty int
 
@@ -107,6 +108,7 @@ func (t *loopTunnel) serve() {
 		return
 	}
 	if err := t.hear(); err != nil {
+		t.hearOut()
 		t.fail(t.why(err))
 		return
 	}
@@ -123,6 +125,7 @@ func (t *loopTunnel) serve() {
 		}
 	}
 	if err != nil {
+		t.hearOut()
 		t.fail(err)
 		return
 	}
@@ -194,6 +197,14 @@ func (t *loopTunnel) hear() error {
 	return t.receive(turnRead, t.feed)
 }
 
+// hearOut takes what waits for the next turn when there is none, as it may complete streams.
+// Those that it opens are not judged any more.
+func (t *loopTunnel) hearOut() {
+	t.over, t.opens = true, 0
+	_, _ = t.parse(t.backlog) // why the tunnel ends is known
+	t.backlog = nil
+}
+
 // feed takes decrypted bytes.
 func (t *loopTunnel) feed(b []byte) error {
 	t.silent = 0
@@ -221,7 +232,9 @@ func (t *loopTunnel) parse(b []byte) (rest []byte, err error) {
 		switch ev.kind {
 		case evNone, evPong:
 		case evOpen:
-			t.opens++
+			if !t.over {
+				t.opens++
+			}
 			t.opened(ev.stream, ev.data)
 		case evGoaway:
 			for p := t.m.unprocessed(); p != nil; p = t.m.unprocessed() {
@@ -241,6 +254,10 @@ func (t *loopTunnel) parse(b []byte) (rest []byte, err error) {
 
 // opened has the owner judge a stream of the peer.
 func (t *loopTunnel) opened(p *stream, meta []byte) {
+	if t.over {
+		t.m.refuse(p, CodeDraining)
+		return
+	}
 	if len(t.streams) >= 2*t.l.cfg.MaxStreams || t.m.weary() {
 		// Streams that ended still hold data that nobody reads, or too many were for nothing.
 		t.m.refuse(p, CodeLimit)

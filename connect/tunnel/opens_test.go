@@ -5,7 +5,9 @@ package tunnel
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"sync/atomic"
 	"testing"
@@ -58,6 +60,42 @@ func TestRapidResetIsAViolation(t *testing.T) {
 			t.Errorf("%d streams were judged", n)
 		}
 	})
+}
+
+// What waits for the next turn is heard though the end of the tunnel is behind it.
+func TestBacklogBeforeTheEnd(t *testing.T) {
+	got := make(chan string, 1)
+	app := netip.MustParseAddrPort(listen(t, func(c net.Conn) {
+		_ = c.(*net.TCPConn).CloseWrite()
+		b, err := io.ReadAll(c)
+		got <- fmt.Sprintf("%s %v", b, err)
+	}))
+	var judged atomic.Int32
+	l, far := serverRig(t, driverPairs[1], Config{}, func(*Flow, []byte) Verdict {
+		if judged.Add(1) == 1 {
+			return Verdict{Addr: app}
+		}
+		return Verdict{Refuse: CodeRefused}
+	})
+	far.write(appendHeader(nil, typeOpen, 0, 1))
+	far.until(typeFin)
+	release := holdLoop(l)
+	var b []byte
+	for id := range uint32(turnOpens + 10) {
+		b = appendHeader(b, typeOpen, 0, id+2)
+	}
+	far.write(b)
+	far.say(1, "the rest")
+	far.write(appendHeader(nil, typeFin, 0, 1))
+	far.conn.Close()
+	release()
+	if s := wait(t, got, "the application's end"); s != "the rest <nil>" {
+		t.Errorf("the application got %s", s)
+	}
+	wait(t, l.Done(), "end of the tunnel")
+	if n := judged.Load(); n > 1+turnOpens {
+		t.Errorf("%d streams judged, %d of them in the last turn", n, n-1)
+	}
 }
 
 // One tunnel's streams are judged in several turns when there are many, in their order.
