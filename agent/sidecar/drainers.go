@@ -40,6 +40,7 @@ type drainer struct {
 	service catalog.Name
 	told    bool // it has said what it enforces: it is of a version that does
 	lost    bool // it is not heard any more
+	booked  bool // the ledger has had its process
 }
 
 // maxDrainers bounds the processes that are known to drain one proxy.
@@ -100,8 +101,10 @@ func (m *Manager) unbooked(others map[int]map[string]catalog.Name) map[int]map[s
 	for id, by := range m.draining {
 		for pid, d := range by {
 			_, booked := others[pid]
+			ended := d.booked && !booked // a process that nobody has waited for looks alive
+			d.booked = d.booked || booked
 			switch {
-			case d.lost && (booked || !m.cfg.Ledger.Alive(pid)):
+			case ended, d.lost && (booked || !m.cfg.Ledger.Alive(pid)):
 				m.forget(id, pid)
 			case !booked && d.told && d.service != "":
 				if out[pid] == nil {
