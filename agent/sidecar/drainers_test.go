@@ -193,7 +193,10 @@ func TestReportWaitsForDrainers(t *testing.T) {
 		stuck <- struct{}{} // its proxy does not take what comes
 		second := deny("b")
 		expect("its proxy is behind", second, false, 2)
-		if p := report.last["web-sidecar-proxy (draining in process 7)"]; p.Intentions != first || p.Service != "web" {
+		report.mu.Lock()
+		p := report.last["web-sidecar-proxy (draining in process 7)"]
+		report.mu.Unlock()
+		if p.Intentions != first || p.Service != "web" {
 			t.Errorf("the old process is not named: %+v", report.last)
 		}
 		<-stuck
