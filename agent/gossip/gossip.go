@@ -518,12 +518,8 @@ func (g *Gossip) ForceLeave(name string, prune bool) error {
 
 // Shun takes members with some IDs for failed from now on, whether they live or not, in
 // place of those that it was told before: they are sent no keys, and may be forced to leave.
-func (g *Gossip) Shun(who func(id string) bool) {
-	g.table.mu.Lock()
-	g.table.shun = who
-	g.table.mu.Unlock()
-	g.table.poke()
-}
+// Who is not among them any more and lives is alive again.
+func (g *Gossip) Shun(who func(id string) bool) { g.table.setShun(who) }
 
 // SetTags replaces the tags of this member and tells the others.
 func (g *Gossip) SetTags(tags map[string]string) error {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,6 +25,7 @@ func TestShunned(t *testing.T) {
 	a, stopA := start(t, "a", secret)
 	defer stopA()
 	b, stopB := start(t, "b", secret)
+	stopB = sync.OnceFunc(stopB)
 	defer stopB()
 	if _, err := b.Join(t.Context(), []string{a.Addr()}); err != nil {
 		t.Fatal(err)
@@ -57,7 +59,31 @@ func TestShunned(t *testing.T) {
 	if got := statusOf(a, "b"); got != catalog.MemberLeft {
 		t.Errorf("b, forced to leave, is %s", got)
 	}
+	shun("")
+	if got := statusOf(a, "b"); got != catalog.MemberAlive {
+		t.Errorf("b, forced to leave and let in again, is %s", got)
+	}
+	shun("id-of-b")
+	if err := a.ForceLeave("b", true); err != nil {
+		t.Error(err)
+	}
+	if _, ok := a.table.get("b"); ok {
+		t.Error("b, forced to leave and pruned, is known")
+	}
+	shun("")
+	if got := statusOf(a, "b"); got != catalog.MemberAlive {
+		t.Errorf("b, pruned and let in again, is %s", got)
+	}
+	shun("id-of-b")
+	if err := a.ForceLeave("b", false); err != nil {
+		t.Error(err)
+	}
+	stopB()
+	eventually(t, 30*time.Second, "memberlist misses b", func() bool { return a.list.NumMembers() == 1 })
 	shun("id-of-a")
+	if got := statusOf(a, "b"); got == catalog.MemberAlive {
+		t.Error("b, which has died since, is alive")
+	}
 	if got := statusOf(a, "a"); got != catalog.MemberAlive {
 		t.Errorf("a shuns itself: %s", got)
 	}

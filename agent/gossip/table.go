@@ -31,6 +31,7 @@ type table struct {
 	at      map[string][]*row          // the same by address
 	intents map[string]intent          // of members that are not known to have failed yet, by key
 	shun    func(id string) bool       // who counts as failed, alive or not
+	aside   map[string]row             // the shunned that were made to leave and memberlist holds for alive, by claim
 }
 
 type row struct {
@@ -61,6 +62,35 @@ func newTable(self string, log *slog.Logger) *table {
 		at:      map[string][]*row{},
 		intents: map[string]intent{},
 		shun:    func(string) bool { return false },
+		aside:   map[string]row{},
+	}
+}
+
+// setShun takes who counts as failed from now on. Memberlist says nothing of those that
+// it held for alive all along: who is let in again comes back here.
+func (t *table) setShun(who func(id string) bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	defer t.poke()
+	t.shun = who
+	for claim, r := range t.aside {
+		if who(r.member.ID) {
+			continue
+		}
+		delete(t.aside, claim)
+		delete(t.intents, claim)
+		delete(t.intents, r.member.Name)
+		t.coming++
+		r.order, r.since = t.coming, time.Now()
+		t.keep(claim, &r)
+		t.evict(&r)
+	}
+}
+
+// setAside remembers a row that is about to go although memberlist holds it for alive.
+func (t *table) setAside(r *row) {
+	if r.member.Status == catalog.MemberAlive && t.shun(r.member.ID) {
+		t.aside[r.claim] = *r
 	}
 }
 
@@ -111,6 +141,7 @@ func (t *table) put(n *memberlist.Node, status catalog.MemberStatus) catalog.Mem
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	defer t.poke()
+	delete(t.aside, n.Name)
 	if status != catalog.MemberFailed {
 		delete(t.intents, m.Name)
 		delete(t.intents, n.Name)
@@ -343,12 +374,14 @@ func (t *table) apply(in intent) bool {
 	}
 	switch {
 	case in.Prune:
-		for claim := range t.rows[in.Name] {
+		for claim, r := range t.rows[in.Name] {
+			t.setAside(r)
 			t.drop(in.Name, claim)
 		}
 	case r.member.Status == catalog.MemberLeft:
 		return false
 	default:
+		t.setAside(r)
 		r.member.Status, r.since = catalog.MemberLeft, time.Now()
 	}
 	t.poke()
