@@ -191,12 +191,32 @@ func (c *cluster) identify(conn net.Conn) (string, error) {
 // Those that share an ID are left out: nobody knows which is meant.
 func (c *cluster) servers() map[string]catalog.Member {
 	out := map[string]catalog.Member{}
+	copies := c.copies()
 	for id, all := range c.byID() {
 		if len(all) == 1 {
-			out[id] = c.incumbent(all[0])
+			out[id] = c.incumbent(all[0], copies[id])
 		}
 	}
 	return out
+}
+
+// lookUp is one of servers. Raft asks for each message, and gossip may know many.
+func (c *cluster) lookUp(id string, copies []catalog.Member) (catalog.Member, bool) {
+	var found []catalog.Member
+	for _, m := range c.members() {
+		if m.ID == id && c.serves(m) {
+			found = append(found, m)
+		}
+	}
+	if len(found) != 1 {
+		return catalog.Member{}, false
+	}
+	return c.incumbent(found[0], copies), true
+}
+
+// serves tells whether a member is a living server of this datacenter.
+func (c *cluster) serves(m catalog.Member) bool {
+	return m.Status == catalog.MemberAlive && m.Tags[tagRole] == roleServer && m.ID != "" && m.Tags[tagDC] == c.datacenter
 }
 
 // clones are the names of living servers that share a node ID, by that.
@@ -216,7 +236,7 @@ func (c *cluster) clones() map[string][]string {
 func (c *cluster) byID() map[string][]catalog.Member {
 	out := map[string][]catalog.Member{}
 	for _, m := range c.members() {
-		if m.Status == catalog.MemberAlive && m.Tags[tagRole] == roleServer && m.ID != "" && m.Tags[tagDC] == c.datacenter {
+		if c.serves(m) {
 			out[m.ID] = append(out[m.ID], m)
 		}
 	}
@@ -246,7 +266,7 @@ func (c *cluster) serverAddrs() []string {
 
 // addressOf is where a server is by gossip, "" when that does not know it.
 func (c *cluster) addressOf(id string) string {
-	if m, ok := c.servers()[id]; ok {
+	if m, ok := c.lookUp(id, c.copies()[id]); ok {
 		return serverAddr(m)
 	}
 	return ""

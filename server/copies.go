@@ -13,13 +13,13 @@ import (
 // A server and a copy of it have one node ID, by which Raft knows them: were both heard,
 // one of them could acknowledge what the other lacks, and each could vote in one term.
 
-// copies are the living servers of this datacenter with an ID that gossip shows another
-// for.
-func (c *cluster) copies(id string) []catalog.Member {
-	var out []catalog.Member
+// copies are the living servers of this datacenter with the ID of one that gossip shows,
+// by that ID.
+func (c *cluster) copies() map[string][]catalog.Member {
+	out := map[string][]catalog.Member{}
 	for _, m := range c.doubles() {
-		if m.ID == id && m.Tags[tagRole] == roleServer && m.Tags[tagDC] == c.datacenter {
-			out = append(out, m)
+		if m.Tags[tagRole] == roleServer && m.Tags[tagDC] == c.datacenter {
+			out[m.ID] = append(out[m.ID], m)
 		}
 	}
 	return out
@@ -27,8 +27,7 @@ func (c *cluster) copies(id string) []catalog.Member {
 
 // incumbent is which of a server that gossip shows and its living copies counts: the one
 // that Raft has, for as long as it lives, as that one has voted and acknowledged.
-func (c *cluster) incumbent(shown catalog.Member) catalog.Member {
-	copies := c.copies(shown.ID)
+func (c *cluster) incumbent(shown catalog.Member, copies []catalog.Member) catalog.Member {
 	if len(copies) == 0 || !c.entered.Load() {
 		return shown
 	}
@@ -44,11 +43,11 @@ func (c *cluster) incumbent(shown catalog.Member) catalog.Member {
 // copied refuses a server that comes from where a copy lives of the one that counts.
 func (c *cluster) copied(p enroll.Peer, from net.Addr) error {
 	tcp, ok := from.(*net.TCPAddr)
-	copies := c.copies(p.NodeID)
+	copies := c.copies()[p.NodeID]
 	if !ok || len(copies) == 0 {
 		return nil
 	}
-	first, ok := c.servers()[p.NodeID]
+	first, ok := c.lookUp(p.NodeID, copies)
 	if !ok || tcp.IP.Equal(net.ParseIP(first.Addr)) {
 		return nil
 	}
