@@ -206,6 +206,20 @@ func TestCrashOutlivesLeader(t *testing.T) {
 		if f.do(); status() != catalog.StatusPassing {
 			t.Error("it does not stay so")
 		}
+		f.list[0].Status = catalog.MemberFailed
+		f.do()
+		f.list[0].Status = catalog.MemberAlive
+		f.begin()
+		f.do()
+		knocks, f.log.fail = []error{nil}, errors.New("no leader for a moment")
+		f.doubts.changed = func(ctx context.Context, node string) error {
+			defer func() { f.log.fail = nil }()
+			return f.look(ctx, node)
+		}
+		f.doubts.check(t.Context(), <-queue)
+		if status() != catalog.StatusPassing || len(f.doubts.clear) > 0 {
+			t.Errorf("it answered, and is %s as the first write failed", status())
+		}
 	})
 }
 

@@ -90,12 +90,12 @@ func (l *leases) stop() {
 type doubts struct {
 	members func() []catalog.Member
 	probe   func(ctx context.Context, addr string) error
-	changed func(ctx context.Context, node string) // the reconciler is to look
+	changed func(ctx context.Context, node string) error // the reconciler is to look
 	log     *slog.Logger
 
 	mu    sync.Mutex
 	hosts map[suspect]bool // false while it is not known yet
-	clear map[suspect]bool // those that answered, while the reconciler looks
+	clear map[suspect]bool // those that answered, while the reconciler looks; true where it is to look again
 }
 
 // suspect is a host that lost its connection.
@@ -119,7 +119,8 @@ func (d *doubts) about(m catalog.Member) bool {
 func (d *doubts) cleared(m catalog.Member) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.clear[suspect{m.Name, m.ID}]
+	_, ok := d.clear[suspect{m.Name, m.ID}]
+	return ok
 }
 
 // take reserves the check of a host, for one at a time; full: there are too many.
@@ -138,18 +139,42 @@ func (d *doubts) doubt(ctx context.Context, s suspect) {
 	d.mu.Lock()
 	d.hosts[s] = true
 	d.mu.Unlock()
-	d.changed(ctx, s.node)
+	_ = d.changed(ctx, s.node) // which has said so, and gossip will tell
 }
 
-// trust has the reconciler look at a host that answered, or is left to gossip.
+// trust has the reconciler look at a host that answered, or is left to gossip, until it
+// could write what it found: nothing else would have it look soon.
 func (d *doubts) trust(ctx context.Context, s suspect) {
 	d.mu.Lock()
-	d.clear[s] = true
-	d.mu.Unlock()
-	d.changed(ctx, s.node)
-	d.mu.Lock()
-	delete(d.clear, s)
-	d.mu.Unlock()
+	defer d.mu.Unlock()
+	if _, looking := d.clear[s]; looking {
+		d.clear[s] = true
+		return
+	}
+	defer delete(d.clear, s)
+	for pause := retryLeast; ctx.Err() == nil; {
+		d.clear[s] = false
+		d.mu.Unlock()
+		err := d.changed(ctx, s.node)
+		if err != nil {
+			wait(ctx, pause)
+			pause = min(2*pause, retryMost)
+		}
+		d.mu.Lock()
+		if err == nil && !d.clear[s] {
+			return
+		}
+	}
+}
+
+// wait pauses, no longer than ctx lives.
+func wait(ctx context.Context, pause time.Duration) {
+	t := time.NewTimer(pause)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
 }
 
 // release ends the check of a host.
@@ -160,8 +185,8 @@ func (d *doubts) release(s suspect) {
 }
 
 // check finds out whether a host is there that lost its connection, or of which an
-// earlier leader knew that it was gone, and doubts it until gossip agrees or it answers again. Those that are too many at once are left
-// to gossip.
+// earlier leader knew that it was gone, and doubts it until gossip agrees or it answers
+// again. Those that are too many at once are left to gossip.
 func (d *doubts) check(ctx context.Context, s suspect) {
 	m, ok := d.alive(s)
 	if !ok {
@@ -182,12 +207,7 @@ func (d *doubts) check(ctx context.Context, s suspect) {
 			d.doubt(ctx, s)
 			doubted = true
 		}
-		t := time.NewTimer(probeTimeout)
-		select {
-		case <-ctx.Done():
-		case <-t.C:
-		}
-		t.Stop()
+		wait(ctx, probeTimeout)
 		if m, ok = d.alive(s); ok {
 			err = d.probeOnce(ctx, m)
 		}
@@ -197,7 +217,7 @@ func (d *doubts) check(ctx context.Context, s suspect) {
 	case err == nil:
 		d.trust(ctx, s)
 	case doubted:
-		d.changed(ctx, s.node)
+		_ = d.changed(ctx, s.node)
 	}
 }
 

@@ -82,18 +82,21 @@ func (r *reconciler) introduce(ctx context.Context, node string) error {
 	return nil
 }
 
-// look compares one host.
-func (r *reconciler) look(ctx context.Context, node string) {
+// look compares one host, and returns what could not be written.
+func (r *reconciler) look(ctx context.Context, node string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	var errs []error
 	for _, m := range r.members() {
 		if m.Name != node {
 			continue
 		}
 		if err := r.member(ctx, m); err != nil && ctx.Err() == nil {
 			r.log.Warn("the check of a host could not be changed; it is tried again", "node", node, "err", err)
+			errs = append(errs, err)
 		}
 	}
+	return errors.Join(errs...)
 }
 
 func (r *reconciler) member(ctx context.Context, m catalog.Member) error {
