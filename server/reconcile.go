@@ -14,7 +14,8 @@ import (
 
 const (
 	// settle is how long a new leader waits before it believes that a host with a
-	// node check, of which gossip knows nothing, is gone.
+	// node check, of which gossip knows nothing, is gone, and how long it misses a host
+	// itself before it removes it.
 	settle = time.Minute
 	// defaultReapAfter is how long a failed host stays in the catalog.
 	defaultReapAfter = 72 * time.Hour
@@ -37,16 +38,16 @@ type reconciler struct {
 	suspect func(suspect) bool
 
 	mu     sync.Mutex
-	since  time.Time       // leading
-	known  map[string]bool // hosts that gossip knew when it was last looked, in this term
-	missed map[string]bool // hosts that gossip held for failed, in this term
+	since  time.Time            // leading
+	known  map[string]bool      // hosts that gossip knew when it was last looked, in this term
+	missed map[string]time.Time // since when gossip holds hosts for failed, in this term
 }
 
 // begin starts a term of leadership.
 func (r *reconciler) begin() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.since, r.known, r.missed = r.now(), nil, map[string]bool{}
+	r.since, r.known, r.missed = r.now(), nil, map[string]time.Time{}
 }
 
 // reconcile compares everything once. It does all it can, and returns what failed.
@@ -133,7 +134,7 @@ func (r *reconciler) unproven(m catalog.Member, have rows) bool {
 	if m.Name == r.self || r.suspect == nil || have.check == nil || have.check.Status != catalog.StatusCritical {
 		return false
 	}
-	if r.missed[m.Name] || r.doubts.cleared(m) {
+	if _, missed := r.missed[m.Name]; missed || r.doubts.cleared(m) {
 		return false
 	}
 	return r.suspect(suspect{m.Name, m.ID})
@@ -265,9 +266,15 @@ func (r *reconciler) failed(ctx context.Context, name string, have rows) error {
 	if have.node == nil || name == r.self {
 		return nil
 	}
-	r.missed[name] = true
-	// The check keeps since when, as leaders change more often than hosts are reaped.
-	if c := have.check; c != nil && c.Status == catalog.StatusCritical && c.Since > 0 && r.now().Sub(time.UnixMilli(c.Since)) >= r.reapAfter {
+	missed, ok := r.missed[name]
+	if !ok {
+		missed = r.now()
+		r.missed[name] = missed
+	}
+	// The check keeps since when, as leaders change more often than hosts are reaped. But
+	// the check may be of a backup that was restored just now, and the host only restarts.
+	if c := have.check; c != nil && c.Status == catalog.StatusCritical && c.Since > 0 &&
+		r.now().Sub(time.UnixMilli(c.Since)) >= r.reapAfter && r.now().Sub(missed) >= settle {
 		return r.forget(ctx, name, "it was not seen for "+r.reapAfter.String())
 	}
 	return r.critical(ctx, name, have)
