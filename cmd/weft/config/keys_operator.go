@@ -25,7 +25,7 @@ func operatorKeys() []Key {
 		Key{Name: "raft_snapshot_threshold", Type: Int, Default: "16384", Doc: "After how many log entries a server writes a snapshot of its state."},
 		Key{Name: "raft_snapshot_interval", Type: Duration, Default: "30s", Doc: "How often it looks whether one is due, at the least."},
 		Key{Name: "raft_trailing_logs", Type: Int, Default: "10240", Doc: "How many log entries stay after a snapshot, for servers that lag; it keeps more by itself where sending a snapshot takes long."},
-		Key{Name: "performance.raft_multiplier", Type: Int, Default: "1", Doc: "How many times 300 ms the heartbeat, election and lease timeouts of Raft are, 1 to 10, the same on all servers. Each time is good for a round trip of 50 ms between them; a leader that falls silent is replaced as many times later. Apart from that they follow by themselves how late a host runs."},
+		Key{Name: "performance.raft_multiplier", Type: Int, Default: "1", Doc: "How many times 300 ms the heartbeat, election and lease timeouts of Raft are, 1 to 10 (0 is the default), the same on all servers. Each time is good for a round trip of 50 ms between them; a leader that falls silent is replaced as many times later. Apart from that they follow by themselves how late a host runs."},
 		Key{Name: "disable_coordinates", Type: Bool, Default: "false", Doc: "Keep no network coordinates."},
 		Key{Name: "sync_coordinate_interval_min", Type: Duration, Default: "15s", Doc: "How often coordinates are sent at most."},
 		Key{Name: "sync_coordinate_rate_target", Type: Float, Default: "64", Doc: "How many updates of coordinates a second the cluster makes."},

@@ -290,12 +290,16 @@ func TestWithoutDev(t *testing.T) {
 		{`server = true bootstrap_expect = 99`, "bootstrap_expect: is 99"},
 		{`server = true bootstrap = true bootstrap_expect = 3`, "bootstrap: contradicts bootstrap_expect = 3"},
 		{`bootstrap_expect = 1`, "bootstrap_expect: needs server = true"},
+		{`performance { raft_multiplier = -1 }`, "performance.raft_multiplier: -1 is not in 1 to 10"},
 		{`performance { raft_multiplier = 11 }`, "performance.raft_multiplier: 11 is not in 1 to 10"},
 	} {
 		_, err := Load(Options{Fragments: []string{strings.ReplaceAll(tc.src, " b", "\nb") + "\nbind_addr = \"127.0.0.1\""}, Hostname: hostname})
 		if err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: got %v, want %s", tc.src, err, tc.want)
 		}
+	}
+	if c, err := Load(Options{Dev: true, Fragments: []string{`performance { raft_multiplier = 0 }`}, Hostname: hostname}); err != nil || c.RaftMultiplier != 1 {
+		t.Errorf("0 as the default of raft_multiplier: %+v, %v", c, err)
 	}
 	c, err := Load(Options{Fragments: []string{"server = true\nbootstrap = true\ndata_dir = \"/x\"\nbind_addr = \"{{ GetAllInterfaces | include \\\"flags\\\" \\\"loopback\\\" | include \\\"type\\\" \\\"IPv4\\\" | limit 1 | attr \\\"address\\\" }}\""}, Hostname: hostname})
 	if err != nil {

@@ -39,6 +39,7 @@ func (c *Config) finish(hostname func() (string, error)) error {
 	c.Domain, c.AltDomain = strings.TrimSuffix(c.Domain, "."), strings.TrimSuffix(c.AltDomain, ".")
 	c.DefaultIntentionPolicy = cmp.Or(strings.ToLower(c.DefaultIntentionPolicy), string(catalog.ActionDeny))
 	c.LogLevel = strings.ToLower(c.LogLevel)
+	c.RaftMultiplier = cmp.Or(c.RaftMultiplier, Default().RaftMultiplier) // Consul takes 0 for its default, too
 	if c.LeaveOnTerminate == nil {
 		leave := !c.Server
 		c.LeaveOnTerminate = &leave
