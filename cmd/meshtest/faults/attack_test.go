@@ -29,7 +29,7 @@ func TestP31NobodyTakesOver(t *testing.T) {
 for a; do [ "$p" = -data-dir ] && d=$a; p=$a; done
 echo configured >&$WEFT_HANDOVER; read -r word <&$WEFT_HANDOVER
 [ -e "$d.done" ] && exit 3
-echo "data directory: $d"; touch "$d.done"; mv "$d" "$d.away"; : > "$d"; exit 3
+echo "taken away: $d"; touch "$d.done"; mv "$d" "$d.away"; : > "$d"; exit 3
 `))
 	old := s.Main()
 	s.Tell(syscall.SIGUSR2)
@@ -44,7 +44,7 @@ echo "data directory: $d"; touch "$d.done"; mv "$d" "$d.away"; : > "$d"; exit 3
 		t.Errorf("a connection while nobody takes over: %v; the process is %d, was %d", err, s.Main(), old)
 	}
 	fresh := through(t, up)
-	_, dir, _ := strings.Cut(s.Log(), "data directory: ")
+	_, dir, _ := strings.Cut(s.Log(), "taken away: ")
 	dir, _, _ = strings.Cut(dir, "\n")
 	s.Upgrade(proc.Binary(t))
 	must(t, errors.Join(os.Remove(dir), os.Rename(dir+".away", dir)))
