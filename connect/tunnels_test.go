@@ -501,16 +501,7 @@ func TestTrustChangesWhileOthersWaitForAHandshake(t *testing.T) {
 			addr := p.web.upstream("db")
 			ended := make(chan error, 2)
 			go func() { ended <- tryOnce(addr) }()
-			eventually(t, "a handshake under way", func() bool {
-				p.web.tunnels.mu.Lock()
-				defer p.web.tunnels.mu.Unlock()
-				for _, in := range p.web.tunnels.instances {
-					if len(in.dialing) > 0 {
-						return true
-					}
-				}
-				return false
-			})
+			handshakeUnderWay(t, &p.web.tunnels)
 			p.web.update(func(s *Snapshot) {
 				id := p.db.svc.world.Load().id
 				if !revoked {
@@ -549,16 +540,7 @@ func TestHandshakeOutlivesItsLeader(t *testing.T) {
 	hurried, late := context.WithCancel(t.Context())
 	gone, served := make(chan error, 1), make(chan error, 1)
 	go func() { _, err := ask(hurried); gone <- err }()
-	eventually(t, "a handshake under way", func() bool {
-		p.web.tunnels.mu.Lock()
-		defer p.web.tunnels.mu.Unlock()
-		for _, in := range p.web.tunnels.instances {
-			if len(in.dialing) > 0 {
-				return true
-			}
-		}
-		return false
-	})
+	handshakeUnderWay(t, &p.web.tunnels)
 	go func() {
 		got, err := ask(t.Context())
 		if err == nil && got == nil {
@@ -701,4 +683,19 @@ func TestInstanceWithoutCertificateIsPassedOver(t *testing.T) {
 		}
 	}
 	bad.log.find(t, "connection refused", "reason=cert_expired")
+}
+
+// handshakeUnderWay waits until a tunnel is being made.
+func handshakeUnderWay(t *testing.T, all *tunnels) {
+	t.Helper()
+	eventually(t, "a handshake under way", func() bool {
+		all.mu.Lock()
+		defer all.mu.Unlock()
+		for _, in := range all.instances {
+			if len(in.dialing) > 0 {
+				return true
+			}
+		}
+		return false
+	})
 }

@@ -217,7 +217,7 @@ func (d *doubts) check(ctx context.Context, s suspect) {
 	case err == nil:
 		d.trust(ctx, s)
 	case doubted:
-		_ = d.changed(ctx, s.node)
+		_ = d.changed(ctx, s.node) // as in doubt
 	}
 }
 
