@@ -303,11 +303,15 @@ func TestP20GossipOfACrowd(t *testing.T) {
 		judge.look(time.Now(), dead)
 	}
 	var known []time.Duration
-	for end, n := time.Now().Add(proc.Count(20*time.Second, time.Hour)), 0; time.Now().Before(end); n++ {
+	length := proc.Count(20*time.Second, time.Hour)
+	next := time.NewTicker(length / time.Duration(proc.Count(20, 100))) // spread, so that the crowd grows all the time
+	defer next.Stop()
+	for end := time.Now().Add(length); time.Now().Before(end); {
 		look()
-		if n%10 == 5 && len(known) < 100 {
-			name := "late" + strconv.Itoa(n)
-			at := time.Now()
+		select {
+		default:
+		case <-next.C:
+			name, at := "late"+strconv.Itoa(len(known)), time.Now()
 			if err := w.join(name); err != nil {
 				t.Fatal(err)
 			}
@@ -340,10 +344,10 @@ func TestP20GossipOfACrowd(t *testing.T) {
 	t.Logf("P20: %d healthy members were taken for dead, %d while this process was late; of %d newcomers the last was known after %s; a crash after %s, a silent host after %s",
 		len(judge.wrong), judge.excused, len(known), known[len(known)-1].Round(time.Millisecond), crash.Round(time.Millisecond), silence.Round(time.Millisecond))
 	late.end()
-	length := time.Since(began)
+	whole := time.Since(began)
 	worst, sum := late.since(began, time.Now())
 	t.Logf("P20: the process of the crowd had %s of processor in %s, and stood still for %s at most, %s in all; its members were healthy at %d of %d looks",
-		processorTime(t, os.Getpid())-used, length.Round(time.Second), worst.Round(time.Millisecond), sum.Round(time.Millisecond), judge.judged, judge.looks)
+		processorTime(t, os.Getpid())-used, whole.Round(time.Second), worst.Round(time.Millisecond), sum.Round(time.Millisecond), judge.judged, judge.looks)
 	if err := judge.verdict(proc.Full()); err != nil {
 		t.Error(err)
 	}
