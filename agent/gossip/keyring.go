@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"golang.org/x/time/rate"
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/durable"
@@ -33,6 +34,11 @@ type keyring struct {
 	mu      sync.Mutex
 	waiting map[string]chan keysReply // by the ID of the question
 	done    map[string]time.Time      // changes that others asked for, by ID
+
+	// Answers under way: whoever has the key may ask, for an address where nobody takes
+	// the answer. Those to servers have places of their own.
+	answers, refusals chan struct{}
+	refused           rate.Sometimes // is logged
 }
 
 const (
@@ -40,6 +46,8 @@ const (
 	neverShared = -1
 	// maxAhead is by how much the clock of who changed a ring may be ahead of ours.
 	maxAhead = 24 * time.Hour
+	// maxAnswers and maxRefusals bound the answers to servers, and to others, under way.
+	maxAnswers, maxRefusals = 16, 2
 )
 
 func openKeyring(cfg Config) (*keyring, error) {
@@ -68,7 +76,10 @@ func openKeyring(cfg Config) (*keyring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gossip: %w: encryption key: %w", catalog.ErrInvalid, err)
 	}
-	k := &keyring{ring: ring, file: cfg.KeyringFile, waiting: map[string]chan keysReply{}}
+	k := &keyring{
+		ring: ring, file: cfg.KeyringFile, waiting: map[string]chan keysReply{},
+		answers: make(chan struct{}, maxAnswers), refusals: make(chan struct{}, maxRefusals), refused: rate.Sometimes{First: 8, Interval: time.Second},
+	}
 	switch {
 	case provisional:
 		k.changed = neverShared
@@ -199,6 +210,11 @@ func (k *keyring) do(op catalog.KeyringOp, text string, at int64) error {
 	}
 	if err != nil {
 		return catalog.Conflictf("%w", err)
+	}
+	// Each change is newer than the one before, whatever the clocks of those say who
+	// asked for them: who missed it takes over only what is newer than what he has.
+	if k.changed != neverShared {
+		k.changed++
 	}
 	if at <= time.Now().Add(maxAhead).UnixMilli() {
 		k.changed = max(k.changed, at)
@@ -427,22 +443,30 @@ func (g *Gossip) keysAsked(b []byte) {
 	if json.Unmarshal(b, &q) != nil || q.From == g.cfg.NodeName {
 		return
 	}
-	node, keys, failure := g.cfg.NodeName, []string(nil), ""
+	reply, places := keysReply{ID: q.ID, From: g.cfg.NodeName}, g.keys.refusals
 	if err := g.warranted(&q, time.Now()); err != nil {
-		failure = err.Error()
+		reply.Err = err.Error()
+		g.keys.refused.Do(func() { g.log.Warn("gossip keyring", "peer", q.From, "rule", string(q.Op), "err", reply.Err) })
 	} else {
-		node, keys, failure = g.keys.answer(g.cfg.NodeName, q)
-	}
-	if q.Op != catalog.KeyringList {
-		g.log.Info("gossip keyring", "peer", q.From, "rule", string(q.Op), "err", failure)
+		places = g.keys.answers
+		reply.From, reply.Keys, reply.Err = g.keys.answer(g.cfg.NodeName, q)
+		if q.Op != catalog.KeyringList {
+			g.log.Info("gossip keyring", "peer", q.From, "rule", string(q.Op), "err", reply.Err)
+		}
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.ended {
 		return
 	}
+	select {
+	case places <- struct{}{}:
+	default:
+		return // who asked does not wait for ever
+	}
 	g.talks.Go(func() {
-		if err := g.sendTo(q.From, msgKeysDone, keysReply{ID: q.ID, From: node, Keys: keys, Err: failure}); err != nil {
+		defer func() { <-places }()
+		if err := g.sendTo(q.From, msgKeysDone, reply); err != nil {
 			g.log.Debug("an answer about the keyring was not sent", "node", q.From, "err", err)
 		}
 	})

@@ -268,3 +268,32 @@ func TestImport(t *testing.T) {
 		t.Error("a key of one byte was taken")
 	}
 }
+
+// TestKeyringByClocksThatDiffer: a change that is asked for by an earlier clock than the
+// one before is news to who missed it, all the same.
+func TestKeyringByClocksThatDiffer(t *testing.T) {
+	old, fresh := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)
+	secret := func(c *Config) { c.SecretKeys = [][]byte{old} }
+	stays, stopStays := start(t, "stays", secret)
+	defer stopStays()
+	away, stopAway := start(t, "away", secret)
+	defer stopAway()
+	now := time.Now()
+	for _, g := range []*Gossip{stays, away} {
+		if err := g.keys.do(catalog.KeyringInstall, text(fresh), now.Add(8*time.Minute).UnixMilli()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, op := range []catalog.KeyringOp{catalog.KeyringUse, catalog.KeyringRemove} {
+		key := map[catalog.KeyringOp][]byte{catalog.KeyringUse: fresh, catalog.KeyringRemove: old}[op]
+		if err := stays.keys.do(op, text(key), now.UnixMilli()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := away.Import(stays.Export()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := away.Join(t.Context(), []string{stays.Addr()}); err != nil {
+		t.Errorf("who was away has %v: %v", away.keys.texts(), err)
+	}
+}

@@ -2,10 +2,19 @@ package gossip
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
+	"log/slog"
+	"net"
+	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/memberlist"
 
 	"github.com/weftmesh/weft/catalog"
 )
@@ -116,5 +125,101 @@ func TestWarrantsEnd(t *testing.T) {
 	later := now.Add(3 * warrantAge)
 	if err := g.warranted(change("7", later), later); err != nil || len(g.keys.done) != 1 {
 		t.Errorf("%v; %d changes are remembered", err, len(g.keys.done))
+	}
+}
+
+// lineCount counts what is written.
+type lineCount struct{ n atomic.Int64 }
+
+func (c *lineCount) Write(b []byte) (int, error) {
+	c.n.Add(int64(bytes.Count(b, []byte{'\n'})))
+	return len(b), nil
+}
+
+// deafPort is a port of loopback whose queue is full: who connects hears nothing, until
+// it is closed.
+func deafPort(t *testing.T) (port int, closePort func()) {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), syscall.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	sa, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port = sa.(*syscall.SockaddrInet4).Port
+	for {
+		c, err := net.DialTimeout("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), 200*time.Millisecond)
+		if err != nil {
+			return port, func() { _ = syscall.Close(fd) }
+		}
+		t.Cleanup(func() { c.Close() })
+	}
+}
+
+// TestRefusalsAreBounded: a host that may not ask, asks for an address where nobody takes
+// the answer, ever again. What that costs is bounded, and servers are answered.
+func TestRefusalsAreBounded(t *testing.T) {
+	key := bytes.Repeat([]byte{1}, 32)
+	var lines lineCount
+	with := func(may bool) func(*Config) {
+		return func(c *Config) {
+			c.SecretKeys, c.Warrant = [][]byte{key}, seal{may}
+			c.Logger = slog.New(slog.NewTextHandler(&lines, &slog.HandlerOptions{Level: slog.LevelInfo}))
+		}
+	}
+	asked, stopAsked := start(t, "asked", with(true))
+	defer stopAsked()
+	server, stopServer := start(t, "server", with(true))
+	defer stopServer()
+	port, closePort := deafPort(t)
+	bad, stopBad := start(t, "bad", func(c *Config) {
+		with(false)(c)
+		c.AdvertiseAddr, c.AdvertisePort, c.BindAddr, c.BindPort = "127.0.0.1", port, "127.0.0.2", port
+	})
+	defer func() { closePort(); stopBad() }() // the others wait for their answers
+	for _, g := range []*Gossip{server, bad} {
+		if _, err := g.Join(t.Context(), []string{asked.Addr()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, 10*time.Second, "all are alive", func() bool { return len(asked.table.alive()) == 3 && len(server.table.alive()) == 3 })
+	before, i := lines.n.Load(), slices.IndexFunc(bad.list.Members(), func(n *memberlist.Node) bool { return nameOf(n.Name) == "asked" })
+	to := bad.list.Members()[i]
+	ask := func(id string) {
+		b, err := json.Marshal(keysMessage{ID: id, From: "bad", Op: catalog.KeyringInstall, Key: text(key), At: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := bad.list.SendReliable(to, append([]byte{msgKeys}, b...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range 200 {
+		ask(strconv.Itoa(n))
+	}
+	eventually(t, 10*time.Second, "all places are taken", func() bool { return len(asked.keys.refusals) == maxRefusals })
+	if n := lines.n.Load() - before; n > 60 {
+		t.Errorf("%d lines for 200 questions", n)
+	}
+	q := keysMessage{ID: "of a server", From: "server", Op: catalog.KeyringList, At: time.Now().UnixMilli()}
+	if err := server.sign(&q); err != nil {
+		t.Fatal(err)
+	}
+	replies := server.keys.expect(q.ID, 1)
+	if err := server.sendTo("asked", msgKeys, q); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case r := <-replies:
+		if len(r.Keys) != 1 || r.Err != "" {
+			t.Errorf("a server is answered %+v", r)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("a server is not answered")
 	}
 }
