@@ -252,11 +252,12 @@ func serverAddr(m catalog.Member) string {
 	return net.JoinHostPort(m.Addr, port)
 }
 
-// serverAddrs are the addresses of the servers, this one among them.
+// serverAddrs are the addresses of this server and of those in its list. Of others, that
+// say in gossip that they are servers, there may be any number by the word of one host.
 func (c *cluster) serverAddrs() []string {
 	out := []string{serverAddr(c.self)}
 	for id, m := range c.servers() {
-		if a := serverAddr(m); a != "" && id != c.self.ID {
+		if a := serverAddr(m); a != "" && id != c.self.ID && c.isPeer(id) {
 			out = append(out, a)
 		}
 	}

@@ -1,6 +1,8 @@
 package server
 
 import (
+	"context"
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -38,5 +40,42 @@ func TestClash(t *testing.T) {
 		if got := enroll.ReasonOf(clash(c.asks, c.member)); got != c.want {
 			t.Errorf("%s: %q, want %q", c.what, got, c.want)
 		}
+	}
+}
+
+// TestInventedServersAreNotTold: a host that speaks gossip can invent servers. Who joins
+// is told of those in the cluster's list alone, and of no more than the answer holds.
+func TestInventedServersAreNotTold(t *testing.T) {
+	f := newFleet(t, 1)
+	f.up(1)
+	f.leader()
+	f.town.mu.Lock()
+	for i := range 3600 {
+		name := fmt.Sprintf("x%d", i)
+		f.town.members[name] = catalog.Member{
+			Name: name, ID: fmt.Sprintf("%08d-2222-4111-8111-111111111111", i), Addr: fmt.Sprintf("10.200.%d.%d", 100+i/250, 1+i%250), Port: 8301,
+			Status: catalog.MemberAlive, Tags: map[string]string{"role": "consul", "dc": "dc1", "port": "8300"},
+		}
+	}
+	f.town.mu.Unlock()
+	token, err := f.secret.Mint(enroll.MintOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := enroll.NewAgent(enroll.AgentConfig{
+		Dir: t.TempDir(), Token: func() (string, error) { return token.Text(), nil },
+		Servers: func() []string { return []string{f.nodes[1].server.cfg.Addr} },
+		Node:    "a1", NodeID: idOf(7), Datacenter: "dc1", Version: "1.2.3",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := second(c.Enroll(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.nodes[1].server.cluster.serverAddrs(); len(got) != 1 {
+		t.Errorf("%d servers are told of, of one", len(got))
 	}
 }

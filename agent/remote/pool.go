@@ -86,13 +86,19 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 }
 
 // Learn replaces the list; hosts is how many members the cluster has. An empty
-// list changes nothing: servers that gossip does not see may answer still.
+// list changes nothing: servers that gossip does not see may answer still. Where there
+// are too many, which one host of the cluster can bring about, those known before stay.
 func (p *Pool) Learn(servers []Server, hosts int) {
 	servers = slices.Clone(servers)
-	slices.SortFunc(servers, func(a, b Server) int { return cmp.Compare(a.Addr, b.Addr) })
+	byAddr := func(a, b Server) int { return cmp.Compare(a.Addr, b.Addr) }
+	slices.SortFunc(servers, byAddr)
 	servers = slices.CompactFunc(servers, func(a, b Server) bool { return a.Addr == b.Addr })
-	servers = servers[:min(len(servers), maxServers)]
 	p.mu.Lock()
+	if len(servers) > maxServers {
+		slices.SortStableFunc(servers, func(a, b Server) int { return p.strange(a) - p.strange(b) })
+		servers = servers[:maxServers]
+		slices.SortFunc(servers, byAddr)
+	}
 	p.hosts = hosts
 	changed := len(servers) > 0 && !slices.Equal(servers, p.servers)
 	if changed {
@@ -109,6 +115,14 @@ func (p *Pool) Learn(servers []Server, hosts int) {
 	case p.news <- struct{}{}:
 	default:
 	}
+}
+
+// strange is 1 for a server that was not known before; p.mu is held.
+func (p *Pool) strange(s Server) int {
+	if slices.Contains(p.seeds, s.Addr) || slices.ContainsFunc(p.servers, func(k Server) bool { return k.Addr == s.Addr }) {
+		return 0
+	}
+	return 1
 }
 
 // Hint adds addresses at which a server may be: those that an operator named, or that

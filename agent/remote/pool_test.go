@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -223,6 +225,28 @@ func TestPoolOutlivesTheProcess(t *testing.T) {
 	}
 	if got := open().Servers(); len(got) != 0 {
 		t.Errorf("from a damaged file: %v", got)
+	}
+}
+
+// TestInventedServersPushNobodyOut: by the word of one host there may be any number of
+// servers; those that are known stay.
+func TestInventedServersPushNobodyOut(t *testing.T) {
+	p, err := NewPool(PoolConfig{Dial: func(context.Context, string) (net.Conn, error) { return nil, errors.New("refused") }, Seeds: []string{"y:8300"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Learn(servers("x:8300"), 3)
+	all := []string{"x:8300", "y:8300"}
+	for i := range 3 * maxServers {
+		all = append(all, fmt.Sprintf("a%d:8300", i))
+	}
+	p.Learn(servers(all...), 300)
+	got := p.Servers()
+	if len(got) != maxServers || !slices.Contains(got, Server{Addr: "x:8300"}) || !slices.Contains(got, Server{Addr: "y:8300"}) {
+		t.Errorf("%d servers: %v", len(got), got)
+	}
+	if !slices.IsSortedFunc(got, func(a, b Server) int { return strings.Compare(a.Addr, b.Addr) }) {
+		t.Errorf("in no order: %v", got)
 	}
 }
 
