@@ -12,11 +12,14 @@ import (
 
 // Exit codes. Those above 64 follow sysexits.h, so that a supervisor can tell
 // what a restart would mend: only exitFailure, exitPortInUse, exitHung and
-// exitStorage.
+// exitStorage, and what is said of exitUsage.
 const (
 	exitOK      = 0
 	exitFailure = 1 // it did not work
-	exitUsage   = 2 // flags or arguments are wrong; intention check: the question could not be asked
+	// exitUsage: flags or arguments are wrong; intention check: the question could not be
+	// asked. A process that panics, or that is aborted because it hangs, ends with the
+	// same code, which is the choice of Go's runtime.
+	exitUsage = 2
 	// exitPortInUse: an address that the agent must listen on is taken.
 	exitPortInUse = 69
 	// exitDataDir: the data directory cannot be used.
