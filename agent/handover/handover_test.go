@@ -84,6 +84,44 @@ func TestSocketsDrop(t *testing.T) {
 	}
 }
 
+// TestStoreWhenHeard has a process that takes over say nothing to systemd before it is
+// heard, and then what is true by then.
+func TestStoreWhenHeard(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer systemd.Close() //nolint:errcheck // read only
+	t.Setenv("NOTIFY_SOCKET", path)
+	t.Setenv(controlEnv, "3")
+	t.Setenv("LISTEN_FDS", "")
+	s := Inherit(quiet())
+	defer s.Close()
+	var names []string
+	for range 2 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Keep("tcp", l.Addr().String(), l.(syscall.Conn))
+		names = append(names, nameOf("tcp", l.Addr().String()))
+		_ = l.Close() // its copy stays
+		if len(names) == 1 {
+			s.Release("tcp", l.Addr().String())
+		}
+	}
+	s.Store()
+	b := make([]byte, 1024)
+	for _, want := range []string{"FDSTOREREMOVE=1\nFDNAME=" + names[0], "FDSTORE=1\nFDPOLL=0\nFDNAME=" + names[1]} {
+		_ = systemd.SetReadDeadline(time.Now().Add(10 * time.Second)) // fails with the socket
+		n, err := systemd.Read(b)
+		if got := string(b[:n]); err != nil || got != want {
+			t.Errorf("systemd hears %q, %v, want %q", got, err, want)
+		}
+	}
+}
+
 func TestNames(t *testing.T) {
 	a, b := nameOf("tcp", "127.0.0.1:80"), nameOf("tcp", "127.0.0.1_80:1")
 	if a == b || nameOf("tcp", "127.0.0.1:0") != "" || len(nameOf("unix", "/"+string(make([]byte, 500)))) > 120 {

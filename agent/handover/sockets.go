@@ -28,6 +28,7 @@ type Sockets struct {
 	mu        sync.Mutex
 	inherited map[string]*os.File // by name; not asked for yet
 	kept      map[string]*socket  // by name
+	unheard   map[string]bool     // names that systemd is to forget once it hears this process; nil: it does
 	ending    bool                // the process ends; what is given up now is not forgotten
 	passedOn  bool                // a successor has them all
 }
@@ -48,7 +49,9 @@ func Inherit(log *slog.Logger) *Sockets {
 			_ = os.Unsetenv(key)
 		}
 	}()
-	if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) && os.Getenv(controlEnv) == "" {
+	if os.Getenv(controlEnv) != "" {
+		s.unheard = map[string]bool{} // another one is the main process still
+	} else if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
 		return s
 	}
 	n, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
@@ -131,7 +134,7 @@ func take[T any](s *Sockets, network, addr string, open func(*os.File) (T, error
 	if err != nil {
 		s.log.Warn("a listener that was left to this process cannot be used; it is bound anew", "addr", addr, "err", err)
 		_ = f.Close() // it is of no use
-		s.store.remove(name)
+		s.forget(name)
 		return none, false
 	}
 	s.keep(name, &socket{file: f, path: pathOf(network, addr)})
@@ -173,16 +176,29 @@ func (s *Sockets) Keep(network, addr string, l syscall.Conn) {
 func (s *Sockets) keep(name string, k *socket) {
 	if old := s.kept[name]; old != nil {
 		_ = old.file.Close() // replaced
-		s.store.remove(name)
+		s.forget(name)
 	}
 	s.kept[name] = k
 	s.put(name, k)
 }
 
+// put leaves a socket to systemd, and forget takes it away there, at once or when this
+// process is heard. s.mu is held.
 func (s *Sockets) put(name string, k *socket) {
+	if s.unheard != nil {
+		return // Store does
+	}
 	if err := s.store.add(name, k.file); err != nil {
 		s.log.Warn("a listener cannot be left to systemd", "addr", name, "err", err)
 	}
+}
+
+func (s *Sockets) forget(name string) {
+	if s.unheard != nil {
+		s.unheard[name] = true
+		return
+	}
+	s.store.remove(name)
 }
 
 // second is another descriptor of what l listens on.
@@ -220,7 +236,7 @@ func (s *Sockets) Release(network, addr string) {
 func (s *Sockets) drop(name string, k *socket) {
 	_ = k.file.Close() // a copy; nothing is lost with it
 	if !s.ending {
-		s.store.remove(name)
+		s.forget(name)
 	}
 	if k.path != "" && !s.passedOn && (!s.ending || s.store == nil) {
 		_ = os.Remove(k.path) // gone already is as good
@@ -234,16 +250,21 @@ func (s *Sockets) Discard() {
 	for name, f := range s.inherited {
 		s.log.Info("a listener that was left to this process is not wanted any more", "addr", name)
 		_ = f.Close() // that is all that is wanted
-		s.store.remove(name)
+		s.forget(name)
 	}
 	clear(s.inherited)
 }
 
-// Store leaves everything to systemd once more: what this process said before it was
-// the main process of its unit was not heard.
+// Store leaves everything to systemd, which hears this process from now on: it is the
+// main one of its unit.
 func (s *Sockets) Store() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	forget := s.unheard
+	s.unheard = nil
+	for name := range forget {
+		s.forget(name) // first: something else may bear that name by now
+	}
 	for name, k := range s.kept {
 		s.put(name, k)
 	}
