@@ -41,7 +41,7 @@ fmt: ## Format as CI wants it
 	$(TOOL) golangci-lint fmt
 
 .PHONY: test-faults
-test-faults: build ## Real processes killed, frozen and starved, short form (about 12 minutes; root for disks and networks)
+test-faults: build ## Real processes killed, frozen and starved, short form (about 12 minutes; root for disks, networks and a systemd)
 	WEFT_BINARY=$(CURDIR)/bin/weft $(GO) test -tags faults -timeout 25m -count 1 ./cmd/meshtest/faults
 
 .PHONY: test-clients

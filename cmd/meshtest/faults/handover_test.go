@@ -25,12 +25,18 @@ func supervised(t *testing.T, args ...string) (s *proc.Supervisor, up string) {
 	s = proc.Supervise(t, a)
 	s.Begin()
 	s.WaitServing(30 * time.Second)
+	return s, meshOf(t, a)
+}
+
+// meshOf registers web → db, which echoes, at an agent, and gives the address of web's end.
+func meshOf(t *testing.T, a *proc.Agent) (up string) {
+	t.Helper()
 	e := startEcho(t)
 	port := proc.FreePorts(t, 1)[0]
 	register(t, a, sidecar("db", e.port()))
 	register(t, a, sidecar("web", 1, api.Upstream{DestinationName: "db", LocalBindPort: port}))
 	intend(t, a, "web", "db", api.IntentionActionAllow)
-	return s, net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 }
 
 // cutWithin waits until the far end has closed a connection.

@@ -21,8 +21,9 @@ import (
 )
 
 // Supervisor runs an agent as systemd does: it hears NOTIFY_SOCKET, keeps descriptors
-// (FDSTORE), offers them to the next process (LISTEN_FDS), follows MAINPID, and starts
-// the agent again when its main process ends.
+// (FDSTORE), offers them to the next process (LISTEN_FDS), follows MAINPID, and when the
+// main process ends, kills what the unit has beside it and starts the agent again, at once
+// and whatever its exit code.
 type Supervisor struct {
 	*Agent
 	t      testing.TB
@@ -153,6 +154,9 @@ func (s *Supervisor) follow(pid int) {
 			return // another one is the main process by now
 		}
 		s.main = 0
+		for _, g := range s.groups {
+			_ = syscall.Kill(-g, syscall.SIGKILL) // gone already is as good
+		}
 		s.mu.Unlock()
 		s.Begin()
 	}()
@@ -280,8 +284,13 @@ func (s *Supervisor) Relieve(within time.Duration) (drainer int) {
 // WaitServing waits until the agent serves, whichever process it is.
 func (s *Supervisor) WaitServing(within time.Duration) {
 	s.t.Helper()
-	Eventually(s.t, within, "the agent at "+s.HTTP+" serves", func() error {
-		leader, err := s.Client.Status().Leader()
+	waitServing(s.t, s.Agent, within)
+}
+
+func waitServing(t testing.TB, a *Agent, within time.Duration) {
+	t.Helper()
+	Eventually(t, within, "the agent at "+a.HTTP+" serves", func() error {
+		leader, err := a.Client.Status().Leader()
 		if err == nil && leader == "" {
 			err = errors.New("no leader yet")
 		}
