@@ -131,7 +131,7 @@ func (a *Agent) build() error {
 		if a.gossip != nil {
 			m.members = a.gossip.Members
 		}
-		if err = cfg.Registerer.Register(m); err != nil {
+		if err = errors.Join(cfg.Registerer.Register(m), cfg.Registerer.Register(a.sidecars)); err != nil {
 			return err
 		}
 	}

@@ -33,8 +33,11 @@ type Metrics struct {
 	expires     *prometheus.GaugeVec
 	exposed     *prometheus.CounterVec
 	tunnels     *prometheus.CounterVec
+	all         map[*family]prometheus.Collector
+	began       time.Time
 
 	mu       sync.Mutex
+	tellings uint64
 	pairs    map[pairKey]*pairMetrics
 	services map[*Service]struct{} // that run
 }
@@ -88,59 +91,31 @@ type pairMetrics struct {
 // nowhere. Registering the same names twice panics, as with prometheus itself:
 // a process makes one Metrics and shares it.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
-	pair := []string{"direction", "source", "destination"}
-	with := func(more ...string) []string { return append(pair[:len(pair):len(pair)], more...) }
 	m := &Metrics{
-		pairs:    map[pairKey]*pairMetrics{},
-		services: map[*Service]struct{}{},
-		connections: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "weft_proxy_connections_total",
-			Help: "Connections that ended or were refused, by reason.",
-		}, with("reason")),
-		open: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "weft_proxy_connections_open",
-			Help: "Connections open now.",
-		}, pair),
-		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "weft_proxy_bytes_total",
-			Help: "Bytes carried for applications; way in is from source to destination.",
-		}, with("way")),
-		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "weft_proxy_handshake_failures_total",
-			Help: "TLS handshakes that failed, by what was wrong.",
-		}, []string{"direction", "reason"}),
-		handshakes: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "weft_proxy_handshake_seconds",
-			Help:    "Duration of TLS handshakes that succeeded.",
-			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
-		}, []string{"direction"}),
-		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "weft_proxy_connection_seconds",
-			Help:    "How long connections that were let through lasted.",
-			Buckets: []float64{.001, .005, .025, .1, .5, 2.5, 10, 60, 600, 3600},
-		}, pair),
-		applied: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "weft_proxy_applied_index",
-			Help: "Index of the snapshot that the proxy enforces.",
-		}, []string{"proxy"}),
-		expires: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "weft_proxy_certificate_expiry_timestamp_seconds",
-			Help: "When the leaf certificate of the proxy expires, as a Unix time.",
-		}, []string{"proxy"}),
-		exposed: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "weft_proxy_exposed_requests_total",
-			Help: "Requests in plaintext at addresses where paths are exposed, by class of the answer; 4xx are those for other paths, too.",
-		}, []string{"service", "code"}),
-		tunnels: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "weft_proxy_tunnels_ended_total",
-			Help: "Tunnels between proxies that ended, by how: in order (ok), lost, with a peer that fell silent, or by a violation of the protocol.",
-		}, []string{"reason"}),
+		began:       time.Now(),
+		pairs:       map[pairKey]*pairMetrics{},
+		services:    map[*Service]struct{}{},
+		connections: familyConnections.counters(),
+		open:        familyOpen.gauges(),
+		bytes:       familyBytes.counters(),
+		failures:    familyFailures.counters(),
+		handshakes:  familyHandshakes.histograms(),
+		durations:   familyDurations.histograms(),
+		applied:     familyApplied.gauges(),
+		expires:     familyExpires.gauges(),
+		exposed:     familyExposed.counters(),
+		tunnels:     familyTunnels.counters(),
+	}
+	m.all = map[*family]prometheus.Collector{
+		familyConnections: m.connections, familyOpen: m.open, familyBytes: settledBytes{m.bytes, m}, familyFailures: m.failures,
+		familyHandshakes: m.handshakes, familyDurations: m.durations, familyApplied: m.applied, familyExpires: m.expires,
+		familyExposed: m.exposed, familyTunnels: m.tunnels,
 	}
 	for _, why := range []string{tunnelOK, tunnelLost, tunnelSilent, string(ReasonViolation)} {
 		m.tunnels.WithLabelValues(why)
 	}
 	if reg != nil {
-		reg.MustRegister(m.tunnels, m.exposed, m.connections, m.open, settledBytes{m.bytes, m}, m.failures, m.handshakes, m.durations, m.applied, m.expires)
+		reg.MustRegister(slices.Collect(maps.Values(m.all))...)
 	}
 	return m
 }

@@ -22,7 +22,7 @@ type Status struct {
 	// Ready tells whether connections can be made and taken; else Problem says why not.
 	Ready   bool
 	Problem string `json:",omitempty"`
-	// External: it runs outside the agent, whose metrics do not count it.
+	// External: it runs outside the agent, and tells of itself.
 	External bool `json:",omitempty"`
 	// Untold: it runs outside the agent, follows its policy and does not say how it is.
 	Untold bool `json:",omitempty"`

@@ -361,6 +361,14 @@ func TestProxySnapshots(t *testing.T) {
 	if st := <-r.told; !st.Ready {
 		t.Errorf("told: %+v", st)
 	}
+	r.want(r.do("PUT", "/v1/agent/connect/proxy/p", `{"Ready":true,"Metrics":{"Number":1,"Series":{}}}`), 200, "true")
+	if st := <-r.told; !st.Ready {
+		t.Errorf("told with metrics: %+v", st)
+	}
+	r.want(r.do("PUT", "/v1/agent/connect/proxy/p", `{"Ready":true,"Metrics":[]}`), 400, "")
+	if st := <-r.told; !st.Ready {
+		t.Errorf("told with metrics that cannot be read: %+v", st)
+	}
 	a := r.want(r.do("GET", "/v1/agent/connect/proxy/p", ""), 200, "")
 	var snap connect.Snapshot
 	if err := json.Unmarshal([]byte(a.body), &snap); err != nil || snap.Service != "web" || a.header.Get("X-Consul-Index") != "5" {

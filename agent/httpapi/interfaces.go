@@ -69,9 +69,9 @@ type Proxies interface {
 	Snapshot(proxyID string) catalog.Watch[*connect.Snapshot]
 	// Status shows every proxy of this host, sorted by ID.
 	Status() []connect.Status
-	// Tell takes what a proxy that runs outside this process says of itself. It fails
-	// with ErrNotFound when there is no such proxy.
-	Tell(proxyID string, st connect.Status) error
+	// Tell takes what a proxy that runs outside this process says of itself and, unless it
+	// is nil, what it has counted. It fails with ErrNotFound when there is no such proxy.
+	Tell(proxyID string, st connect.Status, counts *connect.Counts) error
 }
 
 // Policies knows which proxies of the cluster enforce a policy (agent/remote).

@@ -28,7 +28,7 @@ func (a proxiesAPI) routes() []Route {
 		},
 		{
 			Method: http.MethodPut, Path: "/v1/agent/connect/proxy/:id",
-			Summary:    "what a proxy that runs outside the agent says of itself, for /v1/agent/connect/proxies; weft connect proxy says it every two seconds",
+			Summary:    "what a proxy that runs outside the agent says of itself and has counted, for /v1/agent/connect/proxies and /v1/agent/metrics; weft connect proxy says it every two seconds",
 			Permission: Permission{acl.Write, acl.Service, "id"}, MaxBody: bodyLarge, params: paramsToken, local: true, handle: a.tell,
 		},
 	}
@@ -50,13 +50,20 @@ func (a proxiesAPI) tell(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	var st connect.Status
-	if err := json.Unmarshal(b, &st); err != nil {
+	var said struct {
+		connect.Status
+		Metrics json.RawMessage
+	}
+	if err := json.Unmarshal(b, &said); err != nil {
 		return nil, decodeError(b, err)
 	}
-	err = a.cfg.Proxies.Tell(c.tail, st)
-	if errors.Is(err, catalog.ErrNotFound) {
+	counts, unread := connect.ReadCounts(said.Metrics)
+	err = a.cfg.Proxies.Tell(c.tail, said.Status, counts)
+	switch {
+	case errors.Is(err, catalog.ErrNotFound):
 		return nil, notFound("unknown proxy ID: " + c.tail)
+	case err == nil && unread != nil:
+		return nil, badRequest(unread.Error())
 	}
 	return true, err
 }

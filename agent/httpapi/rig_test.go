@@ -191,7 +191,7 @@ func (f fakeProxies) Snapshot(id string) catalog.Watch[*connect.Snapshot] {
 	return l
 }
 
-func (f fakeProxies) Tell(id string, st connect.Status) error {
+func (f fakeProxies) Tell(id string, st connect.Status, _ *connect.Counts) error {
 	if _, ok := f.snaps[id]; !ok {
 		return catalog.NotFoundf("proxy %s", id)
 	}

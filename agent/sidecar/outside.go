@@ -2,8 +2,11 @@ package sidecar
 
 import (
 	"fmt"
+	"maps"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect"
@@ -21,6 +24,52 @@ type outside struct {
 	asking int       // requests for what to enforce next that wait now
 	since  time.Time // it has asked again and again
 	left   time.Time // the last such request ended
+
+	begun   bool // the proxy of this ID that the agent ran before has ended
+	counts  *connect.Counts
+	counted time.Time // when they came
+}
+
+// begin notes that nothing else counts under this ID any more.
+func (t *outside) begin() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.begun = true
+}
+
+// samples is how many values it has told.
+func (t *outside) samples() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.counts == nil {
+		return 0
+	}
+	return t.counts.Samples()
+}
+
+// count takes what the proxy has counted, unless that is older than what is known: nothing
+// shown goes back but by another process. While an old one drains, the one that began last
+// counts.
+func (t *outside) count(c *connect.Counts) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if last := t.counts; last != nil {
+		same := c.Began.Equal(last.Began)
+		if same && c.Number <= last.Number || !same && c.Began.Before(last.Began) && time.Since(t.counted) <= silentAfter {
+			return
+		}
+	}
+	t.counts, t.counted = c, time.Now()
+}
+
+// collect shows what the proxy has counted: of one that is silent, what stays true.
+func (t *outside) collect(proxyID string, ch chan<- prometheus.Metric) {
+	t.mu.Lock()
+	c, now, begun := t.counts, time.Since(t.counted) <= silentAfter, t.begun
+	t.mu.Unlock()
+	if c != nil && begun {
+		c.Collect(proxyID, now, ch)
+	}
 }
 
 // asks notes that the proxy has policy and asks for the next, until done is called.
@@ -107,15 +156,48 @@ func bounded(st connect.Status) connect.Status {
 	return st
 }
 
-// Tell takes what a proxy that runs outside the agent says of itself. The error is
-// ErrNotFound where there is none.
-func (m *Manager) Tell(proxyID string, st connect.Status) error {
+// maxToldSamples bounds the values in what all such proxies of a host have counted.
+const maxToldSamples = 64 << 10
+
+// Tell takes what a proxy that runs outside the agent says of itself, and what it has
+// counted, nil: that it does not say. The error is ErrNotFound where there is no such
+// proxy, and ErrInvalid where the proxies of this host have counted too much to keep.
+func (m *Manager) Tell(proxyID string, st connect.Status, counts *connect.Counts) error {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	s := m.running[proxyID]
-	m.mu.Unlock()
 	if s == nil || !s.external {
 		return fmt.Errorf("proxy %s, outside the agent: %w", proxyID, catalog.ErrNotFound)
 	}
 	s.outside.take(bounded(st))
+	if counts == nil {
+		return nil
+	}
+	n := counts.Samples()
+	for _, other := range m.running {
+		if other != s && other.external {
+			n += other.outside.samples()
+		}
+	}
+	if n > maxToldSamples {
+		return catalog.Invalidf("metrics of proxy %s are not taken: with them the proxies outside the agent have %d values, at most %d are kept", proxyID, n, maxToldSamples)
+	}
+	s.outside.count(counts)
 	return nil
+}
+
+// Describe implements prometheus.Collector: what is told is not known before.
+func (m *Manager) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector. It shows what the proxies outside the agent
+// have counted; those that it runs are in Config.Metrics.
+func (m *Manager) Collect(ch chan<- prometheus.Metric) {
+	m.mu.Lock()
+	running := maps.Clone(m.running)
+	m.mu.Unlock()
+	for id, s := range running {
+		if s.external {
+			s.outside.collect(id, ch)
+		}
+	}
 }

@@ -34,6 +34,7 @@ func (s *sidecar) run(ctx context.Context) {
 		}
 	}
 	if s.external {
+		s.outside.begin()
 		<-ctx.Done()
 	} else {
 		s.serve(ctx)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weftmesh/weft/agent/local"
 	"github.com/weftmesh/weft/catalog"
@@ -484,7 +487,7 @@ func TestExternalProxyIsFedAndNotRun(t *testing.T) {
 		stop()
 		time.Sleep(silentAfter + time.Second)
 		shows("when it follows no more", false, "has not heard of it")
-		if err := r.m.Tell("web-sidecar-proxy", connect.Status{Proxy: "x", Ready: true, Applied: 3}); err != nil {
+		if err := r.m.Tell("web-sidecar-proxy", connect.Status{Proxy: "x", Ready: true, Applied: 3}, nil); err != nil {
 			t.Error(err)
 		}
 		shows("what it said", true, "")
@@ -495,7 +498,7 @@ func TestExternalProxyIsFedAndNotRun(t *testing.T) {
 			if more {
 				many.Inbound.Refused = make([]connect.ErrorStatus, 1)
 			}
-			if err := r.m.Tell("web-sidecar-proxy", many); err != nil {
+			if err := r.m.Tell("web-sidecar-proxy", many, nil); err != nil {
 				t.Error(err)
 			}
 			if st := r.m.Status()[0]; !st.Ready || st.Inbound.Addr != "a" || (st.Upstreams == nil) != more || rows(st) > maxToldRows {
@@ -504,7 +507,7 @@ func TestExternalProxyIsFedAndNotRun(t *testing.T) {
 		}
 		time.Sleep(silentAfter + time.Second)
 		shows("when it is silent", false, "11s ago")
-		if err := r.m.Tell("nope", connect.Status{}); !errors.Is(err, catalog.ErrNotFound) {
+		if err := r.m.Tell("nope", connect.Status{}, nil); !errors.Is(err, catalog.ErrNotFound) {
 			t.Errorf("told of an unknown proxy: %v", err)
 		}
 		if _, _, err := r.m.Snapshot("nope").Next(t.Context(), 0); !errors.Is(err, catalog.ErrNotFound) {
@@ -515,9 +518,102 @@ func TestExternalProxyIsFedAndNotRun(t *testing.T) {
 		if p := r.proxy(0); p == nil || p.last() == nil {
 			t.Error("the proxy was not taken over")
 		}
-		if err := r.m.Tell("web-sidecar-proxy", connect.Status{}); !errors.Is(err, catalog.ErrNotFound) {
+		if err := r.m.Tell("web-sidecar-proxy", connect.Status{}, nil); !errors.Is(err, catalog.ErrNotFound) {
 			t.Errorf("told of a proxy that the agent runs: %v", err)
 		}
+		r.stop()
+	})
+}
+
+// TestOutsideCounts: what a proxy outside the agent has counted is shown for as long as it
+// is registered, never goes back, and is bounded for all of them together.
+func TestOutsideCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "")
+		external := func(id string) *catalog.Service {
+			return sidecarService(func(s *catalog.Service) {
+				s.ID, s.Service, s.Proxy.Config = id, id, map[string]any{"external": true}
+			})
+		}
+		r.setHost(external("p"), external("q"))
+		synctest.Wait()
+		reg := prometheus.NewRegistry()
+		reg.MustRegister(r.m)
+		began := time.Now()
+		tell := func(id string, began time.Time, number uint64, value int, more ...string) error {
+			t.Helper()
+			text := fmt.Sprintf(`{"Began":%q,"Number":%d,"Series":{"weft_proxy_connections_open":[{"Labels":["inbound","web","db"],"Value":%d}],
+				"weft_proxy_connections_total":[{"Labels":["inbound","web","db","ok"],"Value":%[3]d}%[4]s]}}`,
+				began.Format(time.RFC3339Nano), number, value, strings.Join(more, ""))
+			c, err := connect.ReadCounts([]byte(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r.m.Tell(id, connect.Status{Ready: true}, c)
+		}
+		shows := func(what, want string) {
+			t.Helper()
+			families, err := reg.Gather()
+			if err != nil {
+				t.Error(err)
+			}
+			var got []string
+			for _, f := range families {
+				for _, m := range f.GetMetric() {
+					for _, l := range m.GetLabel() {
+						if l.GetName() == "proxy" {
+							got = append(got, fmt.Sprint(l.GetValue(), ":", f.GetType(), ":", m.GetGauge().GetValue()+m.GetCounter().GetValue()))
+						}
+					}
+				}
+			}
+			if all := strings.Join(got, " "); all != want {
+				t.Errorf("%s: %s, want %s", what, all, want)
+			}
+		}
+		shows("before anything is told", "")
+		_ = tell("p", began, 2, 5)
+		_ = tell("p", began, 1, 4)
+		shows("late news", "p:GAUGE:5 p:COUNTER:5")
+		_ = tell("p", began.Add(time.Second), 1, 1)
+		_ = tell("p", began, 3, 6) // it drains
+		shows("another process", "p:GAUGE:1 p:COUNTER:1")
+		time.Sleep(silentAfter + time.Second)
+		shows("a silent one", "p:COUNTER:1")
+		_ = tell("p", began.Add(-time.Hour), 1, 9)
+		shows("one after that whose clock is behind", "p:GAUGE:9 p:COUNTER:9")
+
+		var many strings.Builder
+		for i := range 15 << 10 {
+			fmt.Fprintf(&many, `,{"Labels":["","","","%d"]}`, i)
+		}
+		refused := 0
+		var all []*catalog.Service
+		for i := range 8 {
+			all = append(all, external(fmt.Sprint("many-", i)))
+		}
+		r.setHost(append(all, external("p"))...)
+		synctest.Wait()
+		for _, s := range all {
+			if err := tell(s.ID, began, 1, 1, many.String()); errors.Is(err, catalog.ErrInvalid) {
+				refused++
+			} else if err != nil {
+				t.Error(err)
+			}
+		}
+		if refused != 4 {
+			t.Errorf("%d of %d were refused", refused, len(all))
+		}
+		r.setHost(external("p"))
+		synctest.Wait()
+		shows("once the others are gone", "p:GAUGE:9 p:COUNTER:9")
+		r.setHost(sidecarService(func(s *catalog.Service) { s.ID = "p" }))
+		synctest.Wait()
+		shows("when the agent runs it", "")
+		r.setHost()
+		r.setHost(external("p"))
+		synctest.Wait()
+		shows("when it is registered again", "")
 		r.stop()
 	})
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // Config configures New.
@@ -29,6 +30,9 @@ type Config struct {
 	// Strict refuses addresses that cannot be resolved when New is called, rather than
 	// trying again.
 	Strict bool
+	// Began is when this process did. What others have counted before is not sent: the
+	// process before this one may have. Zero: there are no others.
+	Began time.Time
 	// Every is how often metrics are sent: 10 s.
 	Every  time.Duration
 	Logger *slog.Logger
@@ -174,13 +178,17 @@ type point struct {
 func (s *Sender) points(families []*dto.MetricFamily) []point {
 	var out []point
 	now := make(map[string]float64, len(s.last))
-	gained := func(key string, total float64) float64 {
+	gained := func(key string, total float64, since *timestamppb.Timestamp) float64 {
 		now[key] = total
-		d := total - s.last[key]
-		if d < 0 {
+		last, known := s.last[key]
+		switch d := total - last; {
+		case !known && since != nil && since.AsTime().Before(s.cfg.Began):
+			return 0
+		case d < 0:
 			return total // it began anew
+		default:
+			return d
 		}
-		return d
 	}
 	for _, f := range families {
 		name := s.cfg.Names.Dotted(f.GetName())
@@ -189,17 +197,17 @@ func (s *Sender) points(families []*dto.MetricFamily) []point {
 			key := series(name, m.GetLabel())
 			switch {
 			case m.GetCounter() != nil:
-				p.kind, p.value = "c", gained(key, m.GetCounter().GetValue())
+				p.kind, p.value = "c", gained(key, m.GetCounter().GetValue(), m.GetCounter().GetCreatedTimestamp())
 				if p.value == 0 {
 					continue
 				}
 			case m.GetHistogram() != nil || m.GetSummary() != nil:
-				count, sum := m.GetHistogram().GetSampleCount(), m.GetHistogram().GetSampleSum()
+				count, sum, since := m.GetHistogram().GetSampleCount(), m.GetHistogram().GetSampleSum(), m.GetHistogram().GetCreatedTimestamp()
 				if m.GetSummary() != nil {
-					count, sum = m.GetSummary().GetSampleCount(), m.GetSummary().GetSampleSum()
+					count, sum, since = m.GetSummary().GetSampleCount(), m.GetSummary().GetSampleSum(), m.GetSummary().GetCreatedTimestamp()
 				}
-				p.kind, p.times = "ms", gained(key, float64(count))
-				total := gained(key+"\x00sum", sum)
+				p.kind, p.times = "ms", gained(key, float64(count), since)
+				total := gained(key+"\x00sum", sum, since)
 				if p.times == 0 {
 					continue
 				}

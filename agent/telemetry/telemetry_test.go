@@ -155,3 +155,49 @@ func TestAddressThatIsNobodys(t *testing.T) {
 		t.Error("nobody noticed")
 	}
 }
+
+// TestWhatOthersCountedBefore: what was counted before this process began is not sent
+// again by it, and what has been since is.
+func TestWhatOthersCountedBefore(t *testing.T) {
+	counts := prometheus.NewDesc("weft_others_total", "", []string{"who"}, nil)
+	took := prometheus.NewDesc("weft_others_seconds", "", nil, nil)
+	began := time.Now()
+	total := 5.0
+	g := prometheus.NewRegistry()
+	g.MustRegister(collect(func(ch chan<- prometheus.Metric) {
+		for who, since := range map[string]time.Time{"old": began.Add(-time.Hour), "new": began.Add(time.Second)} {
+			m, err := prometheus.NewConstMetricWithCreatedTimestamp(counts, prometheus.CounterValue, total, since, who)
+			if err != nil {
+				t.Error(err)
+			}
+			ch <- m
+		}
+		m, err := prometheus.NewConstHistogramWithCreatedTimestamp(took, uint64(total), total/4, nil, began.Add(-time.Hour))
+		if err != nil {
+			t.Error(err)
+		}
+		ch <- m
+	}))
+	addr, next := sinkhole(t)
+	s, err := New(Config{Gatherer: g, Statsd: addr, Began: began})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	s.send()
+	if got, want := next(), []string{"weft_others_total.new:5|c"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	total = 9
+	s.send()
+	want := []string{"weft_others_seconds:250|ms|@0.25", "weft_others_total.new:4|c", "weft_others_total.old:4|c"}
+	if got := next(); !slices.Equal(got, want) {
+		t.Errorf("then %q, want %q", got, want)
+	}
+}
+
+type collect func(ch chan<- prometheus.Metric)
+
+func (collect) Describe(chan<- *prometheus.Desc) {}
+
+func (c collect) Collect(ch chan<- prometheus.Metric) { c(ch) }

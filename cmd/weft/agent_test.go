@@ -192,8 +192,12 @@ func TestStandaloneProxies(t *testing.T) {
 		t.Cleanup(func() { _ = cmd.Process.Kill() }) // it may have ended
 		proxies = append(proxies, cmd)
 	}
-	greeted(t, fmt.Sprintf("127.0.0.1:%d", upstream)).Close()
+	conn := greeted(t, fmt.Sprintf("127.0.0.1:%d", upstream))
 	a.eventually("web-proxy", "catalog", "services")
+	a.counts(`weft_proxy_connections_open{destination="db",direction="inbound",proxy="db-sidecar-proxy",source="web"} 1`,
+		`weft_proxy_connections_open{destination="db",direction="outbound",proxy="web-proxy",source="web"} 1`,
+		`weft_proxy_applied_index{proxy="db-sidecar-proxy"} `)
+	_ = conn.Close()
 	for _, p := range proxies {
 		if err := p.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
@@ -203,6 +207,13 @@ func TestStandaloneProxies(t *testing.T) {
 		}
 	}
 	a.gone("web-proxy", "catalog", "services")
+	// It was told at the end of the proxy, which is registered still.
+	a.counts(`weft_proxy_connections_open{destination="db",direction="inbound",proxy="db-sidecar-proxy",source="web"} 0`,
+		`weft_proxy_connection_seconds_count{destination="db",direction="inbound",proxy="db-sidecar-proxy",source="web"} 1`,
+		`weft_proxy_connections_total{destination="db",direction="inbound",proxy="db-sidecar-proxy",reason="`)
+	if text := metrics(t, a.addr); strings.Contains(text, `proxy="web-proxy"`) {
+		t.Errorf("of a proxy that is registered no more:\n%s", text)
+	}
 }
 
 // The first signal waits for connections that run, the second does not.

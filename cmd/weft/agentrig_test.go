@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -190,6 +192,38 @@ func (a *runningAgent) gone(what string, args ...string) {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+// counts waits until the metrics for Prometheus have a line that begins with each of these.
+func (a *runningAgent) counts(want ...string) {
+	a.t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		text := metrics(a.t, a.addr)
+		missing := slices.DeleteFunc(slices.Clone(want), func(line string) bool { return strings.Contains(text, "\n"+line) })
+		if len(missing) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			a.t.Fatalf("there is no %q in:\n%s", missing, text)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// metrics are those of the agent at addr, for Prometheus.
+func metrics(t *testing.T, addr string) string {
+	t.Helper()
+	resp, err := http.Get("http://" + addr + "/v1/agent/metrics?format=prometheus")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 // greeter says hello on the port it gives, and keeps connections open.

@@ -274,7 +274,7 @@ func TestConnectCommands(t *testing.T) {
 				"Drainers":[{"PID":77,"Peers":[{"Direction":"inbound","Source":"old","Destination":"web","Open":1,"BytesIn":1,"BytesOut":2}]}],
 				"Tunnels":[{"Direction":"inbound","Peer":"spiffe://x/api","Addr":"10.0.0.1:5","Streams":2,"Draining":true,"Since":"2026-01-02T03:04:05Z"}]}]`},
 			out: "web-sidecar-proxy (ready, policy version 3)\n" +
-				"  Process:        its own, which the agent's metrics do not count\n" +
+				"  Process:        its own, outside the agent\n" +
 				"  Connections  From  To   Open  Bytes in  Bytes out\n" +
 				"  inbound      api   web  2     10        20\n" +
 				"  Drainers (process 77)  From  To   Open  Bytes in  Bytes out\n" +

@@ -102,7 +102,7 @@ func (h *host) telemetryConfig(reg *prometheus.Registry) telemetry.Config {
 	t := h.cfg.Telemetry
 	out := telemetry.Config{
 		Gatherer: h.shown(reg), Names: h.cfg.MetricNames(), Statsd: t.Statsd, DogStatsd: t.DogStatsd, Tags: t.DogStatsdTags,
-		Strict: !t.RetryFailed, Logger: h.log, Registerer: reg,
+		Strict: !t.RetryFailed, Logger: h.log, Registerer: reg, Began: h.begin,
 	}
 	if !t.DisableHostname {
 		out.Hostname, _ = os.Hostname() // without a name gauges have none

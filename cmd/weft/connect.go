@@ -208,7 +208,7 @@ func showProxy(w io.Writer, st connect.Status) error {
 	}
 	fact("Resting", st.Resting)
 	if st.External {
-		fact("Process", "its own, which the agent's metrics do not count")
+		fact("Process", "its own, outside the agent")
 	}
 	return showTraffic(w, st)
 }

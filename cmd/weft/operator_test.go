@@ -3,8 +3,6 @@ package main
 import (
 	"encoding/base64"
 	"encoding/json"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -179,16 +177,7 @@ func TestOperateAgent(t *testing.T) {
 // metricOf reads a metric without labels.
 func metricOf(t *testing.T, addr, name string) float64 {
 	t.Helper()
-	resp, err := http.Get("http://" + addr + "/v1/agent/metrics?format=prometheus")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, _ := strings.Cut(string(b), "\n"+name+" ")
+	_, rest, _ := strings.Cut(metrics(t, addr), "\n"+name+" ")
 	line, _, _ := strings.Cut(rest, "\n")
 	v, err := strconv.ParseFloat(line, 64)
 	if err != nil {

@@ -26,7 +26,7 @@ func connectProxy(s streams) *cli.Command {
 			"  -service                    runs a proxy that is registered as NAME-proxy for as long as it\n" +
 			"                              runs, with the upstreams and the listener that flags name.\n" +
 			"  -snapshot                   enforces what a JSON file says.\n\n" +
-			"The agent feeds it with policy and instances, and passes its certificate requests on. The key\nnever leaves the process. When the agent is away the last policy stays in force. It tells the agent\nof itself, for weft connect status; the agent's metrics do not count it. The connect.access_log\nof the agent holds for it, too.",
+			"The agent feeds it with policy and instances, and passes its certificate requests on. The key\nnever leaves the process. When the agent is away the last policy stays in force. It tells the agent\nof itself every two seconds, for weft connect status and the agent's metrics. The connect.access_log\nof the agent holds for it, too.",
 		examples: []string{
 			"weft connect proxy -sidecar-for web",
 			"weft connect proxy -service web -upstream db:9191",
@@ -80,8 +80,9 @@ func runProxy(c *cli.Context, cl *client) error {
 		go func() { defer close(done); hb.run(ctx) }()
 		defer func() { stop(); <-done }()
 	}
+	metrics := connect.NewMetrics(nil)
 	p, err := connect.NewProxy(connect.ProxyConfig{
-		ID: plan.id, Signer: &httpSigner{client: cl, service: plan.service}, KeyFile: c.String("key-file"), Logger: log,
+		ID: plan.id, Signer: &httpSigner{client: cl, service: plan.service}, KeyFile: c.String("key-file"), Logger: log, Metrics: metrics,
 	})
 	if err != nil {
 		return err
@@ -90,7 +91,7 @@ func runProxy(c *cli.Context, cl *client) error {
 	if s, fed := plan.source.(*httpSource); fed {
 		telling, enough := context.WithCancel(context.WithoutCancel(ctx)) // while it drains, too
 		done := make(chan struct{})
-		go func() { defer close(done); s.tell(telling, p.Status, log) }()
+		go func() { defer close(done); s.tell(telling, p.Status, metrics.Counts, log) }()
 		defer func() { enough(); <-done }()
 	}
 	log.Info("the proxy runs until it is interrupted", "id", plan.id, "service", plan.service, "addr", cl.addr)

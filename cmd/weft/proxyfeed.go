@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -72,34 +74,62 @@ func (s *httpSource) Next(ctx context.Context, after uint64) (*connect.Snapshot,
 const (
 	// tellEvery is how often a proxy says how it is.
 	tellEvery = 2 * time.Second
-	// maxTold bounds what it says; the agent takes twice that.
-	maxTold = 1 << 20
+	// maxTold bounds what it says of itself, and maxCounts what it has counted; the agent
+	// takes both, which is less than 2 MiB.
+	maxTold   = 1 << 20
+	maxCounts = maxTold - 1<<10
 )
 
-// tell has the agent know how the proxy is, until ctx ends.
-func (s *httpSource) tell(ctx context.Context, status func() connect.Status, log *slog.Logger) {
+// told is what a proxy says of itself.
+type told struct {
+	connect.Status
+	Metrics json.RawMessage `json:",omitempty"`
+}
+
+// tell has the agent know how the proxy is and what it has counted, until ctx ends, and
+// once more then: what ended last counts, too.
+func (s *httpSource) tell(ctx context.Context, status func() connect.Status, counts func() connect.Counts, log *slog.Logger) {
 	failing := false
 	for pause := tellEvery / 4; ; pause = tellEvery {
 		t := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
 			t.Stop()
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellEvery)
+			defer cancel()
+			if err := s.tellOnce(last, status(), counts()); err != nil {
+				log.Debug("the agent was not told how the proxy ended", "id", s.proxy, "err", s.client.explain(err))
+			}
 			return
 		case <-t.C:
 		}
-		err := s.tellOnce(ctx, status())
+		err := s.tellOnce(ctx, status(), counts())
 		if err != nil && !failing && ctx.Err() == nil {
-			log.Debug("the agent was not told how the proxy is, will retry", "id", s.proxy, "err", s.client.explain(err))
+			level := slog.LevelDebug
+			if refused := (api.StatusError{}); errors.Is(err, errManyCounts) || errors.As(err, &refused) && refused.Code == http.StatusBadRequest {
+				level = slog.LevelWarn // it is there, and this will not pass by itself
+			}
+			log.Log(ctx, level, "the agent was not told all about the proxy, will retry", "id", s.proxy, "err", s.client.explain(err))
 		}
 		failing = err != nil
 	}
 }
 
-func (s *httpSource) tellOnce(ctx context.Context, st connect.Status) error {
-	body, err := json.Marshal(st)
-	if err == nil && len(body) > maxTold { // those who matter most remain
+var errManyCounts = fmt.Errorf("its metrics take more than %d bytes, and the agent's are without them", maxCounts)
+
+func (s *httpSource) tellOnce(ctx context.Context, st connect.Status, counts connect.Counts) error {
+	metrics, err := json.Marshal(counts)
+	if err != nil {
+		return err
+	}
+	var many error
+	if len(metrics) > maxCounts {
+		metrics, many = nil, errManyCounts
+	}
+	body, err := json.Marshal(told{st, metrics})
+	if err == nil && len(body) > maxTold+len(metrics) { // those who matter most remain
 		st.Upstreams, st.Peers, st.Tunnels = nil, nil, nil
-		body, err = json.Marshal(st)
+		body, err = json.Marshal(told{st, metrics})
 	}
 	if err != nil {
 		return err
@@ -107,7 +137,7 @@ func (s *httpSource) tellOnce(ctx context.Context, st connect.Status) error {
 	ctx, cancel := proxyContext(ctx)
 	defer cancel()
 	_, err = s.client.call(ctx, http.MethodPut, "/v1/agent/connect/proxy/"+s.proxy, nil, body, nil)
-	return err
+	return errors.Join(err, many)
 }
 
 // httpSigner passes certificate requests to an agent.

@@ -76,13 +76,14 @@ func TestSnapshotFeed(t *testing.T) {
 
 // A proxy says how it is, again and again, also while it drains, and never too much.
 func TestProxyTellsTheAgent(t *testing.T) {
-	heard := make(chan connect.Status)
+	heard := make(chan told)
+	metrics := connect.NewMetrics(nil)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var st connect.Status
+		var st told
 		if r.Method != http.MethodPut || r.URL.Path != "/v1/agent/connect/proxy/p" {
 			t.Errorf("%s %s", r.Method, r.URL.Path)
 		}
-		if r.ContentLength > maxTold {
+		if r.ContentLength > maxTold+maxCounts {
 			t.Errorf("%d bytes", r.ContentLength)
 		}
 		if err := json.NewDecoder(r.Body).Decode(&st); err != nil {
@@ -100,14 +101,20 @@ func TestProxyTellsTheAgent(t *testing.T) {
 		defer close(done)
 		src.tell(ctx, func() connect.Status {
 			return connect.Status{Ready: true, Applied: 4, Upstreams: []connect.UpstreamStatus{many}}
-		}, slog.New(slog.DiscardHandler))
+		}, metrics.Counts, slog.New(slog.DiscardHandler))
 	}()
-	for range 2 {
-		if st := <-heard; !st.Ready || st.Applied != 4 {
-			t.Errorf("%+v", st)
+	tells := func(number uint64) {
+		t.Helper()
+		st := <-heard
+		counts, err := connect.ReadCounts(st.Metrics)
+		if err != nil || !st.Ready || st.Applied != 4 || counts == nil || counts.Number != number || counts.Samples() == 0 {
+			t.Errorf("%+v, %+v, %v", st, counts, err)
 		}
 	}
+	tells(1)
+	tells(2)
 	cancel()
+	tells(3) // what it has counted since
 	<-done
 }
 
