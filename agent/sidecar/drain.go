@@ -171,6 +171,18 @@ func (m *Manager) drain(ctx context.Context, s *sidecar, feed Feed, grace time.D
 	never := time.AfterFunc(min(grace, unheard), func() { m.end(s, errStopped) })
 	defer never.Stop()
 	gone := false
+	// The port rests before those to whom it hands its connections. It may wait for who has
+	// not said for whom he comes; policy does not.
+	var ending sync.WaitGroup
+	defer ending.Wait()
+	end := sync.OnceFunc(func() {
+		ending.Go(func() {
+			if m.cfg.port != nil {
+				m.cfg.port.Rest(ctx)
+			}
+			m.end(s, errStopped)
+		})
+	})
 	feed.Follow(ctx, s.id, s.carried, func(f Fed) {
 		if f.Anew {
 			s.fed.anew()
@@ -180,13 +192,11 @@ func (m *Manager) drain(ctx context.Context, s *sidecar, feed Feed, grace time.D
 			s.reached(0) // it may be in force already
 		}
 		if f.Listens || f.Gone {
-			if m.cfg.port != nil {
-				m.cfg.port.Rest(ctx) // before those to whom it hands its connections
-			}
-			m.end(s, errStopped)
+			end()
 		}
 		gone = f.Gone
 	})
+	ending.Wait()
 	if gone && sleep(ctx, cmp.Or(own, 5*time.Second)) {
 		s.cut()
 	}

@@ -154,6 +154,66 @@ func TestP31PortOfTheNextProcess(t *testing.T) {
 	}
 }
 
+// saying is the Feed of a process that says what the test has it say.
+type saying chan Fed
+
+func (f saying) Follow(ctx context.Context, _ string, _ func(context.Context) Carried, take func(Fed)) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case said := <-f:
+			take(said)
+		}
+	}
+}
+
+// A connection to the mesh port that says nothing keeps no policy from what is carried
+// after a hand-over.
+func TestPolicyWaitsForNoStranger(t *testing.T) {
+	port := freePort(t)
+	addr := fmt.Sprintf("127.0.0.1:%d", port)
+	r := newRig(t, "", func(cfg *Config) { cfg.MeshPort, cfg.BindAddr = port, "127.0.0.1" })
+	r.setHost(sidecarService())
+	r.views.setRoots("R1")
+	r.views.setIntentions("web")
+	var silent net.Conn
+	until(t, "the mesh port to listen", func() (err error) {
+		silent, err = net.Dial("tcp", addr)
+		return err
+	})
+	defer silent.Close()
+	after, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer after.Close()
+	if _, err := after.Write([]byte("no TLS")); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = after.Read(make([]byte, 1)) // refused: the silent one was taken before it
+	until(t, "the proxy to run", func() error {
+		if !r.m.Listens("web-sidecar-proxy") {
+			return errors.New("it does not")
+		}
+		return nil
+	})
+	r.m.GiveUp()
+	says, drained := make(saying), make(chan struct{})
+	go func() { defer close(drained); r.m.Drain(t.Context(), says, time.Minute) }()
+	soon := time.After(3 * time.Second) // the port waits for longer
+	for range 3 {
+		select {
+		case says <- Fed{Snapshot: &connect.Snapshot{Service: "web", Index: 1}, Listens: true}:
+		case <-soon:
+			t.Fatal("what the next process says is not taken")
+		}
+	}
+	_ = silent.Close() // the port rests
+	<-drained
+	r.stop()
+}
+
 // stopHook is a fakeProxy that tells when its end begins.
 type stopHook struct {
 	fakeProxy
