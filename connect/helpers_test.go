@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -263,6 +264,16 @@ func startSidecarWith(t testing.TB, ca *testCA, service string, cfg ProxyConfig,
 func (s *sidecar) close() {
 	s.stop()
 	<-s.done
+}
+
+// end begins the end of the proxy, and waits until it takes nothing more.
+func (s *sidecar) end() {
+	s.t.Helper()
+	s.stop()
+	eventually(s.t, "the listeners closed", func() bool {
+		st := s.Status()
+		return st.Inbound == nil && !slices.ContainsFunc(st.Upstreams, func(u UpstreamStatus) bool { return u.Listener != nil })
+	})
 }
 
 // update publishes a changed snapshot and waits until it is enforced.

@@ -1,6 +1,7 @@
 package connect
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -63,7 +64,8 @@ type Proxy struct {
 	local    localPaths
 	// noInbound: there is no inbound listener, so that tunnels drain as they come.
 	noInbound atomic.Bool
-	live      census // connections on their way or carried, and pending drains
+	live      census         // connections on their way or carried
+	cuts      sync.WaitGroup // what waits to cut some of them; ends with their time
 
 	serverTLS *tls.Config
 	sockets   Sockets // may be nil
@@ -151,9 +153,11 @@ func (p *Proxy) Run(ctx context.Context, src catalog.Watch[*Snapshot]) error {
 	background.Go(func() { p.tend(live) })
 	var after uint64
 	p.follow(ctx, src, &after, func(snap *Snapshot) { p.apply(live, snap) })
-	background.Go(func() { p.follow(live, src, &after, p.enforce) }) // listeners are gone, policy is not
+	// Listeners are gone, policy is not.
+	background.Go(func() { p.follow(live, src, &after, func(snap *Snapshot) { p.enforce(live, snap) }) })
 	p.drain(live, kill)
 	background.Wait()
+	p.cuts.Wait()
 	p.svc.metrics.forget(p.id)
 	return nil
 }
@@ -206,9 +210,17 @@ func (p *Proxy) apply(live context.Context, snap *Snapshot) {
 	p.isApplied(snap)
 }
 
-// enforce puts the policy of a snapshot in force, and no more.
-func (p *Proxy) enforce(snap *Snapshot) {
+// enforce puts in force what a snapshot says of the connections that are carried, and
+// no more.
+func (p *Proxy) enforce(live context.Context, snap *Snapshot) {
 	p.enforceOnly(snap)
+	if snap == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.drainDropped(live, snap)
+	p.reconcileRest(live, snap)
 	p.isApplied(snap)
 }
 
@@ -285,13 +297,10 @@ func (p *Proxy) reconcileUpstreams(live context.Context, snap *Snapshot) {
 		spec
 		key catalog.Name
 	}
-	want, listed := map[string]wanted{}, map[catalog.Name]bool{}
+	want := map[string]wanted{}
 	p.clashes = map[catalog.Name]string{}
 	for i, key := range snap.upstreamKeys() {
 		u := &snap.Upstreams[i]
-		base := snap.upstreamKey(u)
-		listed[base] = true
-		p.cancelDrain(drainKey{true, base})
 		if u.Listen == "" {
 			continue
 		}
@@ -322,6 +331,18 @@ func (p *Proxy) reconcileUpstreams(live context.Context, snap *Snapshot) {
 		}
 		o.key.Store(&w.key)
 	}
+	p.drainDropped(live, snap)
+}
+
+// drainDropped drains what goes to upstreams that a snapshot does not list. The caller
+// holds p.mu.
+func (p *Proxy) drainDropped(live context.Context, snap *Snapshot) {
+	listed := map[catalog.Name]bool{}
+	for i := range snap.Upstreams {
+		base := snap.upstreamKey(&snap.Upstreams[i])
+		listed[base] = true
+		p.cancelDrain(drainKey{true, base})
+	}
 	for _, r := range p.svc.table.all(func(r *row) bool { return r.outbound && !r.outside && !listed[r.base] }) {
 		p.drainLater(live, drainKey{true, r.base})
 	}
@@ -340,9 +361,7 @@ func (p *Proxy) drainLater(live context.Context, key drainKey) {
 	ctx, cancel := context.WithCancel(live)
 	p.drains[key] = cancel
 	grace := p.svc.world.Load().limits().DrainTimeout
-	p.live.add()
-	go func() {
-		defer p.live.done()
+	p.cuts.Go(func() {
 		defer cancel()
 		if !pause(ctx, grace) {
 			return
@@ -356,7 +375,7 @@ func (p *Proxy) drainLater(live context.Context, key drainKey) {
 		for _, r := range p.svc.table.all(match) {
 			r.kill(ending{reason: ReasonDraining})
 		}
-	}()
+	})
 }
 
 func (p *Proxy) cancelDrain(key drainKey) {
@@ -382,9 +401,10 @@ func (p *Proxy) Linger(ctx context.Context, last time.Duration) {
 // lingerPoll is how often a proxy that lingers looks for connections that are left.
 const lingerPoll = 50 * time.Millisecond
 
-// grace is how long connections may finish.
+// grace is how long connections may finish once the proxy ends.
 func (p *Proxy) grace() time.Duration {
-	grace := p.svc.world.Load().limits().DrainTimeout
+	limits := p.svc.world.Load().limits()
+	grace := cmp.Or(limits.EndTimeout, limits.DrainTimeout)
 	if last := time.Duration(p.last.Load()); last > 0 {
 		grace = min(grace, last)
 	}
@@ -410,10 +430,6 @@ func (p *Proxy) drain(live context.Context, kill context.CancelFunc) {
 		p.unexpose(live, x)
 	}
 	p.inbound, p.upstreams, p.exposed = nil, map[string]*outlet{}, map[string]*exposure{}
-	for key := range p.drains {
-		p.cancelDrain(key)
-	}
-	p.endRest()
 	p.mu.Unlock()
 	p.noInbound.Store(true)
 	p.shortCut.close(p)

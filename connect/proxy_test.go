@@ -249,8 +249,7 @@ func TestDrain(t *testing.T) {
 		p.db.update(func(s *Snapshot) { s.Limits.DrainTimeout = 10 * time.Second })
 		c := dialTCP(t, p.addr)
 		must(t, roundTrip(c, "x"))
-		p.db.stop()
-		eventually(t, "inbound listener closed", func() bool { return p.db.Status().Inbound == nil })
+		p.db.end()
 		must(t, roundTrip(c, "still served"))
 		must(t, c.CloseWrite())
 		if _, err := io.ReadAll(c); err != nil {
@@ -272,8 +271,7 @@ func TestDrain(t *testing.T) {
 			must(t, roundTrip(c, "x"))
 			conns = append(conns, c)
 		}
-		db.stop()
-		eventually(t, "inbound listener closed", func() bool { return db.Status().Inbound == nil })
+		db.end()
 		db.update(func(s *Snapshot) { s.Intentions = allow("api"); s.Inbound = "127.0.0.1:0" })
 		if _, err := conns[0].Read(make([]byte, 1)); !isReset(err) {
 			t.Errorf("got %v of a connection that is forbidden during the drain, want a reset", err)
@@ -288,6 +286,40 @@ func TestDrain(t *testing.T) {
 			t.Error(err)
 		}
 		<-db.done
+	})
+	t.Run("rests and upstreams go on", func(t *testing.T) {
+		for name, end := range map[string]func(p *pair){
+			"a rest that comes": func(p *pair) {
+				p.db.end()
+				p.db.update(func(s *Snapshot) { s.Rest = &Rest{Why: "maintenance", Grace: time.Millisecond} })
+			},
+			"a rest under way": func(p *pair) {
+				p.db.update(func(s *Snapshot) { s.Rest = &Rest{Why: "maintenance", Grace: 500 * time.Millisecond} })
+				p.db.end()
+			},
+			"an upstream that goes": func(p *pair) {
+				p.web.end()
+				p.web.update(func(s *Snapshot) { s.Upstreams = nil })
+			},
+			"an upstream that has gone": func(p *pair) {
+				p.web.update(func(s *Snapshot) { s.Limits.DrainTimeout, s.Upstreams = 500*time.Millisecond, nil })
+				p.web.end()
+			},
+		} {
+			p := newPair(t, echo)
+			for _, s := range []*sidecar{p.web, p.db} {
+				s.update(func(s *Snapshot) { s.Limits.EndTimeout = time.Minute })
+			}
+			if p.web.grace() != time.Minute || p.db.grace() != time.Minute {
+				t.Fatal("the proxies would not carry it for a minute")
+			}
+			c := dialTCP(t, p.addr)
+			must(t, roundTrip(c, "x"))
+			end(p)
+			if _, err := c.Read(make([]byte, 1)); !isReset(err) {
+				t.Errorf("%s: got %v, want a reset", name, err)
+			}
+		}
 	})
 	t.Run("what stands at the last moment", func(t *testing.T) {
 		// Dials that succeed while the proxy ends come into the table late: they must

@@ -34,9 +34,7 @@ func (p *Proxy) reconcileRest(live context.Context, snap *Snapshot) {
 	p.resting = &resting{Rest: *snap.Rest, cancel: cancel}
 	p.log.Info("the instance comes to rest; its connections may finish", "service", snap.Service, "reason", snap.Rest.Why, "dur", snap.Rest.Grace)
 	grace := snap.Rest.Grace
-	p.live.add()
-	go func() {
-		defer p.live.done()
+	p.cuts.Go(func() {
 		if !pause(ctx, grace) {
 			return
 		}
@@ -48,7 +46,7 @@ func (p *Proxy) reconcileRest(live context.Context, snap *Snapshot) {
 		for _, r := range p.svc.table.all(func(r *row) bool { return !r.outbound }) {
 			r.kill(ending{reason: ReasonDraining})
 		}
-	}()
+	})
 }
 
 // endRest forgets a rest; p.mu is held.

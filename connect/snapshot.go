@@ -95,4 +95,7 @@ type Limits struct {
 	MaxInboundConnections int           // 0: no cap
 	DrainTimeout          time.Duration // 5 s: how long running connections may finish
 	LocalConnectTimeout   time.Duration // 5 s, to the application
+	// EndTimeout is DrainTimeout once the proxy ends, where that is another: another
+	// process has taken over.
+	EndTimeout time.Duration `json:"-"`
 }

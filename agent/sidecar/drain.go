@@ -162,7 +162,7 @@ func (m *Manager) drain(ctx context.Context, s *sidecar, feed Feed, grace time.D
 	}
 	put := func(snap *connect.Snapshot) uint64 {
 		late := *snap
-		late.Limits.DrainTimeout = grace
+		late.Limits.EndTimeout = grace
 		return s.out.Publish(&late)
 	}
 	if last, _ := s.out.Get(); last != nil {
