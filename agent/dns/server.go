@@ -65,6 +65,7 @@ type Sockets interface {
 	Take(network, addr string) net.Listener
 	TakePacket(addr string) net.PacketConn
 	Keep(network, addr string, l syscall.Conn)
+	Release(network, addr string)
 }
 
 // inherit takes over both sockets of addr, if both were left.
@@ -76,9 +77,11 @@ func (s *Server) inherit(addr string) bool {
 	if p == nil || l == nil {
 		if p != nil {
 			_ = p.Close() // it is bound anew, with the other
+			s.cfg.Sockets.Release("udp", addr)
 		}
 		if l != nil {
 			_ = l.Close() // as above
+			s.cfg.Sockets.Release("tcp", addr)
 		}
 		return false
 	}

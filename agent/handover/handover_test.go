@@ -2,6 +2,7 @@ package handover
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weftmesh/weft/agent/dns"
 	"github.com/weftmesh/weft/agent/sidecar"
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect"
@@ -56,6 +58,55 @@ func TestSocketsOutlive(t *testing.T) {
 	if c, err := net.Dial("tcp", addr); err == nil {
 		_ = c.Close() // it should not be
 		t.Error("what was given up listens")
+	}
+}
+
+// noViews knows nothing.
+type noViews struct{}
+
+func (noViews) Read(context.Context, catalog.Query) (*catalog.View, error) {
+	return nil, catalog.ErrNotFound
+}
+
+// DNS of which one socket of two was left is bound anew, and left to the next process whole.
+func TestHalfOfDNS(t *testing.T) {
+	for _, network := range []string{"tcp", "udp"} {
+		s := fresh()
+		var left syscall.Conn
+		var addr string
+		if network == "tcp" {
+			l, err := net.Listen(network, "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			left, addr = l.(syscall.Conn), l.Addr().String()
+		} else {
+			p, err := net.ListenPacket(network, "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.Close()
+			left, addr = p.(syscall.Conn), p.LocalAddr().String()
+		}
+		f, err := second(left, addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.inherited[nameOf(network, addr)] = f
+		_ = left.(io.Closer).Close() // a copy stays
+		srv, err := dns.New(dns.Config{
+			Addrs: []string{addr}, Views: noViews{}, Domain: "consul", Datacenter: "dc1", Logger: quiet(), Sockets: s,
+		})
+		if err != nil {
+			t.Errorf("%s was left: %v", network, err)
+			continue
+		}
+		srv.Close()
+		if len(s.kept) != 2 {
+			t.Errorf("%s was left: the next process gets %d sockets", network, len(s.kept))
+		}
+		s.Close()
 	}
 }
 
