@@ -22,6 +22,8 @@ type PortConfig struct {
 	Logger  *slog.Logger
 	Metrics *Metrics
 	Guard   *Guard
+	// AccessLog says whether refusals get a line.
+	AccessLog AccessLog
 	// Sockets keeps what the port listens on for the next process; nil: nobody does.
 	Sockets Sockets
 }
@@ -81,6 +83,7 @@ func NewPort(cfg PortConfig) (*Port, error) {
 		proxies: map[string][]*Proxy{}, takers: map[*Proxy]taker{}, news: make(chan struct{}),
 		resting: make(chan struct{}), rested: make(chan struct{}),
 	}
+	p.journal.access.Store(&p.cfg.AccessLog)
 	p.journal.init(cfg.Logger, time.Now)
 	return p, nil
 }

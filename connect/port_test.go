@@ -17,11 +17,16 @@ import (
 // startPort serves a shared port until the test ends.
 func startPort(t *testing.T, log *logBook) *Port {
 	t.Helper()
+	return startPortWith(t, log, AccessLog{})
+}
+
+func startPortWith(t *testing.T, log *logBook, access AccessLog) *Port {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	addr := ln.Addr().String()
 	must(t, ln.Close())
-	p, err := NewPort(PortConfig{Addr: addr, Logger: log.logger()})
+	p, err := NewPort(PortConfig{Addr: addr, Logger: log.logger(), AccessLog: access})
 	must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -29,6 +34,25 @@ func startPort(t *testing.T, log *logBook) *Port {
 	t.Cleanup(func() { cancel(); <-done })
 	eventually(t, "the mesh port to listen", func() bool { return p.Addr() != "" })
 	return p
+}
+
+// Without an access log the mesh port writes none of its refusals, and shows them still.
+func TestMeshPortWithoutAccessLog(t *testing.T) {
+	for _, off := range []bool{false, true} {
+		log := &logBook{}
+		port := startPortWith(t, log, AccessLog{Off: off})
+		c := dialTCP(t, port.Addr())
+		_, err := io.WriteString(c, "no TLS")
+		must(t, err)
+		eventually(t, "the refusal to be known", func() bool {
+			port.journal.queue.mu.Lock()
+			defer port.journal.queue.mu.Unlock()
+			return len(port.journal.failures()) > 0 && !port.journal.queue.writing
+		})
+		if wrote := strings.Contains(log.String(), "connection refused"); wrote == off {
+			t.Errorf("off is %v, and the refusal is written: %v", off, wrote)
+		}
+	}
 }
 
 func greeter(name string) func(*net.TCPConn) {

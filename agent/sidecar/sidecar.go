@@ -155,7 +155,8 @@ func New(cfg Config) (*Manager, error) {
 	}
 	if cfg.MeshPort > 0 {
 		cfg.port, err = connect.NewPort(connect.PortConfig{
-			Addr: joinAddr("", cfg.BindAddr, cfg.MeshPort), Logger: cfg.Logger, Metrics: cfg.Metrics, Guard: cfg.guard, Sockets: cfg.Sockets,
+			Addr: joinAddr("", cfg.BindAddr, cfg.MeshPort), Logger: cfg.Logger, Metrics: cfg.Metrics, Guard: cfg.guard,
+			AccessLog: cfg.AccessLog, Sockets: cfg.Sockets,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("sidecar: %w", err)
