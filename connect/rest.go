@@ -7,11 +7,15 @@ import (
 
 // Rest asks an instance to come to rest: it is in maintenance, or its checks are
 // critical, so that others prefer other instances. Connections that run may finish
-// within Grace. New ones are taken still: who comes now has nowhere else to go.
+// within Grace. New ones are taken still, and stay: who comes now has nowhere else to go.
 type Rest struct {
 	Why   string
 	Grace time.Duration
 }
+
+// restKnown is how long others may take to hear of a rest: who comes until then had
+// somewhere else to go.
+const restKnown = time.Second
 
 // resting is a rest under way.
 type resting struct {
@@ -34,6 +38,7 @@ func (p *Proxy) reconcileRest(live context.Context, snap *Snapshot) {
 	p.resting = &resting{Rest: *snap.Rest, cancel: cancel}
 	p.log.Info("the instance comes to rest; its connections may finish", "service", snap.Service, "reason", snap.Rest.Why, "dur", snap.Rest.Grace)
 	grace := snap.Rest.Grace
+	known := p.svc.now().Add(min(grace, restKnown))
 	p.cuts.Go(func() {
 		if !pause(ctx, grace) {
 			return
@@ -43,7 +48,7 @@ func (p *Proxy) reconcileRest(live context.Context, snap *Snapshot) {
 		if ctx.Err() != nil {
 			return
 		}
-		for _, r := range p.svc.table.all(func(r *row) bool { return !r.outbound }) {
+		for _, r := range p.svc.table.all(func(r *row) bool { return !r.outbound && r.started.Before(known) }) {
 			r.kill(ending{reason: ReasonDraining})
 		}
 	})

@@ -1,6 +1,7 @@
 package connect
 
 import (
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -25,6 +26,27 @@ func TestRest(t *testing.T) {
 	}
 	p.db.log.find(t, "reason=draining", "source=web")
 	must(t, tryOnce(p.addr)) // nowhere else to go
+}
+
+// Who comes during the grace of a rest has nowhere else to go, and stays.
+func TestRestSparesWhoCameLater(t *testing.T) {
+	var ahead atomic.Int64
+	ca := newTestCA(t, testDomain)
+	db := startSidecarWith(t, ca, "db", ProxyConfig{Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }}, func(s *Snapshot) {
+		s.Inbound, s.Local, s.Intentions = "127.0.0.1:0", serve(t, echo), allow("web")
+	})
+	web := startSidecar(t, ca, "web", func(s *Snapshot) { s.Upstreams = []Upstream{upstreamOf("db", db.inbound())} })
+	addr := web.upstream("db")
+	old := dialTCP(t, addr)
+	must(t, roundTrip(old, "before"))
+	db.update(func(s *Snapshot) { s.Rest = &Rest{Why: "critical", Grace: 500 * time.Millisecond} })
+	ahead.Store(int64(restKnown))
+	late := dialTCP(t, addr)
+	must(t, roundTrip(late, "while it rests"))
+	if _, err := old.Read(make([]byte, 1)); !isReset(err) {
+		t.Errorf("after the grace: %v, want a reset", err)
+	}
+	must(t, roundTrip(late, "after the grace"))
 }
 
 // A rest under way holds up no stop.
