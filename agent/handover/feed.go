@@ -234,8 +234,7 @@ func (f Feed) follow(ctx context.Context, proxyID string, carried func(context.C
 	if !isOwn(c) {
 		return false, errors.New("the process that serves is another user's: start it as the user of this one")
 	}
-	out := json.NewEncoder(c)
-	if err := out.Encode(question{Proxy: proxyID, PID: os.Getpid()}); err != nil {
+	if err := json.NewEncoder(c).Encode(question{Proxy: proxyID, PID: os.Getpid()}); err != nil {
 		return false, err
 	}
 	var wg sync.WaitGroup
@@ -247,9 +246,12 @@ func (f Feed) follow(ctx context.Context, proxyID string, carried func(context.C
 			if ctx.Err() != nil {
 				return
 			}
-			said.Peers = capped(said.Peers)
+			line, err := told(said)
+			if err != nil {
+				return
+			}
 			_ = c.SetWriteDeadline(time.Now().Add(feedWrite)) // fails with the connection
-			if out.Encode(question{Carried: said}) != nil {
+			if _, err := c.Write(line); err != nil {
 				return
 			}
 		}
@@ -274,7 +276,19 @@ func (f Feed) follow(ctx context.Context, proxyID string, carried func(context.C
 // maxPeers bounds the pairs that a drainer tells of.
 const maxPeers = 100
 
-func capped(p []connect.PeerStatus) []connect.PeerStatus { return p[:min(len(p), maxPeers)] }
+// told is the line that says what a drainer carries: of pairs no more than go into a line
+// that is read.
+func told(said sidecar.Carried) ([]byte, error) {
+	said.Peers = said.Peers[:min(len(said.Peers), maxPeers)]
+	for {
+		line, err := json.Marshal(question{Carried: said})
+		if n := len(said.Peers); err == nil && n > 0 && len(line) >= maxQuestion {
+			said.Peers = said.Peers[:min(n-1, n*maxQuestion/len(line))]
+			continue
+		}
+		return append(line, '\n'), err
+	}
+}
 
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)

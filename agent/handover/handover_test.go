@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -299,6 +300,46 @@ func TestFeed(t *testing.T) {
 	}
 	stop()
 	<-done
+	cancel()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestFeedOfManyPairs: a drainer is heard whatever the names of those that it carries.
+func TestFeedOfManyPairs(t *testing.T) {
+	dir := t.TempDir()
+	src := &source{draining: make(chan sidecar.Carried, 1)}
+	src.snap.Publish(&connect.Snapshot{Service: "web"})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	served := make(chan error, 1)
+	go func() { served <- Serve(ctx, dir, src, quiet()) }()
+	var pairs []connect.PeerStatus
+	for i := range 2 * maxPeers {
+		long := strings.Repeat("<", i%16*32)
+		pairs = append(pairs, connect.PeerStatus{Source: long, Destination: long, Peer: long, Open: i})
+	}
+	carried := func(ctx context.Context) sidecar.Carried {
+		sleep(ctx, time.Millisecond)
+		return sidecar.Carried{Peers: pairs, Applied: 7}
+	}
+	following, stop := context.WithCancel(ctx)
+	followed := make(chan struct{})
+	go func() {
+		defer close(followed)
+		Feed{Dir: dir, Log: quiet()}.Follow(following, "web", carried, func(sidecar.Fed) {})
+	}()
+	select {
+	case said := <-src.draining:
+		if said.Applied != 7 || len(said.Peers) < 10 || len(said.Peers) > maxPeers {
+			t.Errorf("heard of index %d and %d pairs", said.Applied, len(said.Peers))
+		}
+	case <-ctx.Done():
+		t.Error("the drainer is not heard")
+	}
+	stop()
+	<-followed
 	cancel()
 	if err := <-served; err != nil {
 		t.Error(err)
