@@ -1,13 +1,13 @@
 package httpapi
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
-
-	"github.com/google/uuid"
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/acl"
@@ -122,18 +122,58 @@ func (a trustAPI) revokeNode(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, n := range v.Nodes {
-		if n.ID != "" && (strings.EqualFold(n.Node, name) || strings.EqualFold(n.ID, name)) {
-			return a.revoke(c, catalog.Revocation{
-				Kind: catalog.RevokedNode, ID: strings.ToLower(n.ID), Node: n.Node, At: time.Now().UTC().Truncate(time.Second),
-			})
-		}
-	}
-	// One that the catalog has forgotten may still have its certificate.
-	if id, err := uuid.Parse(name); err == nil && len(name) == len(id.String()) {
-		return a.revoke(c, catalog.Revocation{Kind: catalog.RevokedNode, ID: id.String(), At: time.Now().UTC().Truncate(time.Second)})
+	now := time.Now().UTC().Truncate(time.Second)
+	named := func(n *catalog.Node) (string, string) { return n.Node, n.ID }
+	found := meant(name, v.Nodes, named)
+	switch {
+	case len(found) > 1:
+		return nil, ambiguous(name, "nodes of the catalog have", found, named)
+	case len(found) == 1 && found[0].ID == "":
+		return nil, catalog.Conflictf("node %q: the catalog has no ID for it, so it is no host with an agent; one that is not there can be revoked by its ID", name)
+	case len(found) == 1:
+		return a.revoke(c, catalog.Revocation{Kind: catalog.RevokedNode, ID: strings.ToLower(found[0].ID), Node: found[0].Node, At: now})
+	case isNodeID(name): // one that the catalog has forgotten may still have its certificate
+		return a.revoke(c, catalog.Revocation{Kind: catalog.RevokedNode, ID: strings.ToLower(name), At: now})
 	}
 	return nil, catalog.NotFoundf("node %q: no node of the catalog has this name or ID; one that is not there can be revoked by its ID", name)
+}
+
+func isNodeID(text string) bool { return text != "" && catalog.ValidNodeID(text) == nil }
+
+// meant gives the rows that an operator means by a name or an ID. Agents may register
+// hosts under any name: what looks like an ID is never a name, and a name that is the
+// same but for its case does not stand for another.
+func meant[T any](text string, rows []T, named func(T) (name, id string)) (found []T) {
+	which := func(same func(name, id string) bool) []T {
+		var out []T
+		for _, r := range rows {
+			if same(named(r)) {
+				out = append(out, r)
+			}
+		}
+		return out
+	}
+	if isNodeID(text) {
+		return which(func(_, id string) bool { return strings.EqualFold(id, text) })
+	}
+	if found = which(func(name, _ string) bool { return name == text }); len(found) > 0 {
+		return found
+	}
+	return which(func(name, _ string) bool { return strings.EqualFold(name, text) })
+}
+
+// ambiguous lists those among whom an operator has to choose.
+func ambiguous[T any](text, have string, found []T, named func(T) (name, id string)) error {
+	const most = 8
+	var list []string
+	for _, r := range found[:min(len(found), most)] {
+		name, id := named(r)
+		list = append(list, fmt.Sprintf("%s (%s)", name, cmp.Or(id, "without an ID")))
+	}
+	if len(found) > most {
+		list = append(list, fmt.Sprintf("%d more", len(found)-most))
+	}
+	return catalog.Conflictf("node %q: %d %s this name: %s; name one by its ID", text, len(found), have, strings.Join(list, ", "))
 }
 
 func (a trustAPI) revoke(c *call, r catalog.Revocation) (any, error) {
@@ -152,12 +192,9 @@ func (a trustAPI) allowNode(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	var found []*catalog.Revocation
-	for _, r := range v.Revocations {
-		if r.Kind == catalog.RevokedNode && (strings.EqualFold(r.Node, name) || strings.EqualFold(r.ID, name)) {
-			found = append(found, r)
-		}
-	}
+	nodes := slices.DeleteFunc(slices.Clone(v.Revocations), func(r *catalog.Revocation) bool { return r.Kind != catalog.RevokedNode })
+	named := func(r *catalog.Revocation) (string, string) { return r.Node, r.ID }
+	found := meant(name, nodes, named)
 	switch len(found) {
 	case 0:
 		return nil, catalog.NotFoundf("node %q: no revoked node has this name or ID", name)
@@ -168,6 +205,6 @@ func (a trustAPI) allowNode(c *call) (any, error) {
 		}
 		return revocationView{Kind: r.Kind, ID: r.ID, Node: r.Node, At: r.At}, nil
 	default:
-		return nil, catalog.Conflictf("node %q: %d revoked nodes had this name; name one by its ID", name, len(found))
+		return nil, ambiguous(name, "revoked nodes had", found, named)
 	}
 }

@@ -83,3 +83,41 @@ func TestRevocations(t *testing.T) {
 		}
 	}
 }
+
+func TestRevocationsMeanOneNode(t *testing.T) {
+	r := newRig(t)
+	const bad, decoy, decoy2, bare = "b5e2f1c0-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002", "00000000-0000-4000-8000-000000000003", "db1"
+	for _, n := range []catalog.Node{
+		{Node: "web1", ID: bad}, {Node: "Web1", ID: decoy}, {Node: bad, ID: decoy2}, {Node: bare}, {Node: "DB1", ID: "00000000-0000-4000-8000-000000000004"},
+	} {
+		n.Address = "10.0.0.1"
+		r.mustApply(&catalog.Register{Node: &n})
+	}
+	const path = "/v1/internal/revocation/node/"
+	for _, by := range []string{"web1", bad, strings.ToUpper(bad)} {
+		var got revocationView
+		if err := json.Unmarshal([]byte(r.want(r.do(http.MethodPut, path+by, ""), 200, "").body), &got); err != nil || got.ID != bad || got.Node != "web1" {
+			t.Errorf("revoked by %s: %+v, %v", by, got, err)
+		}
+		r.want(r.do(http.MethodDelete, path+by, ""), 200, "")
+	}
+	a := r.do(http.MethodPut, path+"WEB1", "")
+	if a.status != 409 || !strings.Contains(a.body, "web1 ("+bad+")") || !strings.Contains(a.body, "Web1 ("+decoy+")") {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	if a := r.do(http.MethodPut, path+bare, ""); a.status != 409 || !strings.Contains(a.body, "no ID") {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	// A node that is named like the ID of another does not stand in the way of it.
+	r.want(r.do(http.MethodPut, path+bad, ""), 200, "")
+	r.want(r.do(http.MethodPut, path+decoy2, ""), 200, "")
+	r.want(r.do(http.MethodPut, path+decoy, ""), 200, "")
+	if a := r.do(http.MethodDelete, path+"WEB1", ""); a.status != 409 || !strings.Contains(a.body, bad) || !strings.Contains(a.body, decoy) {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	r.want(r.do(http.MethodDelete, path+bad, ""), 200, "")
+	r.want(r.do(http.MethodDelete, path+"WEB1", ""), 200, "")
+	if v := r.do(http.MethodGet, "/v1/internal/revocations", ""); strings.Contains(v.body, decoy) || !strings.Contains(v.body, decoy2) {
+		t.Errorf("%s", v.body)
+	}
+}

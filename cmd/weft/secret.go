@@ -148,6 +148,8 @@ func nodeCommand(s streams) *cli.Command {
 		spec{
 			name: "revoke", usage: "Shut a node out", args: "NAME | ID", min: 1, max: 1,
 			about: "Its connections to servers are closed, and neither its certificate nor a join token gets it\nback in under its ID.\n" +
+				"A name is taken as it is written; in another case only where no other node has it. Check the ID that is\n" +
+				"printed: agents may register hosts under any name, but an ID is never taken for one.\n" +
 				"Servers take it for failed, alive or not: its services are not healthy any more.\n" +
 				"It still knows the key of gossip and the certificates of its services until they end: replace the key with\n" +
 				"`weft keyring -rotate`, which does not give it the new one, and take it out of the catalog with\n" +
