@@ -106,7 +106,7 @@ func (r *registrar) admit(p enroll.Peer) error {
 		return fmt.Errorf("%s: this server does not know yet which nodes were revoked", p)
 	case v.Revoked(catalog.RevokedNode, p.NodeID):
 		return fmt.Errorf("%s was revoked", p)
-	case ahead != nil && (*ahead)[p.NodeID]:
+	case ahead != nil && (*ahead)[strings.ToLower(p.NodeID)]:
 		return fmt.Errorf("%s was revoked by a command in this server's log; it waits for a leader to say whether that holds", p)
 	}
 	return nil

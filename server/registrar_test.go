@@ -79,3 +79,17 @@ func TestInventedServersAreNotTold(t *testing.T) {
 		t.Errorf("%d servers are told of, of one", len(got))
 	}
 }
+
+// TestForetoldInAnyCase: a certificate whose ID is in capitals is no way round what the
+// log foretells.
+func TestForetoldInAnyCase(t *testing.T) {
+	const id = "abcdef01-1111-4111-8111-111111111111"
+	r := &registrar{datacenter: "dc1", shun: func(func(string) bool) {}}
+	r.foretell(&catalog.Revoke{Revocation: catalog.Revocation{Kind: catalog.RevokedNode, ID: id}})
+	r.know(&catalog.View{})
+	for _, is := range []string{id, strings.ToUpper(id)} {
+		if err := r.admit(enroll.Peer{Role: enroll.RoleAgent, Node: "web1", NodeID: is, Datacenter: "dc1"}); err == nil {
+			t.Errorf("%s is let in, which the log revokes", is)
+		}
+	}
+}

@@ -164,7 +164,7 @@ func (g *Gate) answer(ctx context.Context, conn *tls.Conn) {
 		log.Warn("a node was not admitted", "node", clip(req.Node), "reason", string(rep.Refused.Reason), "err", err)
 	} else {
 		g.answered.WithLabelValues(resultOK).Inc()
-		log.Info("a node was admitted", "node", req.Node)
+		log.Info("a node was admitted", "node", req.Node, "id", req.NodeID)
 	}
 	if err := writeFrame(conn, rep, maxReply); err != nil {
 		log.Warn("the answer to a node that joins was not sent", "node", clip(req.Node), "err", err)
@@ -232,6 +232,9 @@ func (g *Gate) admit(ctx context.Context, conn *tls.Conn, req *request) (*reply,
 	self := Peer{Role: RoleAgent, Node: req.Node, NodeID: req.NodeID, Datacenter: req.Datacenter, ClusterID: g.root.clusterID}
 	if _, err := self.id(); err != nil {
 		return nil, Refuse(ReasonBadRequest, "%v", err)
+	}
+	if _, err := parseUUID(req.NodeID); err != nil { // by another it could not be revoked
+		return nil, Refuse(ReasonBadRequest, "node ID: %v; set node_id in its configuration, or remove the file node-id from its data directory", err)
 	}
 	if req.Datacenter != g.cfg.Datacenter {
 		return nil, Refuse(ReasonDatacenter, "this is datacenter %q, the node says that it is of %q; set datacenter in its configuration", g.cfg.Datacenter, req.Datacenter)

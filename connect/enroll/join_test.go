@@ -1,6 +1,7 @@
 package enroll
 
 import (
+	"strings"
 	"testing"
 )
 
@@ -42,6 +43,9 @@ func TestJoin(t *testing.T) {
 	}
 	if a := s.reg.last(t); a.TokenID == "" || a.Renewal != nil || a.Node != "web1" || a.NodeID != agentID || a.Version != "1.0" || a.Remote == nil {
 		t.Errorf("%+v", a)
+	}
+	if said := s.log.String(); !strings.Contains(said, "node=web1 id="+agentID) {
+		t.Errorf("the log does not say by which ID the node can be revoked: %s", said)
 	}
 }
 

@@ -106,6 +106,7 @@ type site struct {
 	creds  *Credentials
 	reg    *registrar
 	addr   string
+	log    lockedBuffer // of the gate
 }
 
 func newSite(t *testing.T, secret Secret, clk *clock) *site {
@@ -115,7 +116,7 @@ func newSite(t *testing.T, secret Secret, clk *clock) *site {
 		grant: Grant{GossipKeys: [][]byte{secret.GossipKey()}, Servers: []string{"192.0.2.1:8300"}},
 	}}
 	s.creds = must(NewServer(ServerConfig{Secret: secret, Node: "s1", NodeID: serverID, Datacenter: dc, Now: clk.now}))
-	gate := must(NewGate(GateConfig{Secret: secret, Datacenter: dc, Registrar: s.reg, Now: clk.now, Logger: slog.New(slog.DiscardHandler)}))
+	gate := must(NewGate(GateConfig{Secret: secret, Datacenter: dc, Registrar: s.reg, Now: clk.now, Logger: slog.New(slog.NewTextHandler(&s.log, nil))}))
 	s.listen(t, s.creds.Server(ProtoRPC, ProtoRaft, ProtoJoin), gate)
 	return s
 }
