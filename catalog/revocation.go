@@ -19,8 +19,8 @@ type Revocation struct {
 	// Node is the name that a revoked node had, for people.
 	Node string
 	At   time.Time
-	// Expires is when the thing ends by itself and the revocation may be forgotten;
-	// zero for a node, which has to be allowed again.
+	// Expires is when the revocation may be forgotten, well after the thing has ended by
+	// itself; zero for a node, which has to be allowed again.
 	Expires time.Time
 	RaftIndex
 }

@@ -71,6 +71,11 @@ func (a trustAPI) mint(c *call) (any, error) {
 	return joinTokenView{ID: t.ID, Token: t.Text(), ClusterID: t.ClusterID, Expires: t.Expires}, nil
 }
 
+// graceOfRevoked is how much longer than a token its revocation is kept: servers take the
+// token a little longer than it says, and what is forgotten is judged by the clock of
+// whoever revokes something else.
+const graceOfRevoked = 24 * time.Hour
+
 // revocationView is a revocation as clients see it.
 type revocationView struct {
 	Kind    string
@@ -106,10 +111,11 @@ func (a trustAPI) revokeToken(c *call) (any, error) {
 	now := time.Now().UTC().Truncate(time.Second)
 	r := catalog.Revocation{Kind: catalog.RevokedToken, ID: strings.ToLower(id), At: now, Expires: now.Add(enroll.MaxTTL)}
 	if text := c.query.Get("expires"); text != "" {
-		if r.Expires, err = time.Parse(time.RFC3339, text); err != nil {
+		if r.Expires, err = time.Parse(time.RFC3339, text); err != nil || r.Expires.Year() > 9998 { // JSON has no year 10000
 			return nil, badRequest(fmt.Sprintf("Invalid expires %q: a time like 2026-01-02T15:04:05Z is expected", text))
 		}
 	}
+	r.Expires = r.Expires.Add(graceOfRevoked)
 	return a.revoke(c, r)
 }
 

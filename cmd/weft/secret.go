@@ -57,7 +57,8 @@ func joinTokenCommand(s streams) *cli.Command {
 	cmd.Subcommands = []*cli.Command{
 		spec{
 			name: "list", usage: "List the join tokens that were revoked",
-			about: "Tokens that are good are written down nowhere: they carry all that servers need to know.",
+			about: "Tokens that are good are written down nowhere: they carry all that servers need to know. A revocation is\n" +
+				"kept until a day after the token's end, which is when it expires.",
 			flags: clientFlags(formatFlag()), action: withClient(s, listRevoked("token")),
 		}.build(),
 		spec{
