@@ -266,12 +266,17 @@ func (g *Gate) prove(conn *tls.Conn, req *request, a *Admission) error {
 		if p.Role != RoleAgent || p.NodeID != req.NodeID {
 			return Refuse(ReasonBadRequest, "the certificate is that of %s, the request is for node ID %s", p, clip(req.NodeID))
 		}
-		if lapsed := g.cfg.Now().Sub(cs.PeerCertificates[0].NotAfter); lapsed > maxLapsed && req.Token == "" {
-			return Refuse(ReasonNeedToken, "the certificate ended %d days ago, more than the %d that a node may be away; make a token with weft join-token",
-				lapsed/(24*time.Hour), maxLapsed/(24*time.Hour))
-		} else if lapsed <= maxLapsed {
+		lapsed := g.cfg.Now().Sub(cs.PeerCertificates[0].NotAfter)
+		switch here := p.Datacenter == g.cfg.Datacenter; {
+		case here && lapsed <= maxLapsed:
 			a.Renewal = &p
 			return nil
+		case req.Token != "":
+		case !here: // what is revoked there is not known here
+			return Refuse(ReasonDatacenter, "this is datacenter %q, the certificate is of %q; to move the node make a token here with weft join-token", g.cfg.Datacenter, p.Datacenter)
+		default:
+			return Refuse(ReasonNeedToken, "the certificate ended %d days ago, more than the %d that a node may be away; make a token with weft join-token",
+				lapsed/(24*time.Hour), maxLapsed/(24*time.Hour))
 		}
 	case !errors.Is(err, ErrNoPeer):
 		return Refuse(ReasonBadRequest, "%v", err)

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/weftmesh/weft/connect/identity"
 )
 
 // A node that was off for 90 days, while the gossip key changed, comes back by what
@@ -123,6 +125,34 @@ func TestRenewalIsOfTheSameNode(t *testing.T) {
 	s.clock.add(certLife + skew + time.Second)
 	if rep := must(s.raw(cfg, asAgent)); rep.Refused == nil || rep.Refused.Reason != ReasonBadRequest || rep.GossipKeys != nil {
 		t.Errorf("an expired server was told %+v", rep)
+	}
+}
+
+// TestRenewalIsInTheSameDatacenter: datacenters that share a secret do not share what is
+// revoked, so a certificate of the one is no right to one of the other.
+func TestRenewalIsInTheSameDatacenter(t *testing.T) {
+	s := newSite(t, NewSecret(), newClock())
+	root := must(s.secret.root())
+	key := must(identity.NewKey())
+	leaf := must(root.issue(Peer{Role: RoleAgent, Node: "web1", NodeID: agentID, Datacenter: "dc2", ClusterID: root.clusterID}, key.Public(), s.clock.now()))
+	for _, token := range []string{"", s.token(t, MintOptions{Now: s.clock.now().Add(-48 * time.Hour)}), s.token(t, MintOptions{})} {
+		c := must(s.agent(token))
+		if err := c.hold(key, leaf, root.cert); err != nil {
+			t.Fatal(err)
+		}
+		_, err := c.Renew(t.Context())
+		switch tok, _ := ParseToken(token); {
+		case tok.Empty():
+			wantReason(t, err, ReasonDatacenter)
+		case s.secret.Check(tok, s.clock.now()) != nil:
+			wantReason(t, err, ReasonTokenExpired)
+		case err != nil:
+			t.Error(err)
+		default:
+			if a := s.reg.last(t); a.TokenID != tok.ID || a.Renewal != nil {
+				t.Errorf("%+v", a)
+			}
+		}
 	}
 }
 
