@@ -41,6 +41,7 @@ type limits struct {
 
 	mu     sync.Mutex
 	agents map[string]*usage // by node ID, of those that ask something now
+	swept  time.Time
 }
 
 // usage is what one agent asks.
@@ -96,17 +97,27 @@ func (l *limits) of(id string) *usage {
 	return u
 }
 
-// sweepAt is how many agents may be remembered before those that ask nothing are
-// forgotten.
-const sweepAt = 1024
+const (
+	// sweepAt is how many agents may be remembered before those that ask nothing are
+	// forgotten.
+	sweepAt = 1024
+	// syncWhole is how long it takes until an allowance is whole again, after which it
+	// need not be remembered. All are looked through no more often: those of a large
+	// cluster have watches open and stay.
+	syncWhole = syncBurst / syncRate * time.Second
+)
 
 func (l *limits) sweep() {
 	if len(l.agents) < sweepAt {
 		return
 	}
 	now := l.now()
+	if now.Sub(l.swept) < syncWhole {
+		return
+	}
+	l.swept = now
 	for id, u := range l.agents {
-		if u.calls == 0 && u.waits == 0 && u.policies == 0 && u.begun == 0 && now.Sub(u.at) > syncBurst/syncRate*time.Second {
+		if u.calls == 0 && u.waits == 0 && u.policies == 0 && u.begun == 0 && now.Sub(u.at) > syncWhole {
 			delete(l.agents, id)
 		}
 	}

@@ -81,6 +81,62 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// TestSweepsAreRare: agents that have watches open are not looked through at the end of
+// each request.
+func TestSweepsAreRare(t *testing.T) {
+	at := time.Unix(1e9, 0)
+	l := newLimits()
+	l.now = func() time.Time { return at }
+	ask := func(id string, waits bool) func() {
+		t.Helper()
+		end, err := l.begin(rpc.Caller{Agent: true, NodeID: id}, waits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return end
+	}
+	for i := range sweepAt {
+		ask(fmt.Sprint("busy", i), true)
+	}
+	sweeps := 0
+	for i := range 100 {
+		before := l.swept
+		ask(fmt.Sprint("idle", i), false)()
+		if l.swept != before {
+			sweeps++
+		}
+		at = at.Add(100 * time.Millisecond)
+	}
+	if sweeps != 2 {
+		t.Errorf("%d sweeps in ten seconds", sweeps)
+	}
+	at = at.Add(2 * syncWhole)
+	ask("last", false)()
+	if len(l.agents) > sweepAt+1 {
+		t.Errorf("%d agents are remembered", len(l.agents))
+	}
+}
+
+func BenchmarkLimits(b *testing.B) {
+	for _, n := range []int{1000, 10_000} {
+		b.Run(fmt.Sprintf("agents=%d", n), func(b *testing.B) {
+			l := newLimits()
+			for i := range n { // each has a watch open
+				if _, err := l.begin(rpc.Caller{Agent: true, NodeID: fmt.Sprint(i)}, true); err != nil {
+					b.Fatal(err)
+				}
+			}
+			c := rpc.Caller{Agent: true, NodeID: "7"}
+			for b.Loop() {
+				a, _ := l.arrive(c)
+				end, _ := l.begin(c, false)
+				end()
+				a.end()
+			}
+		})
+	}
+}
+
 // TestPolicyQuestions: an agent may ask only a few times at once who enforces a
 // policy, as each question makes the leader ask all servers until it is answered.
 func TestPolicyQuestions(t *testing.T) {
