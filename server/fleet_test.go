@@ -741,11 +741,16 @@ func TestSnapshotByFollower(t *testing.T) {
 	f.put(follower, "k", "before")
 	archive := save(t, ops)
 	f.put(follower, "k", "after")
+	f.nodes[follower].apply(&catalog.Revoke{Revocation: catalog.Revocation{Kind: catalog.RevokedNode, ID: idOf(7), Node: "a1", At: time.Now()}})
 	if err := restore(t, ops, archive); err != nil {
 		t.Fatal(err)
 	}
 	for i := 1; i <= 3; i++ {
 		f.until(fmt.Sprintf("server %d has the archive", i), func() bool { v, err := f.get(i, "k", wire.Default); return err == nil && v == "before" })
+		f.until(fmt.Sprintf("server %d shuts out who was revoked since", i), func() bool {
+			v, err := f.nodes[i].server.store.Read(catalog.Query{Kind: catalog.QueryRevocations})
+			return err == nil && v.Revoked(catalog.RevokedNode, idOf(7))
+		})
 	}
 	f.put(follower, "k", "again")
 	for i := 1; i <= 3; i++ {

@@ -25,7 +25,7 @@ func (a snapshotAPI) routes() []Route {
 			stream: true, handle: a.save,
 		},
 		{
-			Method: http.MethodPut, Path: path, Summary: "replace the whole state of the servers by that of an archive, if all of it can be read",
+			Method: http.MethodPut, Path: path, Summary: "replace the whole state of the servers by that of an archive, if all of it can be read; what is revoked stays revoked",
 			Body: "such an archive", Permission: all, MaxBody: bodySnapshot, params: paramsWrite,
 			invalid: http.StatusInternalServerError, handle: a.restore,
 		},

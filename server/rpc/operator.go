@@ -242,7 +242,8 @@ func (w *pieceWriter) flush() error {
 }
 
 // RestoreSnapshot implements wire.Operators. Nothing changes unless all of the
-// archive arrived, its checksums are right and all of it can be read.
+// archive arrived, its checksums are right and all of it can be read. What was revoked
+// before stays revoked.
 func (o *Operator) RestoreSnapshot(ctx context.Context, req *wire.RestoreSnapshotRequest, next func() ([]byte, error)) (_ *wire.RestoreSnapshotReply, err error) {
 	defer o.h.metrics.count("RestoreSnapshot", &err)
 	if err := CallerOf(ctx).operate("to restore a snapshot"); err != nil {
@@ -268,6 +269,13 @@ func (o *Operator) RestoreSnapshot(ctx context.Context, req *wire.RestoreSnapsho
 		return nil, err
 	}
 	defer file.discard()
+	if _, err := o.h.readable(ctx); err != nil {
+		return nil, err
+	}
+	revoked, err := o.h.revocations()
+	if err != nil {
+		return nil, err
+	}
 	before := o.h.cfg.Store.Epoch()
 	// Raft goes on with it although who asked has gone, so its end is waited for.
 	err = o.cfg.Raft.Restore(context.WithoutCancel(ctx), file, file.index, file.size)
@@ -275,6 +283,7 @@ func (o *Operator) RestoreSnapshot(ctx context.Context, req *wire.RestoreSnapsho
 	if epoch != before {
 		o.h.log.Warn("an operator restored a snapshot", "index", o.h.cfg.Store.Index(), "epoch", epoch, "dur", time.Since(begin))
 		o.cfg.Restored()
+		err = errors.Join(err, o.h.revokeAgain(context.WithoutCancel(ctx), revoked))
 	}
 	if err != nil {
 		return nil, err
