@@ -219,7 +219,8 @@ func epochAfter(cur epoch, at uint64, h header) epoch {
 // store has seen. A backup that an operator restores passes through it once,
 // before consensus hands it to every server, so that all agree on the epoch. Its index
 // becomes at least that one: above those of all servers, so that who waits for it does
-// not take what was before for it.
+// not take what was before for it. What this store has revoked stays so: a backup is to
+// let nobody in who was shut out since.
 func (s *Store) Rebase(r io.Reader, w io.Writer, index uint64) error {
 	d, h, err := newDecoder(r)
 	if err != nil {
@@ -235,11 +236,21 @@ func (s *Store) Rebase(r io.Reader, w io.Writer, index uint64) error {
 			return err
 		}
 		if typ == recEnd {
+			e.revocations(s.state.Load().read())
 			return e.end()
 		}
 		e.raw(typ, body)
 		if e.err != nil {
 			return e.end()
+		}
+	}
+}
+
+// revocations writes those of r. They take the place of equal ones that came before.
+func (e *encoder) revocations(r reader) {
+	for _, t := range []*table{tableRevocations, tableCertRevocations} {
+		for row := range r.rows(t, byID) {
+			e.record(recordOf(row))
 		}
 	}
 }

@@ -369,6 +369,44 @@ func TestEpochs(t *testing.T) {
 	}
 }
 
+// TestRebaseKeepsRevocations: who was shut out since a backup is not let in by it, and
+// who was when it was made is shut out again.
+func TestRebaseKeepsRevocations(t *testing.T) {
+	const then, since = "b5e2f1c0-0000-4000-8000-000000000001", "b5e2f1c0-0000-4000-8000-000000000002"
+	s := sample(t)
+	shut := func(id, name string) {
+		apply(t, s, &catalog.Revoke{Revocation: catalog.Revocation{Kind: catalog.RevokedNode, ID: id, Node: name, At: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}})
+	}
+	shut(then, "then")
+	var old bytes.Buffer
+	if err := s.Backup().Write(&old); err != nil {
+		t.Fatal(err)
+	}
+	shut(since, "since")
+	apply(t, s, &catalog.SetCertRevocation{Revocation: catalog.CertRevocation{Serial: "0a:1b", Description: "stolen", RevokedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}})
+	for _, allowed := range []bool{false, true} {
+		if allowed {
+			apply(t, s, &catalog.Allow{Kind: catalog.RevokedNode, ID: then})
+		}
+		var rebased bytes.Buffer
+		if err := s.Rebase(bytes.NewReader(old.Bytes()), &rebased, 1000); err != nil {
+			t.Fatal(err)
+		}
+		fresh := newStore(t, Config{})
+		if err := fresh.Restore(&rebased); err != nil {
+			t.Fatal(err)
+		}
+		v, err := fresh.Read(catalog.Query{Kind: catalog.QueryRevocations})
+		if err != nil || len(v.Revocations) != 2 || !v.Revoked(catalog.RevokedNode, then) || !v.Revoked(catalog.RevokedNode, since) || v.Revocations[1].Node != "since" {
+			t.Errorf("allowed %t: %v, %+v", allowed, err, v.Revocations)
+		}
+		certs, err := fresh.Read(catalog.Query{Kind: catalog.QueryCertRevocations})
+		if err != nil || len(certs.RevokedCerts) != 1 || certs.RevokedCerts[0].Description != "stolen" {
+			t.Errorf("%v, %+v", err, certs)
+		}
+	}
+}
+
 // apply applies cmd at the next index.
 func apply(t fataler, s *Store, cmd catalog.Command) any {
 	t.Helper()

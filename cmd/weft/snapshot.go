@@ -136,7 +136,7 @@ func snapshotRestore(s streams) *cli.Command {
 	return spec{
 		name: "restore", usage: "Replace the state of the servers by a snapshot", args: "FILE", min: 1, max: 1, flags: clientFlags(),
 		about: "Everything that is not in the snapshot is gone afterwards, but for what agents say of their\nown hosts, which they say again within a minute. A file that is not whole changes nothing.\n" +
-			"What is revoked, nodes, join tokens and certificates, is revoked again at once; so is what the\nsnapshot has revoked.",
+			"What is revoked, nodes, join tokens and certificates, stays revoked; so does what the snapshot\nhas revoked.",
 		action: withClient(s, func(c *cli.Context, cl *client) error {
 			f, err := os.Open(c.Args().First())
 			if err != nil {

@@ -264,18 +264,14 @@ func (o *Operator) RestoreSnapshot(ctx context.Context, req *wire.RestoreSnapsho
 		return nil, catalog.Conflictf("another restore is under way; wait for its end")
 	}
 	begin := time.Now()
+	if _, err := o.h.readable(ctx); err != nil { // the store has all that is revoked
+		return nil, err
+	}
 	file, err := o.check(next)
 	if err != nil {
 		return nil, err
 	}
 	defer file.discard()
-	if _, err := o.h.readable(ctx); err != nil {
-		return nil, err
-	}
-	revoked, err := o.h.revocations()
-	if err != nil {
-		return nil, err
-	}
 	before := o.h.cfg.Store.Epoch()
 	// Raft goes on with it although who asked has gone, so its end is waited for.
 	err = o.cfg.Raft.Restore(context.WithoutCancel(ctx), file, file.index, file.size)
@@ -283,7 +279,6 @@ func (o *Operator) RestoreSnapshot(ctx context.Context, req *wire.RestoreSnapsho
 	if epoch != before {
 		o.h.log.Warn("an operator restored a snapshot", "index", o.h.cfg.Store.Index(), "epoch", epoch, "dur", time.Since(begin))
 		o.cfg.Restored()
-		err = errors.Join(err, o.h.revokeAgain(context.WithoutCancel(ctx), revoked))
 	}
 	if err != nil {
 		return nil, err

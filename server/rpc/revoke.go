@@ -1,10 +1,7 @@
 package rpc
 
 import (
-	"context"
 	"fmt"
-	"strings"
-	"time"
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/identity"
@@ -66,82 +63,4 @@ func (h *Handler) mayHave(id identity.ID) error {
 		}
 	}
 	return nil
-}
-
-// revocation is one of a node, a join token or a certificate: what it is of, for
-// people, and the command that makes it.
-type revocation struct {
-	of  string
-	cmd catalog.Command
-}
-
-// revocations are all that the state has, those of nodes first.
-func (h *Handler) revocations() ([]revocation, error) {
-	v, err := h.cfg.Store.Read(catalog.Query{Kind: catalog.QueryRevocations})
-	if err != nil {
-		return nil, err
-	}
-	certs, err := h.cfg.Store.Read(catalog.Query{Kind: catalog.QueryCertRevocations})
-	if err != nil {
-		return nil, err
-	}
-	var out []revocation
-	for _, r := range v.Revocations {
-		row := *r
-		row.RaftIndex = catalog.RaftIndex{}
-		out = append(out, revocation{row.Kind + " " + row.ID, &catalog.Revoke{Revocation: row}})
-	}
-	for _, r := range certs.RevokedCerts {
-		row := *r
-		row.RaftIndex = catalog.RaftIndex{}
-		out = append(out, revocation{"certificate " + row.Key(), &catalog.SetCertRevocation{Revocation: row}})
-	}
-	return out, nil
-}
-
-// revokeWithin bounds how long a restore revokes again.
-const revokeWithin = time.Minute
-
-// revokeAgain revokes what a restored state has lost of the revocations before it: whoever
-// was shut out is not let in by a backup.
-func (h *Handler) revokeAgain(ctx context.Context, before []revocation) error {
-	now, err := h.revocations()
-	if err != nil {
-		return err
-	}
-	there := make(map[string]bool, len(now))
-	for _, r := range now {
-		there[r.of] = true
-	}
-	ctx, cancel := context.WithTimeout(ctx, revokeWithin)
-	defer cancel()
-	again := 0
-	var lost []string
-	var first error
-	for _, r := range before {
-		if there[r.of] {
-			continue
-		}
-		if first == nil {
-			if _, _, first = h.cfg.Log.Apply(ctx, r.cmd); first == nil {
-				again++
-				continue
-			}
-		}
-		h.log.Error("what was revoked before a restore is not revoked any more", "revoked", r.of, "err", first)
-		lost = append(lost, r.of)
-	}
-	if again > 0 {
-		h.log.Warn("what was revoked before a restore was revoked again", "revocations", again)
-	}
-	if first == nil {
-		return nil
-	}
-	const most = 16
-	// The cause stays text, so that nobody takes it for that of the restore and tries again.
-	text := strings.Join(lost[:min(len(lost), most)], ", ")
-	if len(lost) > most {
-		text += fmt.Sprintf(" and %d more, which this server's log names", len(lost)-most)
-	}
-	return fmt.Errorf("the snapshot was restored, but of what was revoked before it %d could not be revoked again: %s; revoke it by hand: %s", len(lost), first.Error(), text)
 }
