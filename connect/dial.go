@@ -39,7 +39,7 @@ func (s *Service) dial(ctx context.Context, name catalog.Name, from string) (*Co
 		return nil, err
 	}
 	tried := make([]bool, len(up.Instances))
-	var failures []string
+	var failures []failure
 	for range maxAttempts {
 		e := s.balancer.pick(up, tried)
 		if e == nil {
@@ -51,11 +51,11 @@ func (s *Service) dial(ctx context.Context, name catalog.Name, from string) (*Co
 		}
 		if ctx.Err() != nil {
 			s.balancer.done(e.state)
-			failures = append(failures, "given up: "+context.Cause(ctx).Error())
+			failures = append(failures, givenUp(ctx))
 			break
 		}
 		s.balancer.failed(e.state, e.at, false, err)
-		failures = append(failures, fmt.Sprintf("%s at %s: %v", e.ID, e.Addr, err))
+		failures = append(failures, failure{e.ID, e.Addr, err})
 	}
 	s.table.release(up.key)
 	return nil, s.refuseDial(w, name, from, ReasonDialFailed, tellTried(len(up.Instances), failures))
@@ -100,12 +100,36 @@ func (s *Service) refuseDial(w *world, name catalog.Name, from string, why Reaso
 	return e
 }
 
-func tellTried(instances int, failures []string) error {
-	text := strings.Join(failures[:min(len(failures), maxListed)], "; ")
-	if more := len(failures) - maxListed; more > 0 {
-		text += fmt.Sprintf("; and %d more", more)
+// failure is that of an instance to take a connection.
+type failure struct {
+	id, addr string // empty: of the one who asks
+	err      error
+}
+
+func givenUp(ctx context.Context) failure {
+	return failure{err: fmt.Errorf("given up: %w", context.Cause(ctx))}
+}
+
+func (f failure) String() string {
+	if f.addr == "" {
+		return f.err.Error()
 	}
-	return fmt.Errorf("tried %d of %d instances: %s", len(failures), instances, text)
+	return fmt.Sprintf("%s at %s: %v", f.id, f.addr, f.err)
+}
+
+func tellTried(instances int, failures []failure) error {
+	var text strings.Builder
+	for i, f := range failures[:min(len(failures), maxListed)] {
+		if i > 0 {
+			text.WriteString("; ")
+		}
+		text.WriteString(f.String())
+	}
+	if more := len(failures) - maxListed; more > 0 {
+		fmt.Fprintf(&text, "; and %d more", more)
+	}
+	// Some that were tried may not be listed any more.
+	return fmt.Errorf("tried %d of %d instances: %s", len(failures), max(instances, len(failures)), &text)
 }
 
 func listNames(names []catalog.Name) string {

@@ -20,14 +20,21 @@ import (
 
 // attempt is an application's connection on its way to an instance.
 type attempt struct {
+	journey
+	w     *world
+	up    *upstream
+	app   net.Conn // nil once it is given away
+	tried []bool
+}
+
+// journey is what stays of an attempt while its connection is carried, which may be for
+// days: should it come back, it goes on in the world of that day.
+type journey struct {
 	p        *Proxy
 	ctx      context.Context // of the proxy's connections
-	w        *world
-	up       *upstream
-	app      net.Conn // nil while it is carried
-	tried    []bool
+	direct   netip.AddrPort  // valid: that of the one instance meant
 	tries    int
-	failures []string
+	failures []failure
 }
 
 // serveUpstream brings the application to an instance of an upstream. It runs on an
@@ -41,12 +48,12 @@ func (p *Proxy) serveUpstream(ctx context.Context, key catalog.Name, direct neti
 		}
 	}()
 	p.live.add()
-	a := &attempt{p: p, ctx: ctx, app: app}
+	a := &attempt{journey: journey{p: p, ctx: ctx, direct: direct}, app: app}
 	var first *candidate
 	w := p.svc.world.Load()
 	if w.problem == "" && p.svc.keys.usable(w) == nil {
 		if up := w.upstreams[key]; up != nil && !p.svc.guard.full() && p.svc.table.reserve(up.key, up.MaxConnections) {
-			a.begin(w, up, direct)
+			a.begin(w, up)
 			if first = a.next(); first == nil {
 				p.svc.table.release(up.key)
 			} else if a.quick(first) {
@@ -54,14 +61,16 @@ func (p *Proxy) serveUpstream(ctx context.Context, key catalog.Name, direct neti
 			}
 		}
 	}
-	go a.run(key, direct, first)
+	go a.run(key, first)
 }
 
-func (a *attempt) begin(w *world, up *upstream, direct netip.AddrPort) {
+func (a *attempt) begin(w *world, up *upstream) {
 	a.w, a.up = w, up
 	a.tried = make([]bool, len(up.Instances))
 	for i := range up.Instances {
-		a.tried[i] = direct.IsValid() && !slices.Contains(up.Instances[i].Direct, direct)
+		e := &up.Instances[i]
+		a.tried[i] = a.direct.IsValid() && !slices.Contains(e.Direct, a.direct) ||
+			slices.ContainsFunc(a.failures, func(f failure) bool { return f.addr == e.Addr })
 	}
 }
 
@@ -89,7 +98,7 @@ func (a *attempt) quick(e *candidate) bool {
 
 // run goes from instance to instance; e is one that is chosen already, with its
 // reservation, or nil. It ends what serveUpstream has begun.
-func (a *attempt) run(key catalog.Name, direct netip.AddrPort, e *candidate) {
+func (a *attempt) run(key catalog.Name, e *candidate) {
 	ctx := a.ctx
 	defer func() {
 		if v := recover(); v != nil {
@@ -107,7 +116,7 @@ func (a *attempt) run(key catalog.Name, direct netip.AddrPort, e *candidate) {
 			a.p.live.done()
 			return
 		}
-		a.begin(w, up, direct)
+		a.begin(w, up)
 		e = a.next()
 	}
 	for ; e != nil; e = a.next() {
@@ -117,11 +126,11 @@ func (a *attempt) run(key catalog.Name, direct netip.AddrPort, e *candidate) {
 		}
 		if ctx.Err() != nil {
 			a.p.svc.balancer.done(e.state)
-			a.failures = append(a.failures, "given up: "+context.Cause(ctx).Error())
+			a.failures = append(a.failures, givenUp(ctx))
 			break
 		}
 		a.p.svc.balancer.failed(e.state, e.at, false, err)
-		a.failures = append(a.failures, fmt.Sprintf("%s at %s: %v", e.ID, e.Addr, err))
+		a.failures = append(a.failures, failure{e.ID, e.Addr, err})
 	}
 	a.p.svc.table.release(a.up.key)
 	_ = a.p.svc.refuseDial(a.w, key, a.source(), ReasonDialFailed, tellTried(len(a.up.Instances), a.failures))
@@ -201,9 +210,9 @@ func (a *attempt) hand(e *candidate, between *ends, give func(net.Conn, tunnel.E
 	if err := s.enter(r, a.w); err != nil {
 		return err
 	}
-	app := a.app
-	a.app = nil // before: it may end, and come back, at once
-	f, err := give(app, func(f *tunnel.Flow, end tunnel.End) { a.ended(r, e, f, end) })
+	app, on, at := a.app, a.journey, e.at // and not the attempt, nor the candidate
+	a.app = nil                           // before: it may end, and come back, at once
+	f, err := give(app, func(f *tunnel.Flow, end tunnel.End) { on.ended(r, at, f, end) })
 	if err != nil {
 		a.app = app
 		if !r.withdraw() { // killed meanwhile: its counts were given back with it
@@ -217,23 +226,23 @@ func (a *attempt) hand(e *candidate, between *ends, give func(net.Conn, tunnel.E
 	return nil
 }
 
-// ended is the end of a stream. One that the far end did not take, and whose
-// application is untouched, goes to another instance.
-func (a *attempt) ended(r *row, e *candidate, f *tunnel.Flow, end tunnel.End) {
-	s := a.p.svc
+// ended is the end of a stream, to an instance picked at a time. One that the far end did
+// not take, and whose application is untouched, goes to another instance.
+func (j journey) ended(r *row, at time.Time, f *tunnel.Flow, end tunnel.End) {
+	s := j.p.svc
 	r.flow.Store(f)
 	if end.App != nil {
 		if end.Cause != tunnel.CauseOwner && elsewhere(end) && r.withdraw() {
 			s.table.reserve(r.upstream, 0)
-			a.app = end.App
-			go a.again(e, end)
+			a := &attempt{journey: j, app: end.App}
+			go a.again(r, at, end)
 			return
 		}
 		abort(end.App)
 	}
-	defer a.p.live.done()
+	defer j.p.live.done()
 	if end.Cause == tunnel.CausePeer && elsewhere(end) {
-		s.balancer.suspect(e.state, e.at, end.Err)
+		s.balancer.suspect(r.endpoint, at, end.Err)
 	}
 	to := endingOf(true, end)
 	if to.reason == ReasonDenied {
@@ -256,27 +265,48 @@ func elsewhere(end tunnel.End) bool {
 	return false
 }
 
-// again goes on with the next instance after one that did not take the stream. An
+// again goes on with the next instance after that of r did not take the stream. An
 // instance that never saw it is not to blame, and may have its turn again, unless it
 // answers nothing at all.
-func (a *attempt) again(e *candidate, end tunnel.End) {
+func (a *attempt) again(r *row, at time.Time, end tunnel.End) {
 	s := a.p.svc
-	blameless := end.Cause == tunnel.CauseUnprocessed && !errors.Is(end.Err, tunnel.ErrSilent)
-	if a.tries++; blameless && a.tries <= maxAttempts {
-		a.run(a.up.key, netip.AddrPort{}, e)
+	key := r.upstream
+	w := s.world.Load()
+	up := w.upstreams[key]
+	if w.problem != "" {
+		up = nil
+	}
+	a.tries++
+	blameless := end.Cause == tunnel.CauseUnprocessed && !errors.Is(end.Err, tunnel.ErrSilent) && a.tries <= maxAttempts
+	if blameless && up != nil {
+		if i := slices.IndexFunc(up.Instances, func(e Endpoint) bool { return e.Addr == r.addr }); i >= 0 {
+			a.begin(w, up)
+			a.tried[i] = true
+			a.run(key, &candidate{Endpoint: &up.Instances[i], state: r.endpoint, at: at})
+			return
+		}
+	}
+	if blameless { // and gone
+		s.balancer.done(r.endpoint)
+	} else {
+		s.balancer.failed(r.endpoint, at, !errors.Is(end.Err, tunnel.ErrSilent), end.Err)
+	}
+	a.failures = append(a.failures, failure{r.instance, r.addr, end.Err})
+	if up == nil { // it is gone, or nothing passes: run says which
+		s.table.release(key)
+		a.run(key, nil)
 		return
 	}
-	s.balancer.failed(e.state, e.at, !errors.Is(end.Err, tunnel.ErrSilent), end.Err)
-	a.failures = append(a.failures, fmt.Sprintf("%s at %s: %v", e.ID, e.Addr, end.Err))
+	a.begin(w, up)
 	next := a.next()
 	if next == nil {
-		s.table.release(a.up.key)
-		_ = s.refuseDial(a.w, a.up.key, a.source(), told(end.Code, ReasonDialFailed), tellTried(len(a.up.Instances), a.failures))
+		s.table.release(key)
+		_ = s.refuseDial(w, key, a.source(), told(end.Code, ReasonDialFailed), tellTried(len(up.Instances), a.failures))
 		abort(a.app)
 		a.p.live.done()
 		return
 	}
-	a.run(a.up.key, netip.AddrPort{}, next)
+	a.run(key, next)
 }
 
 // pair carries the application over a connection of its own.
@@ -359,7 +389,7 @@ type led struct {
 // lead makes a tunnel for those who wait at mine, in the time that a handshake has: the one
 // who leads may have less left. Its result is for him until his ctx ends.
 func (p *Proxy) lead(ctx context.Context, a *attempt, key instanceKey, cred *credential, mine *dialing) <-chan led {
-	own := &attempt{p: p, ctx: a.ctx, w: a.w, up: a.up}
+	own := &attempt{journey: journey{p: p, ctx: a.ctx}, w: a.w, up: a.up}
 	out := make(chan led)
 	p.live.add()
 	go func() {
@@ -415,7 +445,7 @@ func (p *Proxy) handshakeWith(ctx context.Context, a *attempt, key instanceKey, 
 		}
 		return nil, nil, err
 	}
-	t := &outboundTunnel{link: link, key: key, cred: cred, chain: state.PeerCertificates, since: p.svc.now(), world: a.w}
+	t := &outboundTunnel{link: link, key: key, cred: cred, chain: state.PeerCertificates, since: p.svc.now(), bundle: a.w.bundle}
 	p.tunnels.put(t)
 	if err := p.tunnels.recheck(t, p.svc.world.Load(), p.svc.now()); err != nil {
 		return nil, nil, fmt.Errorf("trust changed during the handshake: %w", err)

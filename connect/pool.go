@@ -46,11 +46,11 @@ type outboundTunnel struct {
 	last  atomic.Pointer[ends] // of a stream
 
 	// Guarded by the pool.
-	world  *world    // the last one that trusted chain
-	moved  uint64    // bytes, when last looked at
-	active time.Time // when they last moved
-	empty  time.Time // when it was last seen with a stream
-	seen   uint64    // bytes, when its rate was last asked for
+	bundle *identity.Bundle // the last one that trusted chain
+	moved  uint64           // bytes, when last looked at
+	active time.Time        // when they last moved
+	empty  time.Time        // when it was last seen with a stream
+	seen   uint64           // bytes, when its rate was last asked for
 	seenAt time.Time
 	bulk   bool // it moved much then
 }
@@ -128,7 +128,7 @@ func (in *instance) choose(cred *credential, w *world, now time.Time) (c choice)
 	streams := 0
 	spread := in.spread(now)
 	for _, o := range in.tunnels {
-		if o.cred != cred || o.world.bundle != w.bundle {
+		if o.cred != cred || o.bundle != w.bundle {
 			continue
 		}
 		st := o.link.Status()
@@ -209,7 +209,7 @@ func (t *tunnels) made(key instanceKey, d *dialing, o *outboundTunnel, err error
 func (t *tunnels) serves(o *outboundTunnel, cred *credential, w *world) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return o.cred == cred && o.world.bundle == w.bundle && o.open()
+	return o.cred == cred && o.bundle == w.bundle && o.open()
 }
 
 // open tells whether the tunnel takes another stream.
@@ -259,7 +259,7 @@ func (t *tunnels) put(o *outboundTunnel) {
 	in := t.instance(o.key)
 	in.plain, in.noALPN = false, time.Time{}
 	for _, old := range in.tunnels {
-		if old.cred != o.cred || old.world.bundle != o.world.bundle {
+		if old.cred != o.cred || old.bundle != o.bundle {
 			old.link.Drain(tunnel.CodeDraining)
 		}
 	}
@@ -383,14 +383,14 @@ func (t *tunnels) trust(w *world, now time.Time) {
 
 // trust closes the tunnel where w no longer trusts its peer. The pool's mu is held.
 func (o *outboundTunnel) trust(w *world, now time.Time) error {
-	if o.world.bundle == w.bundle {
+	if o.bundle == w.bundle {
 		return nil
 	}
 	if err := w.trusts(o.chain, true, now); err != nil {
 		_ = o.link.Close() // it reports nothing
 		return err
 	}
-	o.world = w
+	o.bundle = w.bundle
 	return nil
 }
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -534,7 +533,7 @@ func TestHandshakeOutlivesItsLeader(t *testing.T) {
 	w := p.web.svc.world.Load()
 	up := w.upstreams["db"]
 	ask := func(ctx context.Context) (*outboundTunnel, error) {
-		got, _, err := p.web.tunnel(ctx, &attempt{p: p.web.Proxy, ctx: t.Context(), w: w, up: up}, &candidate{Endpoint: &up.Instances[0]})
+		got, _, err := p.web.tunnel(ctx, &attempt{journey: journey{p: p.web.Proxy, ctx: t.Context()}, w: w, up: up}, &candidate{Endpoint: &up.Instances[0]})
 		return got, err
 	}
 	hurried, late := context.WithCancel(t.Context())
@@ -576,7 +575,7 @@ func TestQuietTunnelsAreReplacedWhenEmpty(t *testing.T) {
 	up := &upstream{Upstream: Upstream{Instances: []Endpoint{{Addr: "10.0.0.1:1"}}}}
 	w := &world{upstreams: map[string]*upstream{"db": up}}
 	link := &fakeLink{status: tunnel.Status{Streams: 1, Limit: 100, Bulk: true, Bytes: 1 << 20}}
-	pool.put(&outboundTunnel{link: link, key: instanceKey{"10.0.0.1:1", up.peer(&up.Instances[0])}, world: w, since: begin})
+	pool.put(&outboundTunnel{link: link, key: instanceKey{"10.0.0.1:1", up.peer(&up.Instances[0])}, since: begin})
 	for at := tendEvery; at <= 10*idleTunnel; at += tendEvery {
 		pool.tend(w, nil, begin.Add(at))
 	}
@@ -632,8 +631,8 @@ func TestCountsWhenARowIsKilledAsItIsGiven(t *testing.T) {
 	p := newPair(t, echo)
 	w := p.web.svc.world.Load()
 	up := w.upstreams["db"]
-	a := &attempt{p: p.web.Proxy, ctx: t.Context()}
-	a.begin(w, up, netip.AddrPort{})
+	a := &attempt{journey: journey{p: p.web.Proxy, ctx: t.Context()}}
+	a.begin(w, up)
 	if !p.web.svc.table.reserve(up.key, 0) {
 		t.Fatal("no reservation")
 	}
