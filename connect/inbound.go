@@ -27,7 +27,8 @@ type inboundTunnel struct {
 	since time.Time
 	link  atomic.Pointer[tunnel.Link] // nil until the greeting is done
 
-	proof proof // only accept uses it
+	proof    proof  // only accept uses it
+	unjudged uint64 // streams that were, and are counted; the pool's
 }
 
 // tunnelConfig is the server's tls.Config that speaks tunnels to those who ask for
@@ -161,6 +162,21 @@ func (p *Proxy) serveTunnel(ctx context.Context, c *Conn, state tls.ConnectionSt
 // line is what the log says of the tunnel.
 func (t *inboundTunnel) line() line {
 	return line{source: t.source, destination: t.destination, self: t.self, peer: t.peer, addr: t.addr}
+}
+
+// tellUnjudged counts the streams that the tunnel refused by itself, of which there are so
+// many by now, and logs of whom they were.
+func (t *inboundTunnel) tellUnjudged(now uint64) {
+	n := now - t.unjudged
+	if n == 0 {
+		return
+	}
+	t.unjudged = now
+	t.pair.ended.WithLabelValues(string(ReasonLimit)).Add(float64(n))
+	of := t.line()
+	of.reason = ReasonLimit
+	of.err = fmt.Errorf("%d connections refused unjudged: the source gave up too many within a second, each before it was answered; see whether the application stalls", n)
+	t.svc.journal.post(of)
 }
 
 // tunnelOver counts a tunnel that ended, and logs of whom it was where a peer broke the

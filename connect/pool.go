@@ -302,10 +302,15 @@ func (t *tunnels) forget(i *inboundTunnel) {
 	}
 }
 
-// pruneInbound forgets those that have ended.
+// pruneInbound forgets those that have ended, and tells of streams that nobody judged.
 func (t *tunnels) pruneInbound() {
 	for i := range t.inbound {
-		if l := i.link.Load(); l != nil && isDone(*l) {
+		l := i.link.Load()
+		if l == nil {
+			continue
+		}
+		i.tellUnjudged((*l).Status().Unjudged)
+		if isDone(*l) {
 			t.forget(i)
 			t.over(i.line(), (*l).Status().Err)
 		}

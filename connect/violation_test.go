@@ -2,6 +2,7 @@ package connect
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"io"
 	"strings"
 	"testing"
@@ -63,4 +64,45 @@ func TestViolationsAreSeen(t *testing.T) {
 			t.Errorf("%v tunnels counted as %s", n, why)
 		}
 	}
+}
+
+// Streams that a tunnel refuses by itself have no row: they are counted and logged all the
+// same, each once.
+func TestUnjudgedStreamsAreSeen(t *testing.T) {
+	ca := newTestCA(t, testDomain)
+	reg := prometheus.NewRegistry()
+	db := startSidecarWith(t, ca, "db", ProxyConfig{Metrics: NewMetrics(reg)}, func(s *Snapshot) {})
+	leaf, err := x509.ParseCertificate(ca.leaf(t, "web", time.Now(), time.Now().Add(time.Hour)).Certificate[0])
+	must(t, err)
+	w := db.svc.world.Load()
+	web := w.id
+	web.Service = "web"
+	link := &fakeLink{}
+	var l tunnel.Link = link
+	in := &inboundTunnel{ends: db.svc.inboundEnds(web, w, "192.0.2.1:7", []*x509.Certificate{leaf})}
+	in.link.Store(&l)
+	if !db.tunnels.enter(in) {
+		t.Fatal("no place")
+	}
+	seen := func() (n float64) {
+		families, err := reg.Gather()
+		must(t, err)
+		for _, f := range families {
+			if f.GetName() == "weft_proxy_connections_total" {
+				n += f.Metric[0].Counter.GetValue()
+			}
+		}
+		return n
+	}
+	for _, c := range []struct {
+		sum  uint64
+		want float64
+	}{{0, 0}, {7, 7}, {7, 7}, {9, 9}} {
+		link.status.Unjudged = c.sum
+		if db.tidy(); seen() != c.want {
+			t.Errorf("%v counted of %d", seen(), c.sum)
+		}
+	}
+	db.tunnels.leave(in)
+	db.log.find(t, "connection refused", "reason=limit", "source=web", "destination=db", "addr=192.0.2.1:7", "7 connections refused unjudged")
 }

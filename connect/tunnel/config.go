@@ -33,6 +33,7 @@ type Config struct {
 	grows    bool    // windows do
 	budget   *budget // of the driver
 	patience time.Duration
+	clock    func() time.Duration // nil: that of the system, from the beginning of each tunnel
 }
 
 const greetTimeout = 10 * time.Second
@@ -110,7 +111,9 @@ func greet(ctx context.Context, conn net.Conn, server bool, cfg Config) (machine
 		return machine{}, fmt.Errorf("no greeting from the tunnel's peer: %w", err)
 	}
 	m, began := newMachine(server, cfg.hello(), peer), time.Now()
-	m.clock = func() time.Duration { return time.Since(began) }
+	if m.clock = cfg.clock; m.clock == nil {
+		m.clock = func() time.Duration { return time.Since(began) }
+	}
 	return m, nil
 }
 

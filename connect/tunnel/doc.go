@@ -69,8 +69,9 @@
 // state of their streams and not as bytes, so a peer that provokes and never reads
 // costs nothing. Streams that ended but hold unread data count up to twice the limit.
 // Streams that the peer resets within a second and before they were answered pass that
-// limit by: after twice the limit of them (at least a thousand) within a keepalive more
-// are refused unjudged until it is over, and sixteen times as many are a violation.
+// limit by: after twice the limit of them (at least a thousand) within a second more are
+// refused unjudged until it is over, which is counted, and sixteen times as many are a
+// violation.
 //
 // # The loop
 //

@@ -66,6 +66,8 @@ type Status struct {
 	// Grown counts windows of streams that have grown, either way: they carry bulk, or
 	// did a moment ago.
 	Grown int
+	// Unjudged counts the streams that were refused before Accept was asked.
+	Unjudged uint64
 	// Err is why the tunnel ended; nil while it lives and when it ended in order.
 	Err error
 }

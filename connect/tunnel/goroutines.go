@@ -130,7 +130,7 @@ func (l *link) Status() Status {
 	l.mu.Unlock()
 	return Status{
 		Grown: grown, Streams: l.Streams(), Limit: l.m.limit(), Draining: l.Draining(),
-		Bytes: l.bytes.Load(), Bulk: l.bulk.Load(), Err: l.Err(),
+		Bytes: l.bytes.Load(), Bulk: l.bulk.Load(), Unjudged: l.unjudged.Load(), Err: l.Err(),
 	}
 }
 

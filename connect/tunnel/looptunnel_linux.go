@@ -37,6 +37,7 @@ type loopTunnel struct {
 	bytes    atomic.Uint64
 	bulk     atomic.Bool
 	grown    atomic.Int32
+	unjudged atomic.Uint64
 	done     chan struct{}
 	mu       sync.Mutex
 	err      error
@@ -261,6 +262,7 @@ func (t *loopTunnel) opened(p *stream, meta []byte) {
 	if len(t.streams) >= 2*t.l.cfg.MaxStreams || t.m.weary() {
 		// Streams that ended still hold data that nobody reads, or too many were for nothing.
 		t.m.refuse(p, CodeLimit)
+		t.unjudged.Add(1)
 		return
 	}
 	s := t.newStream(p)
@@ -510,6 +512,6 @@ func (t *loopTunnel) Status() Status {
 	}
 	return Status{
 		Streams: int(t.open.Load() + t.pending.Load()), Limit: t.m.limit(), Draining: t.draining.Load(),
-		Bytes: t.bytes.Load(), Bulk: t.bulk.Load(), Grown: int(t.grown.Load()), Err: err,
+		Bytes: t.bytes.Load(), Bulk: t.bulk.Load(), Grown: int(t.grown.Load()), Unjudged: t.unjudged.Load(), Err: err,
 	}
 }

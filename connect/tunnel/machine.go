@@ -67,7 +67,8 @@ type machine struct {
 	peer    hello
 	server  bool
 	lastID  uint32               // the highest id opened
-	inVain  int                  // streams that the peer reset soon and before they were answered, since rest
+	inVain  int                  // streams that the peer reset soon and before they were answered, since vainAt
+	vainAt  uint32               // of the machine's clock
 	clock   func() time.Duration // nil: it stands still
 
 	goawayDue, goawaySent bool
@@ -311,8 +312,9 @@ func (m *machine) finish(p []byte) (ev event, err error) {
 		ev = event{kind: evFin, stream: s}
 	case typeReset:
 		if m.server && s.state&answered == 0 && m.now()-s.opened < outlived {
+			m.forgive()
 			if m.inVain++; m.inVain > vainViolation*m.mayVain() {
-				return ev, m.violation(s.id, "%d streams opened and reset before they were answered", m.inVain)
+				return ev, m.violation(s.id, "%d streams opened within a second and reset before they were answered", m.inVain)
 			}
 		}
 		m.remove(s)
@@ -430,15 +432,31 @@ const (
 	// vainViolation is how many times mayVain nobody reaches who means well: what he opens
 	// beyond mayVain is refused already.
 	vainViolation = 16
+	// vainFor is for how long, in milliseconds, those opened in vain are counted together:
+	// an application that stalls under requests that time out soon is no attack.
+	vainFor = 1000
 )
 
-// mayVain is how many streams the peer may reset soon and unanswered between two rests: all
+// mayVain is how many streams the peer may reset soon and unanswered in a second: all
 // that it can have open, twice. Each costs it 20 bytes, and us a judgement, a connection to
 // the application and a line in the log, and the limit of streams does not hold them up.
 func (m *machine) mayVain() int { return max(1000, 2*int(m.mine.streams)) }
 
 // weary tells whether the peer has opened so many in vain that more are refused unjudged.
-func (m *machine) weary() bool { return m.inVain >= m.mayVain() }
+func (m *machine) weary() bool {
+	if m.inVain < m.mayVain() {
+		return false
+	}
+	m.forgive()
+	return m.inVain > 0
+}
+
+// forgive begins to count those opened in vain anew once their second is over.
+func (m *machine) forgive() {
+	if now := m.now(); now-m.vainAt >= vainFor {
+		m.inVain, m.vainAt = 0, now
+	}
+}
 
 func (m *machine) now() uint32 {
 	if m.clock == nil {

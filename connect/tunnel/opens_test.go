@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // serverRig is a server's tunnel to a peer that the test plays.
@@ -42,7 +43,8 @@ func TestRapidResetIsAViolation(t *testing.T) {
 	eachDriver(t, func(t *testing.T, d driverPair) {
 		var accepted atomic.Int32
 		addr := netip.MustParseAddrPort(listen(t, echo))
-		l, far := serverRig(t, d, Config{MaxStreams: 100}, func(*Flow, []byte) Verdict {
+		still := func() time.Duration { return time.Minute }
+		l, far := serverRig(t, d, Config{MaxStreams: 100, clock: still}, func(*Flow, []byte) Verdict {
 			accepted.Add(1)
 			return Verdict{Addr: addr}
 		})
@@ -58,6 +60,9 @@ func TestRapidResetIsAViolation(t *testing.T) {
 		}
 		if n := accepted.Load(); n > 1000 {
 			t.Errorf("%d streams were judged", n)
+		}
+		if n := l.Status().Unjudged; n < 1000 {
+			t.Errorf("%d counted as refused unjudged", n)
 		}
 	})
 }

@@ -45,13 +45,14 @@ type Tunnel struct {
 	err      error
 	spare    []byte // an output buffer between two writes that follow each other
 
-	done   chan struct{}
-	reads  atomic.Uint64
-	writes atomic.Uint64 // odd while a write is under way
-	bytes  atomic.Uint64
-	bulk   atomic.Bool
-	alive  *time.Timer
-	pulse  pulse
+	done     chan struct{}
+	reads    atomic.Uint64
+	writes   atomic.Uint64 // odd while a write is under way
+	bytes    atomic.Uint64
+	bulk     atomic.Bool
+	unjudged atomic.Uint64 // streams refused before Accept gave them
+	alive    *time.Timer
+	pulse    pulse
 
 	vigil
 	late *time.Timer // ends the doubt
@@ -388,6 +389,7 @@ func (t *Tunnel) handle(ev event) {
 			// Streams that ended still hold data that nobody reads, or nobody accepts, or too
 			// many were for nothing.
 			t.m.refuse(ev.stream, CodeLimit)
+			t.unjudged.Add(1)
 			return
 		}
 		t.accepted = append(t.accepted, t.newStream(ev.stream, append([]byte(nil), ev.data...)))

@@ -251,10 +251,8 @@ func (m *machine) recall(s *stream) {
 	}
 }
 
-// rest recalls what streams have that rest, and forgives those opened in vain. Its caller
-// comes seldom.
+// rest recalls what streams have that rest. Its caller comes seldom.
 func (m *machine) rest() {
-	m.inVain = 0
 	if !m.grow.on() {
 		return
 	}
