@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/weftmesh/weft/connect/tunnel"
 )
 
 func useShortCut(t *testing.T) {
@@ -116,5 +118,47 @@ func TestShortCutFindsByAddress(t *testing.T) {
 	none.close(p.db.Proxy)
 	if none.find(instanceKey{at.String(), id}) != nil {
 		t.Error("found where there is none")
+	}
+}
+
+// splices calls before with each connection that takes a short cut, once it was chosen.
+type splices struct {
+	tunnel.Driver
+	before func()
+}
+
+func (d *splices) Splice(app net.Conn, accept tunnel.Accept, end tunnel.EndFunc) (*tunnel.Flow, error) {
+	d.before()
+	return d.Driver.Splice(app, accept, end)
+}
+
+// A destination that begins to drain just after it was chosen is not to blame: its
+// successor, which listens at the same address, gets the connection.
+func TestShortCutToOneThatDrains(t *testing.T) {
+	d, err := tunnel.New(tunnel.Config{})
+	must(t, err)
+	between := &splices{Driver: d, before: func() {}}
+	testDriver = between
+	t.Cleanup(func() { testDriver = nil; d.Close() })
+	ca := newTestCA(t, testDomain)
+	db := func(s *Snapshot) { s.Inbound, s.Local, s.Intentions = "127.0.0.1:0", serve(t, echo), allow("web") }
+	next := startSidecar(t, ca, "db", db) // without a short cut, as another process
+	useShortCut(t)
+	old := startSidecar(t, ca, "db", db)
+	cut := testShortCut
+	cut.close(old.Proxy)
+	cut.open(next.inbound(), old.Proxy)
+	web := startSidecar(t, ca, "web", func(s *Snapshot) { s.Upstreams = []Upstream{upstreamOf("db", next.inbound())} })
+	must(t, tryOnce(web.upstream("db")))
+	if fresh, _ := tunnelsOf(web, "outbound"); fresh != 0 {
+		t.Fatal("it took no short cut")
+	}
+	between.before = func() { old.noInbound.Store(true); cut.close(old.Proxy) } // as drain does
+	must(t, tryOnce(web.upstream("db")))
+	if fresh, _ := tunnelsOf(web, "outbound"); fresh != 1 {
+		t.Errorf("%d tunnels to the successor", fresh)
+	}
+	if failing := web.svc.balancer.failing(); len(failing) != 0 {
+		t.Errorf("%d instances are blamed", len(failing))
 	}
 }

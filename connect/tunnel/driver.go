@@ -25,9 +25,10 @@ type Driver interface {
 	// tunnels. It owns both, unless it fails.
 	Pair(conn *tls.Conn, app net.Conn, end EndFunc) (*Flow, error)
 	// Splice joins app to an application of this host, without a tunnel: accept judges
-	// it as the far end of one would, and end is told as the near end of one. It owns app,
-	// unless it fails, with errors.ErrUnsupported where a platform has no such thing, or
-	// app has said something in a stream before.
+	// it as the far end of one would, and end is told as the near end of one; CodeDraining
+	// is that of one that never saw it (CauseUnprocessed). It owns app, unless it fails, with
+	// errors.ErrUnsupported where a platform has no such thing, or app has said something in
+	// a stream before.
 	Splice(app net.Conn, accept Accept, end EndFunc) (*Flow, error)
 	// Listen accepts the connections of ln, which it owns, and gives each to accept,
 	// which may run on an event loop and must not block, and will mostly Carry it.

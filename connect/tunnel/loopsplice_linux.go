@@ -440,7 +440,11 @@ func (s *loopSplice) failed(j *joint, err error) {
 // refused gives the source's application back, as nothing was read of it.
 func (s *loopSplice) refused(code Code) {
 	s.to.end = nil // nothing was begun
-	s.giveBack(End{Cause: CausePeer, Code: code, Err: &ResetError{Code: code, Remote: true}}, End{})
+	e := End{Cause: CausePeer, Code: code, Err: &ResetError{Code: code, Remote: true}}
+	if code == CodeDraining { // began after it was chosen; the address may have a successor
+		e = End{Cause: CauseUnprocessed, Err: ErrUnprocessed}
+	}
+	s.giveBack(e, End{})
 }
 
 func (s *loopSplice) dialFailed(err error) {
