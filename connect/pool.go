@@ -366,48 +366,68 @@ func (o *outboundTunnel) idle(now time.Time) bool {
 }
 
 // trust closes the tunnels whose peers the world no longer trusts. Their streams are
-// rows and have been judged already.
+// rows and have been judged already. Event loops want the pool meanwhile, so it is not
+// held: who comes now looks by itself once its tunnel is listed, in the world of now.
 func (t *tunnels) trust(w *world, now time.Time) {
 	if w.bundle == nil {
 		return // nothing passes, and trust may come back
 	}
+	type doubtful struct {
+		o      *outboundTunnel
+		bundle *identity.Bundle
+	}
+	var outbound []doubtful
+	var inbound []*inboundTunnel
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	for _, in := range t.instances {
 		for _, o := range in.tunnels {
-			_ = o.trust(w, now) // what it closes is gone, and its streams with it
+			if o.bundle != w.bundle {
+				outbound = append(outbound, doubtful{o, o.bundle})
+			}
 		}
 	}
 	for i := range t.inbound {
-		l := i.link.Load()
-		if l != nil && w.trusts(i.chain, false, now) != nil {
-			_ = (*l).Close()
+		if i.link.Load() != nil {
+			inbound = append(inbound, i)
+		}
+	}
+	t.mu.Unlock()
+	verdicts := chainVerdicts{w: w, now: now, known: map[any]error{}}
+	for _, d := range outbound { // first: none takes a stream until it is through
+		t.judged(d.o, d.bundle, w, verdicts.of(d.o.chain, true))
+	}
+	for _, i := range inbound {
+		if verdicts.of(i.chain, false) != nil {
+			_ = (*i.link.Load()).Close()
 		}
 	}
 }
 
-// trust closes the tunnel where w no longer trusts its peer. The pool's mu is held.
-func (o *outboundTunnel) trust(w *world, now time.Time) error {
-	if o.bundle == w.bundle {
-		return nil
-	}
-	if err := w.trusts(o.chain, true, now); err != nil {
+// judged closes the tunnel where w does not trust its peer, which the bundle before did.
+func (t *tunnels) judged(o *outboundTunnel, before *identity.Bundle, w *world, err error) {
+	if err != nil {
 		_ = o.link.Close() // it reports nothing
-		return err
+		return
 	}
-	o.bundle = w.bundle
-	return nil
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if o.bundle == before { // else it was judged meanwhile
+		o.bundle = w.bundle
+	}
 }
 
 // recheck is trust for a tunnel that has just been put: who withdrew trust during its
 // handshake, in an older world, did not see it.
 func (t *tunnels) recheck(o *outboundTunnel, w *world, now time.Time) error {
-	if w.bundle == nil {
+	t.mu.Lock()
+	before := o.bundle
+	t.mu.Unlock()
+	if w.bundle == nil || before == w.bundle {
 		return nil // as for those that stand
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return o.trust(w, now)
+	err := w.trusts(o.chain, true, now)
+	t.judged(o, before, w, err)
+	return err
 }
 
 // drainInbound lets sources go elsewhere.

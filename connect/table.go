@@ -320,13 +320,17 @@ func (v *chainVerdicts) check(r *row) error {
 	if len(r.chain) == 0 {
 		return errors.New("the peer's certificate is not known")
 	}
+	return v.of(r.chain, r.outbound)
+}
+
+func (v *chainVerdicts) of(chain []*x509.Certificate, outbound bool) error {
 	key := struct {
 		leaf     *x509.Certificate
 		outbound bool
-	}{r.chain[0], r.outbound}
+	}{chain[0], outbound}
 	err, ok := v.known[key]
 	if !ok {
-		err = v.w.trusts(r.chain, r.outbound, v.now)
+		err = v.w.trusts(chain, outbound, v.now)
 		v.known[key] = err
 	}
 	return err

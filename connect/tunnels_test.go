@@ -3,6 +3,7 @@ package connect
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -594,6 +595,56 @@ func TestQuietTunnelsAreReplacedWhenEmpty(t *testing.T) {
 	if !link.status.Draining {
 		t.Errorf("it stands %s after its last byte, with the buffers of bulk", quietTunnel)
 	}
+}
+
+// closingLink calls back when it is closed.
+type closingLink struct {
+	fakeLink
+	closed func()
+}
+
+func (l *closingLink) Close() error { l.closed(); return nil }
+
+// Chains are verified while event loops use the pool: a thousand of them take a while.
+func TestPoolIsFreeWhileTrustIsJudged(t *testing.T) {
+	ca, other := newTestCA(t, testDomain), newTestCA(t, testDomain)
+	web := startSidecar(t, ca, "web", nil)
+	pool := &web.tunnels
+	var closed, held int
+	link := func() tunnel.Link {
+		return &closingLink{closed: func() {
+			if closed++; !pool.mu.TryLock() {
+				held++
+				return
+			}
+			pool.mu.Unlock()
+		}}
+	}
+	for _, c := range []*testCA{ca, other, other} {
+		leaf, err := x509.ParseCertificate(c.leaf(t, "db", time.Now(), time.Now().Add(time.Hour)).Certificate[0])
+		must(t, err)
+		chain := []*x509.Certificate{leaf}
+		in, l := &inboundTunnel{ends: &ends{chain: chain}}, link()
+		in.link.Store(&l)
+		if !pool.enter(in) {
+			t.Fatal("no place")
+		}
+		pool.put(&outboundTunnel{link: link(), key: instanceKey{addr: "192.0.2.1:1"}, chain: chain})
+	}
+	w := web.svc.world.Load()
+	pool.trust(w, time.Now())
+	if closed != 4 || held != 0 {
+		t.Errorf("%d closed, want 4 of another authority; %d of them while the pool was held", closed, held)
+	}
+	pool.mu.Lock()
+	defer pool.mu.Unlock()
+	for i, o := range pool.instances[instanceKey{addr: "192.0.2.1:1"}].tunnels {
+		if trusted := o.bundle == w.bundle; trusted != (i == 0) {
+			t.Errorf("tunnel %d is trusted: %v", i, trusted)
+		}
+	}
+	clear(pool.instances)
+	clear(pool.inbound)
 }
 
 // The limit on connections is for connections: tunnels that carry none, of sources that
