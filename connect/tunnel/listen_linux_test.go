@@ -2,8 +2,11 @@ package tunnel
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"os"
+	"strings"
 	"testing"
 )
 
@@ -156,4 +159,40 @@ func listenersOf(t *testing.T, l *loop) int {
 		t.Fatal("the loop has ended")
 	}
 	return wait(t, n, "answer of a loop")
+}
+
+// A listener whose socket another process goes on with wakes the loop no more.
+func TestStoppedListenerLeavesTheSet(t *testing.T) {
+	d, err := NewLoops(Config{}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	watched := func() int {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", d.loops[0].epfd))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(string(b), "tfd:")
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := ln.(*net.TCPListener).File() // what the successor has
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Close()
+	before := watched()
+	stop, err := d.Listen(ln, func(c net.Conn) { c.Close() }, func(err error) { t.Error(err) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := watched(); n != before+1 {
+		t.Errorf("%d descriptors are watched with a listener, and %d without", n, before)
+	}
+	if stop(); watched() != before {
+		t.Errorf("%d descriptors are watched after it was stopped, and %d before", watched(), before)
+	}
 }

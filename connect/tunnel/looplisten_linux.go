@@ -115,6 +115,8 @@ func (a *loopListener) leave(l *loop) {
 		return
 	}
 	delete(l.listeners, a)
+	// To close it is not enough where another process has the socket, too.
+	_ = rawEpollCtl(l.epfd, unix.EPOLL_CTL_DEL, a.fd, nil) // it was added
 	l.release(a.slot)
 	l.accepting = slices.DeleteFunc(l.accepting, func(o *loopListener) bool { return o == a })
 	a.queued = false
@@ -151,7 +153,6 @@ func (a *loopListener) follow(from, to *loop) {
 	if stays {
 		return
 	}
-	_ = rawEpollCtl(from.epfd, unix.EPOLL_CTL_DEL, a.fd, nil) // it was added
 	a.leave(from)
 	if !to.post(func() { a.arrive(to) }) {
 		a.free()
