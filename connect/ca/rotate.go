@@ -58,7 +58,7 @@ func Reconcile(roots []*catalog.Root, cfg Config, seal Sealer, now time.Time) ([
 
 // NeedsNewRoot tells whether cfg asks for another root than the active one: another
 // certificate or key of the operator's, another type or size of key, or, for
-// generated roots, a younger one. A configuration that says nothing of keys is
+// generated roots, one of another time. A configuration that says nothing of keys is
 // content with any root.
 func NeedsNewRoot(active *catalog.Root, cfg Config, now time.Time) bool {
 	if cfg.RootCert != nil {
@@ -73,12 +73,19 @@ func NeedsNewRoot(active *catalog.Root, cfg Config, now time.Time) bool {
 	}
 	// Leaves are to have their whole life, and old ones to end before the root does.
 	margin := max(active.NotAfter.Sub(active.NotBefore)/10, 2*cfg.LeafTTL)
-	return now.After(active.NotAfter.Add(-margin))
+	return now.After(active.NotAfter.Add(-margin)) || now.Before(active.NotBefore)
+}
+
+// good tells whether a root is one of this time. One that ended while all servers were
+// off, or that was made while the clock was far ahead, vouches for nobody.
+func good(r *catalog.Root, now time.Time) bool {
+	return !now.Before(r.NotBefore) && now.Before(r.NotAfter)
 }
 
 // Rotate makes next the active root. The old one cross-signs it, so that peers who
 // have not heard of next yet accept its leaves; it stays trusted, without its key,
-// until Prune drops it. Where it cannot cross-sign, Rotate refuses unless cfg.Force.
+// until Prune drops it. Where it cannot cross-sign, Rotate refuses unless cfg.Force; an
+// old one that is not good now is not asked to.
 func Rotate(roots []*catalog.Root, next *catalog.Root, cfg Config, seal Sealer, now time.Time) ([]*catalog.Root, error) {
 	next, active := clone(next), Active(roots)
 	out := make([]*catalog.Root, 0, len(roots)+1)
@@ -95,7 +102,7 @@ func Rotate(roots []*catalog.Root, next *catalog.Root, cfg Config, seal Sealer, 
 			out = append(out, r)
 		}
 	}
-	if active != nil && active.ID != next.ID {
+	if active != nil && active.ID != next.ID && good(active, now) {
 		cross, err := crossSign(active, next, cfg, seal, now)
 		switch {
 		case err == nil:
