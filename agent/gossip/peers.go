@@ -38,6 +38,7 @@ type peers struct {
 
 	mu   sync.Mutex
 	last []peer
+	at   int64 // when they were looked at last, in seconds; 0: not since the start
 }
 
 func openPeers(file string) (*peers, error) {
@@ -86,6 +87,7 @@ func after(first bool) int {
 // and said nothing of leaving: they are what the way back from a partition begins with.
 func (p *peers) keep(members []catalog.Member, self string, forget time.Duration, clock time.Time) error {
 	p.mu.Lock()
+	p.age(clock.Unix(), inTouch(members, self))
 	next := p.merge(members, self, clock.Add(-forget).Unix(), clock.Unix())
 	same := slices.Equal(next, p.last)
 	p.last = next
@@ -94,6 +96,24 @@ func (p *peers) keep(members []catalog.Member, self string, forget time.Duration
 		return nil
 	}
 	return p.write(next)
+}
+
+// age lets only time count in which this host could have seen the others. It may have been
+// off or cut off for months, and what it knows of them is its way back, the only one where
+// no retry_join names any.
+func (p *peers) age(now int64, inTouch bool) {
+	since := p.at
+	if since == 0 {
+		for _, m := range p.last {
+			since = max(since, m.Seen)
+		}
+	}
+	if p.at == 0 || !inTouch {
+		for i := range p.last {
+			p.last[i].Seen += max(now-since, 0)
+		}
+	}
+	p.at = now
 }
 
 // seenStep is how coarsely it is kept when a member was seen: each step is a write.
@@ -123,6 +143,18 @@ func (p *peers) merge(members []catalog.Member, self string, oldest, now int64) 
 		return cmp.Or(after(a.Server)-after(b.Server), after(alive[a.Addr])-after(alive[b.Addr]), cmp.Compare(a.Addr, b.Addr))
 	})
 	return next[:min(len(next), maxPeers)]
+}
+
+// inTouch tells whether this host is with others, and a server among them.
+func inTouch(members []catalog.Member, self string) bool {
+	other, server := false, false
+	for _, m := range members {
+		if m.Status == catalog.MemberAlive {
+			other = other || m.Name != self
+			server = server || m.Tags["role"] == "consul"
+		}
+	}
+	return other && server
 }
 
 // without are the peers whose addresses are none of those of alive members.

@@ -6,9 +6,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/weftmesh/weft/catalog"
 )
 
 // FuzzSavedFiles reads the keyring, its stamp and the last members as a disk may have
@@ -47,6 +50,50 @@ func FuzzSavedFiles(f *testing.F) {
 			t.Fatal("another key is in use after a restart")
 		}
 	})
+}
+
+// A host keeps where others were while it is off, for however long, and while it is out of
+// touch. Those that it does not see for days while it is in touch are forgotten.
+func TestPeersAreKeptWhileAway(t *testing.T) {
+	file, now := filepath.Join(t.TempDir(), "members"), time.Now()
+	member := func(name, role, ip string) catalog.Member {
+		return catalog.Member{Name: name, Addr: ip, Port: 8301, Status: catalog.MemberAlive, Tags: map[string]string{"role": role}}
+	}
+	self, server, agent := member("a", "node", "10.0.0.1"), member("s", "consul", "10.0.0.2"), member("b", "node", "10.0.0.3")
+	gone := member("gone", "consul", "10.0.0.4")
+	const s, b, g = "10.0.0.2:8301", "10.0.0.3:8301", "10.0.0.4:8301"
+	const day, forget = 24 * time.Hour, 72 * time.Hour
+	var p *peers
+	for _, step := range []struct {
+		name    string
+		started bool // just before
+		at      time.Duration
+		members []catalog.Member
+		want    []string
+	}{
+		{"at first", true, 0, []catalog.Member{server, agent, gone}, []string{s, b, g}},
+		{"alone after 90 days", true, 90 * day, nil, []string{s, b, g}},
+		{"with no server", false, 100 * day, []catalog.Member{agent}, []string{s, b, g}},
+		{"off once more", true, 200 * day, []catalog.Member{server, agent}, []string{s, b, g}},
+		{"in touch", false, 202 * day, []catalog.Member{server, agent}, []string{s, b, g}},
+		{"and for long", false, 204 * day, []catalog.Member{server, agent}, []string{s, b}},
+		{"its clock set back", true, 0, nil, []string{s, b}},
+	} {
+		if step.started {
+			var err error
+			if p, err = openPeers(file); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := p.keep(append(step.members, self), self.Name, forget, now.Add(step.at)); err != nil {
+			t.Fatal(err)
+		}
+		got := p.addrs()
+		slices.Sort(got)
+		if !slices.Equal(got, step.want) {
+			t.Errorf("%s: %v, want %v", step.name, got, step.want)
+		}
+	}
 }
 
 // A host keeps since when it lives at its address over restarts. A copy at another one is
