@@ -76,20 +76,19 @@ const maxKeyFile = 256 << 10
 
 // loadCredential reads what save wrote. A missing file gives neither.
 func loadCredential(file string, w *world, now time.Time) (*credential, error) {
-	var c *credential
-	_, err := durable.File{Path: file, Most: maxKeyFile, Private: true}.Read(func(b []byte) (err error) {
-		c, err = parseCredential(b, w, now)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return c, nil
-}
-
-func parseCredential(b []byte, w *world, now time.Time) (*credential, error) {
 	var key *ecdsa.PrivateKey
 	var der [][]byte
+	found, err := durable.File{Path: file, Most: maxKeyFile, Private: true}.Read(func(b []byte) (err error) {
+		key, der, err = parseCredential(b)
+		return err
+	})
+	if err != nil || !found {
+		return nil, err
+	}
+	return newCredential(key, der, w, now)
+}
+
+func parseCredential(b []byte) (key *ecdsa.PrivateKey, der [][]byte, err error) {
 	for {
 		var block *pem.Block
 		block, b = pem.Decode(b)
@@ -100,7 +99,7 @@ func parseCredential(b []byte, w *world, now time.Time) (*credential, error) {
 		case "PRIVATE KEY":
 			k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 			if err != nil {
-				return nil, errors.New("its private key cannot be read")
+				return nil, nil, errors.New("its private key cannot be read")
 			}
 			key, _ = k.(*ecdsa.PrivateKey)
 		case "CERTIFICATE":
@@ -108,7 +107,7 @@ func parseCredential(b []byte, w *world, now time.Time) (*credential, error) {
 		}
 	}
 	if key == nil {
-		return nil, errors.New("it holds no ECDSA private key")
+		return nil, nil, errors.New("it holds no ECDSA private key")
 	}
-	return newCredential(key, der, w, now)
+	return key, der, nil
 }

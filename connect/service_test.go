@@ -231,6 +231,9 @@ func TestKeyFile(t *testing.T) {
 	t.Run("another service", func(t *testing.T) {
 		s, log := startService(t, ca, "api", file, nil)
 		log.find(t, "stored certificate not used", "it names")
+		if strings.Contains(log.String(), "damaged") {
+			t.Errorf("a file that is sound is called damaged:\n%s", log)
+		}
 		if s.keys.held.Load().id.Service != "api" {
 			t.Error("identity of another service")
 		}
