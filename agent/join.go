@@ -156,7 +156,7 @@ func (j *joiner) run(ctx context.Context) error {
 			}
 			p.reset()
 			sleep(ctx, joinLook)
-			if (j.partly() || j.turnedAway.Load() != nil) && time.Since(asked) > askAgain {
+			if (j.partly() || j.turnedAway.Load() != nil || j.lapsing()) && time.Since(asked) > askAgain {
 				asked = time.Now()
 				_ = j.refresh(ctx) // logged, and asked again
 			}
@@ -180,7 +180,8 @@ func (j *joiner) run(ctx context.Context) error {
 	return nil
 }
 
-// askAgain is how often servers are asked while gossip misses some, or they turned this one away.
+// askAgain is how often servers are asked while gossip misses some, or they turned this one
+// away, or the certificate could not be renewed.
 const askAgain = 30 * time.Second
 
 // partly tells whether this host may be in touch with a part of its cluster only, as
@@ -193,6 +194,11 @@ func (j *joiner) partly() bool {
 	}
 	return alive == 0
 }
+
+// lapsing tells whether the last attempt to renew the certificate failed. Credentials try
+// it ever more rarely, minutes apart in the end; where the servers were away for longer than
+// it was good, this host cannot speak to them until it is renewed.
+func (j *joiner) lapsing() bool { return j.creds != nil && j.creds.Failure() != nil }
 
 // refresh learns the keys of gossip of now, without which nobody hears this host, or why
 // no server tells them.

@@ -89,3 +89,38 @@ func TestARefusalThatIsOverIsForgotten(t *testing.T) {
 		running.Wait()
 	})
 }
+
+// TestFailedRenewalIsTriedWhileServersAreInSight: a host that could not renew its certificate
+// while the servers were away does not wait for minutes once gossip sees them again.
+func TestFailedRenewalIsTriedWhileServersAreInSight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked atomic.Int64
+		creds, err := enroll.NewAgent(enroll.AgentConfig{
+			Node: "n", NodeID: "5f1c9b1e-8a5e-4b6a-9c57-0f6b6d0f8f11", Datacenter: "dc1", Servers: func() []string { return nil },
+			Token: func() (string, error) { asked.Add(1); return "", errors.New("nothing to ask with") },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		j := &joiner{log: slog.New(slog.DiscardHandler), node: "n", ready: make(chan struct{}), met: make(chan struct{}), cfg: Join{
+			Start: []string{"10.0.0.1"}, ServerPort: 8300,
+		}, gossip: together{}, creds: creds}
+		close(j.ready)
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { _ = j.run(ctx) })
+		time.Sleep(10 * askAgain)
+		if n := asked.Load(); n != 0 {
+			t.Errorf("asked %d times with nothing amiss", n)
+		}
+		if _, err := creds.Renew(ctx); err == nil {
+			t.Error("renewed from nobody")
+		}
+		time.Sleep(askAgain + 3*joinLook) // at once, as nobody was asked for long, and again
+		if n := asked.Load(); n != 3 {
+			t.Errorf("asked %d times, want once more each %s", n, askAgain)
+		}
+		cancel()
+		running.Wait()
+	})
+}
