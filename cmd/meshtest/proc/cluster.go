@@ -104,6 +104,15 @@ func (c *Cluster) AddAgent(name string, args ...string) *Node {
 	return n
 }
 
+// AddStranger prepares one more host that is told of no other: `weft join` tells it. It
+// is not started.
+func (c *Cluster) AddStranger(name string) *Node {
+	c.t.Helper()
+	n := c.node(name, "", []string{"-join-token-file", c.Token})
+	c.Agents = append(c.Agents, n)
+	return n
+}
+
 // AddServer prepares one more server, at an address of its own, for a cluster that there
 // is already. It is not started.
 func (c *Cluster) AddServer(name string) *Node {
