@@ -256,6 +256,44 @@ func TestReadOfAnEntryThatTheLeaderHasToApply(t *testing.T) {
 	}
 }
 
+// TestCaughtUpFollower: what Raft has handed over and the store does not show yet is
+// missed still. A revocation may be among it.
+func TestCaughtUpFollower(t *testing.T) {
+	var slow atomic.Bool
+	release := make(chan struct{})
+	nodes := cluster(t, func(cfg *Config) {
+		if cfg.NodeID == "node-2" {
+			cfg.hooks.observe = func(uint64, []byte) {
+				if slow.CompareAndSwap(true, false) {
+					<-release
+				}
+			}
+		}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := nodes[1].cfg.Store.WaitIndex(ctx, apply(t, nodes[0], register(1))); err != nil {
+		t.Fatal(err)
+	}
+	slow.Store(true)
+	index := apply(t, nodes[0], register(2))
+	for nodes[1].raft.AppliedIndex() < index {
+		if time.Sleep(time.Millisecond); ctx.Err() != nil {
+			t.Fatal("the follower does not get the entry")
+		}
+	}
+	nodes[1].past = index // as if it had been restarted with it
+	soon, stop := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer stop()
+	if err := nodes[1].CaughtUp(soon); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("caught up (%v) with the store at %d of %d", err, nodes[1].cfg.Store.Index(), index)
+	}
+	close(release)
+	if err := nodes[1].CaughtUp(ctx); err != nil || nodes[1].cfg.Store.Index() < index {
+		t.Errorf("%v, the store is at %d of %d", err, nodes[1].cfg.Store.Index(), index)
+	}
+}
+
 // lateTransport holds back the replies to heartbeats while it is told to.
 type lateTransport struct {
 	*raft.InmemTransport

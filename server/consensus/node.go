@@ -47,8 +47,9 @@ type Node struct {
 	restores  atomic.Int32 // of operators, under way here
 	started   atomic.Bool  // raft is set
 	reads     Rounds
-	past      uint64 // index of the last entry that the log had at the start
-	backed    uint64 // index of the last entry that a backup had then
+	past      uint64                 // index of the last entry that the log had at the start
+	due       atomic.Pointer[uint64] // index of the last command among those; nil: not known yet
+	backed    uint64                 // index of the last entry that a backup had then
 
 	halted  chan struct{} // the log cannot be followed any more
 	haltErr error         // set before halted is closed
@@ -320,7 +321,7 @@ func (n *Node) leadershipChanged(leads bool) {
 func (n *Node) CaughtUp(ctx context.Context) error {
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		// A leader to be counts only once its barrier has gone through the store.
-		if n.readyTerm.Load() != 0 || (n.raft.State() != raft.Leader && n.raft.AppliedIndex() >= n.past) {
+		if n.readyTerm.Load() != 0 || (n.raft.State() != raft.Leader && n.raft.AppliedIndex() >= n.past && n.shown()) {
 			return nil
 		}
 		t := time.NewTimer(pause)
@@ -334,6 +335,30 @@ func (n *Node) CaughtUp(ctx context.Context) error {
 			return unavailable("this server stops")
 		}
 	}
+}
+
+// shown tells whether the store has the commands up to the end of the past log, all of
+// which are committed. Raft calls an entry applied as soon as it has handed it over to be.
+func (n *Node) shown() bool {
+	if at := n.due.Load(); at != nil {
+		return n.cfg.Store.Index() >= *at
+	}
+	first, err := n.disk.logs.FirstIndex()
+	if err != nil {
+		return false
+	}
+	for i := n.past; i >= max(first, 1); i-- {
+		var l raft.Log
+		if err := n.disk.logs.GetLog(i, &l); err != nil {
+			return false // cut off by a backup just now
+		}
+		if l.Type == raft.LogCommand {
+			n.due.Store(&i)
+			return n.cfg.Store.Index() >= i
+		}
+	}
+	n.due.Store(new(uint64)) // what came before is in the backup that the store began with
+	return true
 }
 
 // keepAddress corrects this node's own row after its address changed.
