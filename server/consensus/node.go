@@ -347,7 +347,7 @@ func (n *Node) shown() bool {
 	if err != nil {
 		return false
 	}
-	for i := n.past; i >= max(first, 1); i-- {
+	for i := n.past; first > 0 && i >= first; i-- {
 		var l raft.Log
 		if err := n.disk.logs.GetLog(i, &l); err != nil {
 			return false // cut off by a backup just now
