@@ -3,7 +3,6 @@ package config
 import (
 	"net"
 	"net/netip"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -116,7 +115,7 @@ func (c *Config) resolveDNS() error {
 	return nil
 }
 
-var domainName = regexp.MustCompile(`^([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$`)
+var domainName = pattern(`^([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$`)
 
 // maxDomain leaves room for the names in a domain.
 const maxDomain = 128
@@ -126,7 +125,7 @@ func (c *Config) validateDNS() error {
 		if d.key == "alt_domain" && d.name == "" {
 			continue
 		}
-		if len(d.name) > maxDomain || !domainName.MatchString(d.name) {
+		if len(d.name) > maxDomain || !domainName().MatchString(d.name) {
 			return c.problem(d.key, "%.140q is not a DNS domain such as \"consul\", of at most %d bytes", d.name, maxDomain)
 		}
 	}

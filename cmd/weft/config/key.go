@@ -2,7 +2,9 @@ package config
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
+	"sync"
 )
 
 // Type is the type of a key's value.
@@ -76,7 +78,13 @@ type index struct {
 	objects map[string]bool
 }
 
-var table = newIndex(Keys())
+// table is made when it is first asked: most processes read no configuration.
+var table = sync.OnceValue(func() *index { return newIndex(Keys()) })
+
+// pattern compiles an expression when it is first asked for, for the same reason.
+func pattern(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
 
 func newIndex(keys []Key) *index {
 	x := &index{keys: make(map[string]*Key, len(keys)), objects: map[string]bool{"": true}}

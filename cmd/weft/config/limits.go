@@ -109,6 +109,6 @@ func Reloads(key string) bool {
 	case "services", "checks", "files", "node_meta": // gathered from several keys
 		return true
 	}
-	k := table.keys[normalize(key)]
+	k := table().keys[normalize(key)]
 	return k != nil && k.Reload
 }

@@ -121,7 +121,7 @@ func Services(file string, src []byte) ([]*catalog.ServiceRegistration, error) {
 	m := &merger{config: Default(), warned: map[string]bool{}}
 	for i := range n.fields {
 		f := &n.fields[i]
-		k, ok := table.keys[normalize(f.name)]
+		k, ok := table().keys[normalize(f.name)]
 		if !ok || (k.Name != "service" && k.Name != "services") {
 			return nil, errorAt(f.pos, f.name, "does not belong here: only service and services do")
 		}
@@ -264,7 +264,7 @@ func (m *merger) source(file, format string, src []byte) error {
 // flag turns a flag into a value as a file would hold it.
 func (m *merger) flag(f FlagValue) error {
 	pos := Pos{File: f.Flag}
-	k, ok := table.keys[normalize(f.Key)]
+	k, ok := table().keys[normalize(f.Key)]
 	if !ok {
 		return errorAt(pos, f.Key, "unknown key")
 	}

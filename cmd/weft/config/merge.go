@@ -56,12 +56,12 @@ func (m *merger) object(path string, n *node) error {
 func (m *merger) key(path string, f *field) error {
 	full := strings.TrimPrefix(path+"."+f.name, ".")
 	norm := normalize(full)
-	if k, ok := table.keys[norm]; ok {
+	if k, ok := table().keys[norm]; ok {
 		return m.value(k, f)
 	}
-	if !table.objects[norm] {
+	if !table().objects[norm] {
 		msg := "unknown key"
-		if s := table.suggest(path, f.name); s != "" {
+		if s := table().suggest(path, f.name); s != "" {
 			msg += fmt.Sprintf("; did you mean %s?", s)
 		}
 		return errorAt(f.pos, full, "%s", msg)

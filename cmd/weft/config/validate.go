@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -82,9 +81,9 @@ func (c *Config) validate() error {
 }
 
 var (
-	datacenterName = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
-	uuid           = regexp.MustCompile(`^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$`)
-	dnsName        = regexp.MustCompile(`^[A-Za-z0-9-]+$`)
+	datacenterName = pattern(`^[a-z0-9_-]{1,64}$`)
+	uuid           = pattern(`^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$`)
+	dnsName        = pattern(`^[A-Za-z0-9-]+$`)
 )
 
 // Bounds of node metadata, as in Consul.
@@ -97,16 +96,16 @@ const (
 )
 
 func (c *Config) validateNode() error {
-	if !datacenterName.MatchString(c.Datacenter) {
+	if !datacenterName().MatchString(c.Datacenter) {
 		return c.problem("datacenter", "%q is not a name: use at most 64 letters, digits, - and _", c.Datacenter)
 	}
 	if len(c.NodeName) > maxNodeName || !utf8.ValidString(c.NodeName) || strings.ContainsAny(c.NodeName, "/\\\x00\r\n") {
 		return c.problem("node_name", "%.64q is not a name: use at most %d bytes, without slashes and line breaks", c.NodeName, maxNodeName)
 	}
-	if !dnsName.MatchString(c.NodeName) {
+	if !dnsName().MatchString(c.NodeName) {
 		c.Warnings = append(c.Warnings, fmt.Sprintf("node_name %q cannot be looked up in DNS: use letters, digits and -", c.NodeName))
 	}
-	if c.NodeID != "" && !uuid.MatchString(c.NodeID) {
+	if c.NodeID != "" && !uuid().MatchString(c.NodeID) {
 		return c.problem("node_id", "%q is not a UUID", c.NodeID)
 	}
 	c.NodeID = strings.ToLower(c.NodeID)
@@ -235,7 +234,7 @@ func (c *Config) validateRest() error {
 		return err
 	}
 	for name := range c.ResponseHeaders {
-		if !headerName.MatchString(name) {
+		if !headerName().MatchString(name) {
 			return c.problem("http_config.response_headers", "%q is not the name of a header", name)
 		}
 	}
@@ -269,7 +268,7 @@ func (c *Config) Writers() []netip.Prefix {
 	return out
 }
 
-var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+var headerName = pattern("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
 
 func (c *Config) socketMode() (os.FileMode, error) {
 	mode, err := strconv.ParseUint(c.SocketMode, 8, 32)
