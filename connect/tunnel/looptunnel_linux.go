@@ -369,6 +369,7 @@ func (t *loopTunnel) fail(err error) {
 	}
 	t.dead = true
 	t.shut(true, false)
+	t.tc = nil // its buffers may be large, and the owner finds out only later that the tunnel has ended
 	t.l.dials.done(t)
 	delete(t.l.tunnels, t)
 	t.draining.Store(true)
