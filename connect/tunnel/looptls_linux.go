@@ -56,6 +56,7 @@ func (s *secure) attach(w *Wire, h handler) error {
 		return err
 	}
 	s.fd = fd
+	w.Conn = handedOver{}
 	s.readable = true // crypto/tls may hold what came with the greeting
 	return nil
 }
