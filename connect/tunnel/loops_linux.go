@@ -93,7 +93,7 @@ func (d *Loops) link(ctx context.Context, conn *tls.Conn, accept Accept, patienc
 		conn.Close()
 		return nil, err
 	}
-	t := &loopTunnel{m: m, accept: accept, streams: map[*loopStream]struct{}{}, done: make(chan struct{}), held: d.cfg.account()}
+	t := &loopTunnel{m: m, accept: accept, done: make(chan struct{}), held: d.cfg.account()}
 	t.toWrite.write = true
 	t.begin(patience)
 	t.l, t.tc = d.pick(), conn

@@ -18,6 +18,7 @@ type loopStream struct {
 	in   queue // what the application has not taken
 
 	nextRead, nextWrite *loopStream
+	before, after       *loopStream        // in the tunnel's set
 	cancel              context.CancelFunc // of the dial
 
 	meta []byte // of the OPEN that is due
@@ -32,6 +33,7 @@ type loopStream struct {
 	near       bool // connecting on this host, which is over at once
 
 	inRead, inWrite bool
+	among           bool // in the set
 	readable        bool // the kernel may have more
 	hup             bool // its end is behind what it has
 	shutDone        bool // the application has got our end
@@ -74,7 +76,7 @@ func (s *loopStream) wantRead() {
 // the application has said by then.
 func (s *loopStream) start(meta []byte) {
 	s.openDue, s.meta = true, meta
-	s.t.streams[s] = struct{}{}
+	s.t.streams.add(s)
 	switch err := s.t.lost(); {
 	case err != nil:
 		s.giveBack(End{Cause: CauseUnprocessed, Err: err})
@@ -410,7 +412,7 @@ func (s *loopStream) finish(e End, cut bool) {
 		s.fd = -1
 	}
 	s.in.clear()
-	delete(s.t.streams, s)
+	s.t.streams.remove(s)
 	delete(s.t.l.lingering, s)
 	if !s.t.dead {
 		s.t.publish()

@@ -17,11 +17,11 @@ type loopTunnel struct {
 	accept  Accept
 	queued  bool // among the loop's active
 	dead    bool
-	streams map[*loopStream]struct{} // all that hold something here
-	toRead  streamList               // applications that may have something to send
-	toWrite streamList               // applications that may take what is queued
-	waiting streamList               // to be opened, when the peer has answered
-	held    account                  // memory of what is queued
+	streams streamSet  // all that hold something here
+	toRead  streamList // applications that may have something to send
+	toWrite streamList // applications that may take what is queued
+	waiting streamList // to be opened, when the peer has answered
+	held    account    // memory of what is queued
 	vigil
 
 	opens   int    // streams that the peer has opened in this turn
@@ -85,6 +85,48 @@ func (q *streamList) links(s *loopStream) (*bool, **loopStream) {
 		return &s.inWrite, &s.nextWrite
 	}
 	return &s.inRead, &s.nextRead
+}
+
+// streamSet links streams, each in one set at most. Where one is empty it takes nothing, of
+// which a process with many idle tunnels has as many.
+type streamSet struct {
+	first *loopStream
+	n     int
+}
+
+func (x *streamSet) add(s *loopStream) {
+	if s.after = x.first; s.after != nil {
+		s.after.before = s
+	}
+	s.among, x.first = true, s
+	x.n++
+}
+
+func (x *streamSet) remove(s *loopStream) {
+	if !s.among {
+		return
+	}
+	if s.after != nil {
+		s.after.before = s.before
+	}
+	if s.before != nil {
+		s.before.after = s.after
+	} else {
+		x.first = s.after
+	}
+	s.before, s.after, s.among = nil, nil, false
+	x.n--
+}
+
+// all walks over the streams; the one at hand may be removed.
+func (x *streamSet) all(yield func(*loopStream) bool) {
+	for s := x.first; s != nil; {
+		next := s.after
+		if !yield(s) {
+			return
+		}
+		s = next
+	}
 }
 
 // ready implements handler for the tunnel's own socket.
@@ -259,7 +301,7 @@ func (t *loopTunnel) opened(p *stream, meta []byte) {
 		t.m.refuse(p, CodeDraining)
 		return
 	}
-	if len(t.streams) >= 2*t.l.cfg.MaxStreams || t.m.weary() {
+	if t.streams.n >= 2*t.l.cfg.MaxStreams || t.m.weary() {
 		// Streams that ended still hold data that nobody reads, or too many were for nothing.
 		t.m.refuse(p, CodeLimit)
 		t.unjudged.Add(1)
@@ -270,7 +312,7 @@ func (t *loopTunnel) opened(p *stream, meta []byte) {
 	if v.Refuse != 0 {
 		t.m.refuse(p, v.Refuse)
 		s.ended = true
-		delete(t.streams, s)
+		t.streams.remove(s)
 		return
 	}
 	s.end = v.End
@@ -289,7 +331,7 @@ func (t *loopTunnel) newStream(p *stream) *loopStream {
 	if p != nil {
 		p.owner = s
 	}
-	t.streams[s] = struct{}{}
+	t.streams.add(s)
 	return s
 }
 
@@ -342,7 +384,7 @@ func (t *loopTunnel) timedOut() {
 	}
 	t.draining.Store(true)
 	t.m.drain(CodeDraining)
-	for s := range t.streams {
+	for s := range t.streams.all {
 		switch {
 		case s.openDue:
 			s.giveBack(End{Cause: CauseUnprocessed, Err: ErrSilent})
@@ -355,7 +397,7 @@ func (t *loopTunnel) timedOut() {
 			s.finish(End{Cause: CauseLost, Err: errUnanswered}, true)
 		}
 	}
-	if len(t.streams) == 0 {
+	if t.streams.n == 0 {
 		t.fail(errUnanswered)
 		return
 	}
@@ -381,7 +423,7 @@ func (t *loopTunnel) fail(err error) {
 	if errors.Is(err, net.ErrClosed) {
 		e.Cause = CauseOwner
 	}
-	for s := range t.streams {
+	for s := range t.streams.all {
 		if s.complete() {
 			t.l.lingering[s] = struct{}{}
 			continue
@@ -398,7 +440,7 @@ func (t *loopTunnel) fail(err error) {
 	t.m.abandon()
 	t.open.Store(0)
 	close(t.done)
-	if len(t.streams) > 0 {
+	if t.streams.n > 0 {
 		t.enqueue()
 	}
 }

@@ -60,9 +60,9 @@ func (s *stream) sending() bool { return s.state&(sentFin|gone) == 0 }
 // ended it too. So the acceptor never counts more streams than the opener, and one
 // above the limit is a violation.
 type machine struct {
-	streams map[uint32]*stream
-	grown   int       // windows that have grown, either way
-	debts   []*stream // that owe a control frame, each once
+	streams map[uint32]*stream // nil where there is none, or was none for long
+	grown   int                // windows that have grown, either way
+	debts   []*stream          // that owe a control frame, each once
 	mine    hello
 	peer    hello
 	server  bool
@@ -93,7 +93,7 @@ type machine struct {
 }
 
 func newMachine(server bool, mine, peer hello) machine {
-	return machine{streams: map[uint32]*stream{}, server: server, mine: mine, peer: peer}
+	return machine{server: server, mine: mine, peer: peer}
 }
 
 type kind uint8
@@ -383,6 +383,9 @@ func (m *machine) add(id uint32) *stream {
 	s := &stream{id: id, send: int32(m.peer.window), recv: first, window: first}
 	if m.server {
 		s.opened = m.now()
+	}
+	if m.streams == nil {
+		m.streams = map[uint32]*stream{}
 	}
 	m.streams[id] = s
 	return s

@@ -253,6 +253,9 @@ func (m *machine) recall(s *stream) {
 
 // rest recalls what streams have that rest. Its caller comes seldom.
 func (m *machine) rest() {
+	if len(m.streams) == 0 {
+		m.streams = nil // a map stays as large as it was
+	}
 	if !m.grow.on() {
 		return
 	}
