@@ -148,7 +148,7 @@ func (s *Service) connect(ctx context.Context, w *world, up *upstream, e *candid
 	id := up.peer(e.Endpoint)
 	ctx, cancel := up.limited(ctx)
 	defer cancel()
-	c, err := s.reach(ctx, up, e.Addr, id, w.peers[id])
+	c, err := s.reach(ctx, up, e.Addr, id, w.peers[id].alone)
 	if err != nil {
 		return nil, err
 	}
@@ -192,8 +192,14 @@ func (u *upstream) connectTimeout() time.Duration {
 }
 
 func (s *Service) outboundEnds(w *world, up *upstream, e *candidate, id identity.ServiceID, chain []*x509.Certificate) *ends {
+	name := ""
+	if p := w.peers[id]; p != nil {
+		name = p.name
+	} else { // up may be of a world before
+		name = id.String()
+	}
 	return &ends{
-		svc: s, outbound: true, source: w.service(), destination: id.Service, self: w.name, peer: id.String(),
+		svc: s, outbound: true, source: w.service(), destination: id.Service, self: w.name, peer: name,
 		addr: e.Addr, upstream: up.key, base: up.base, instance: e.ID, endpoint: e.state, chain: chain,
 		pair: s.metrics.pair(true, w.service(), id.Service),
 	}

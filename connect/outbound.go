@@ -460,11 +460,9 @@ func (p *Proxy) offer(ctx context.Context, a *attempt, key instanceKey) (*Conn, 
 	p.tunnels.mu.Lock()
 	silent := now.Before(p.tunnels.instance(key).noALPN)
 	p.tunnels.mu.Unlock()
-	base := a.w.peers[key.id]
+	to := a.w.peers[key.id]
 	if !silent && !p.oneToOne {
-		with := base.Clone()
-		with.NextProtos = []string{tunnel.ALPN}
-		c, err := p.svc.reach(ctx, a.up, key.addr, key.id, with)
+		c, err := p.svc.reach(ctx, a.up, key.addr, key.id, to.tunnels)
 		if err == nil || !noProtocol(err) {
 			return c, err
 		}
@@ -473,7 +471,7 @@ func (p *Proxy) offer(ctx context.Context, a *attempt, key instanceKey) (*Conn, 
 		p.tunnels.instance(key).noALPN = now.Add(askAgain)
 		p.tunnels.mu.Unlock()
 	}
-	return p.svc.reach(ctx, a.up, key.addr, key.id, base)
+	return p.svc.reach(ctx, a.up, key.addr, key.id, to.alone)
 }
 
 // noProtocol tells whether the far end ended the handshake as it knows no protocol

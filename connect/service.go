@@ -17,6 +17,7 @@ import (
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/identity"
+	"github.com/weftmesh/weft/connect/tunnel"
 )
 
 // Signer issues a leaf certificate for a certificate request (PKCS #10, DER). The
@@ -142,7 +143,7 @@ func (s *Service) Update(snap *Snapshot) {
 		for i := range up.Instances {
 			id := up.peer(&up.Instances[i])
 			if w.peers[id] == nil {
-				w.peers[id] = s.peerConfig(id, w, old)
+				w.peers[id] = s.newPeer(id, w, old)
 			}
 		}
 	}
@@ -196,16 +197,25 @@ func (s *Service) judge(w, old *world) {
 	}
 }
 
-// peerConfig is the tls.Config that accepts only id. Those of the old world are
-// kept, with the sessions that can be resumed, while whom to trust stays the same.
-func (s *Service) peerConfig(id identity.ServiceID, w, old *world) *tls.Config {
+// peer is an identity that upstreams lead to, with what all connections to it share.
+type peer struct {
+	name    string      // as logs have it
+	alone   *tls.Config // accepts only it
+	tunnels *tls.Config // the same, and asks for tunnels
+}
+
+// newPeer keeps what the old world had, with the sessions that can be resumed, while whom
+// to trust stays the same.
+func (s *Service) newPeer(id identity.ServiceID, w, old *world) *peer {
 	if was := old.peers[id]; was != nil && w.bundle == old.bundle {
 		return was
 	}
 	bundle := w.bundle // not all of w, which the config may outlive
 	c := identity.ClientConfig(s.tlsOptions(func() *identity.Bundle { return bundle }), id)
 	c.DynamicRecordSizingDisabled = true
-	return c
+	with := c.Clone()
+	with.NextProtos = []string{tunnel.ALPN}
+	return &peer{name: id.String(), alone: c, tunnels: with}
 }
 
 func (s *Service) tlsOptions(bundle func() *identity.Bundle) identity.Options {
@@ -223,8 +233,7 @@ type world struct {
 	signing   *identity.Bundle // the signing root alone; nil when not named
 	problem   string           // why nothing passes, empty when all is well
 	upstreams map[catalog.Name]*upstream
-	// peers has, for each identity that upstreams lead to, the tls.Config that accepts only it.
-	peers map[identity.ServiceID]*tls.Config
+	peers     map[identity.ServiceID]*peer
 	// local is where the application listens; not valid for a name or a Unix socket.
 	local netip.AddrPort
 	// captured is nil where nothing is captured.
@@ -253,7 +262,7 @@ func (u *upstream) peer(e *Endpoint) identity.ServiceID {
 // newWorld keeps the bundle of old when the roots are the same, so that a changed
 // pointer means changed trust.
 func newWorld(snap *Snapshot, old *world) *world {
-	w := &world{snap: snap, upstreams: map[catalog.Name]*upstream{}, peers: map[identity.ServiceID]*tls.Config{}}
+	w := &world{snap: snap, upstreams: map[catalog.Name]*upstream{}, peers: map[identity.ServiceID]*peer{}}
 	if snap == nil {
 		w.problem = "no snapshot"
 		return w
