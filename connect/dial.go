@@ -192,7 +192,7 @@ func (u *upstream) connectTimeout() time.Duration {
 }
 
 func (s *Service) outboundEnds(w *world, up *upstream, e *candidate, id identity.ServiceID, chain []*x509.Certificate) *ends {
-	name := ""
+	var name string
 	if p := w.peers[id]; p != nil {
 		name = p.name
 	} else { // up may be of a world before

@@ -2,8 +2,10 @@ package connect
 
 import (
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync/atomic"
 	"syscall"
@@ -29,6 +31,8 @@ type wire struct {
 	turns *turnstile // nil: nothing is waited for
 	most  int        // bytes that a handshake may have; 0: no bound
 	got   int        // of them
+	alone bool       // the next record is to be read alone
+	rest  int        // bytes of it that are still to come
 }
 
 // maxHandshake bounds what is read of a handshake. Ours has 3 kB, and ten certificates
@@ -48,7 +52,11 @@ func newWire(c net.Conn) *wire {
 // secureServer and secureClient put TLS on a wire so that a driver can take the
 // connection over.
 func secureServer(w *wire, c *tls.Config) *tls.Conn { return tls.Server(tunnel.NewWire(w), c) }
-func secureClient(w *wire, c *tls.Config) *tls.Conn { return tls.Client(tunnel.NewWire(w), c) }
+
+func secureClient(w *wire, c *tls.Config) *tls.Conn {
+	w.alone = true
+	return tls.Client(tunnel.NewWire(w), c)
+}
 
 // evict cuts the connection to make room for another; once at most.
 func (w *wire) evict() {
@@ -126,13 +134,36 @@ func (w *wire) Read(p []byte) (int, error) {
 		}
 		return n, w.begin()
 	}
-	n, err := w.Conn.Read(p)
+	n, err := w.read(p)
 	w.got += n
 	if n > 0 && !w.spoke.Load() {
 		w.spoke.Store(true)
 	}
 	if err == nil {
 		err = w.begin()
+	}
+	return n, err
+}
+
+// read takes no more than one record where that is to be read alone, and its header first.
+// The first of a server is most of its handshake, by the size of its share of the key, and
+// crypto/tls makes room for it. What it would read beyond it, a part of the next record,
+// would fill that room, so that it would get half as much again for the rest, and keep it.
+func (w *wire) read(p []byte) (n int, err error) {
+	const header = 5
+	switch {
+	case w.rest > 0:
+		n, err = w.Conn.Read(p[:min(len(p), w.rest)])
+		w.rest -= n
+	case !w.alone || len(p) < header:
+		return w.Conn.Read(p)
+	default:
+		w.alone = false
+		if n, err = io.ReadFull(w.Conn, p[:header]); n == header {
+			w.rest = int(binary.BigEndian.Uint16(p[header-2:]))
+		} else if n > 0 {
+			err = nil // the next Read has it
+		}
 	}
 	return n, err
 }
