@@ -20,7 +20,7 @@ type metrics struct {
 
 // reasons are all that a connection may be refused for.
 var reasons = []string{
-	"too_many", "too_many_of_source", "too_fast", "evicted", "timeout", "closed", "not_tls", "handshake", "not_admitted", "no_listener",
+	"too_many", "too_many_of_source", "too_fast", "too_many_handshakes", "evicted", "timeout", "closed", "not_tls", "handshake", "not_admitted", "no_listener",
 }
 
 func newMetrics(reg prometheus.Registerer, t *table) (*metrics, error) {

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -241,6 +242,39 @@ func TestEvictionTakesFromTheBusiest(t *testing.T) {
 			t.Errorf("connection %d: closed %v", i, c.closed)
 		}
 	}
+}
+
+// TestCrowd: more hosts than there are places for handshakes come at once. Those that
+// are shaking hands are let finish, unless they take long.
+func TestCrowd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const places = 8
+		tb := newTable(&Config{MaxHandshakes: places, MaxConns: 1000, MaxPerSource: 100, RatePerSource: 100})
+		host := func(i int) *addressed { return &addressed{ip: fmt.Sprintf("10.0.1.%d", i)} }
+		var first []*addressed
+		for i := range places {
+			c := host(i)
+			first = append(first, c)
+			if _, reason := tb.add(c); reason != "" {
+				t.Fatal(reason)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		for i := range 10 * places {
+			if _, reason := tb.add(host(places + i)); reason != "too_many_handshakes" {
+				t.Fatalf("host %d: %q", places+i, reason)
+			}
+		}
+		for i, c := range first {
+			if c.closed {
+				t.Errorf("host %d was cut off by the others", i)
+			}
+		}
+		time.Sleep(fairShake)
+		if _, reason := tb.add(host(200)); reason != "" || !first[0].closed || first[1].closed {
+			t.Errorf("the slowest is to make room: %q", reason)
+		}
+	})
 }
 
 // addressed is a connection of which only the address matters.

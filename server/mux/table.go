@@ -7,12 +7,18 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/time/rate"
 )
 
 // maxIdleSources bounds the memory of addresses that have nothing open.
 const maxIdleSources = 16 << 10
+
+// fairShake is how long a handshake goes on undisturbed by those of others who have no
+// more of them. When a whole fleet comes at once, after a power cut, each that is ended
+// for the next comes again, and none would ever be done.
+const fairShake = time.Second
 
 // table counts what is open, by source. One mutex: its work for each connection is a
 // few map operations, and a handshake costs a thousand times as much.
@@ -52,6 +58,8 @@ type conn struct {
 	evicted atomic.Bool
 	once    sync.Once
 	err     error
+
+	since time.Time
 
 	// Under the table's mutex:
 	shaking *list.Element // nil once hands are shaken
@@ -94,10 +102,12 @@ func (t *table) enter(raw net.Conn) (c, evicted *conn, reason string) {
 	if t.handshakes >= t.maxHandshakes {
 		// The oldest of the source with the most goes, so that strangers who connect
 		// and say nothing are in each other's way only.
-		evicted = t.busiest().shaking.Front().Value.(*conn)
+		if evicted = t.busiest(); !yields(evicted, s) {
+			return nil, nil, "too_many_handshakes"
+		}
 		t.shaken(evicted)
 	}
-	c = &conn{Conn: raw, table: t, source: s}
+	c = &conn{Conn: raw, table: t, source: s, since: time.Now()}
 	c.shaking = s.shaking.PushBack(c)
 	t.shakers[s] = struct{}{}
 	if s.conns == 0 {
@@ -115,14 +125,22 @@ func (t *table) setPerSource(n int) {
 	t.maxPerSource = n
 }
 
-func (t *table) busiest() *source {
-	var most *source
+// busiest is the oldest handshake of the source with the most, of several the oldest.
+func (t *table) busiest() *conn {
+	var most *conn
 	for s := range t.shakers { // few, however many addresses are remembered
-		if most == nil || s.shaking.Len() > most.shaking.Len() {
-			most = s
+		c := s.shaking.Front().Value.(*conn)
+		if most == nil || s.shaking.Len() > most.source.shaking.Len() ||
+			s.shaking.Len() == most.source.shaking.Len() && c.since.Before(most.since) {
+			most = c
 		}
 	}
 	return most
+}
+
+// yields tells whether a handshake is ended for one of the source s.
+func yields(c *conn, s *source) bool {
+	return c.source == s || c.source.shaking.Len() > s.shaking.Len()+1 || time.Since(c.since) > fairShake
 }
 
 // from finds the source, or makes it. Idle ones are kept for their rate, until there
