@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
@@ -27,9 +28,10 @@ type Server struct {
 
 // PoolConfig configures a Pool.
 type PoolConfig struct {
-	// Dial opens a connection, secured and ready to speak gRPC, to the server at
-	// addr. Required.
+	// Dial opens a connection to the server at addr. Required.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
+	// Secure makes a connection ready to speak gRPC, or closes it. Nil: those of Dial are.
+	Secure func(ctx context.Context, c net.Conn) (net.Conn, error)
 	// Seeds are asked when no server that is known answers: host:port.
 	Seeds []string
 	// File keeps the servers known last, for a start with gossip still silent. Empty: nowhere.
@@ -185,6 +187,8 @@ func (p *Pool) stay() time.Duration {
 // Each is given a short while before the next is asked too, so that one that is
 // silent holds up nobody. When all are silent they are asked anew, one after the other,
 // until ctx ends: the cable may be back at any time, and the kernel asks ever more rarely.
+// A server that took a connection and shakes hands is not: when it has a whole fleet to do
+// so with, each further handshake makes all of them slower.
 func (p *Pool) dial(ctx context.Context, avoid string) (net.Conn, string, error) {
 	addrs := p.Addrs()
 	if i := slices.Index(addrs, avoid); i >= 0 {
@@ -202,14 +206,24 @@ func (p *Pool) dial(ctx context.Context, avoid string) (net.Conn, string, error)
 	defer cancel()
 	answers := make(chan answer)
 	asked, pending := 0, 0
+	shaking := make([]atomic.Int32, len(addrs)) // handshakes, by server
 	ask := func() {
-		addr := addrs[asked%len(addrs)]
+		i := asked % len(addrs)
+		addr := addrs[i]
 		asked++
+		if shaking[i].Load() > 0 {
+			return
+		}
 		pending++
 		go func() {
 			try, end := context.WithTimeout(ctx, dialTimeout)
 			defer end()
 			c, err := p.cfg.Dial(try, addr)
+			if err == nil && p.cfg.Secure != nil {
+				shaking[i].Add(1)
+				c, err = p.cfg.Secure(try, c)
+				shaking[i].Add(-1)
+			}
 			select {
 			case answers <- answer{c, addr, err}:
 			case <-ctx.Done():

@@ -195,6 +195,37 @@ func TestSilentServersHoldUpNobody(t *testing.T) {
 	})
 }
 
+// TestBusyServersAreAskedOnce: servers that take connections and are slow to shake hands,
+// as when a whole fleet comes at once, get one handshake of each host and not more.
+func TestBusyServersAreAskedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var handshakes atomic.Int32
+		p, err := NewPool(PoolConfig{
+			Dial: func(context.Context, string) (net.Conn, error) {
+				c, _ := net.Pipe()
+				return c, nil
+			},
+			Secure: func(ctx context.Context, c net.Conn) (net.Conn, error) {
+				handshakes.Add(1)
+				<-ctx.Done()
+				return nil, errors.Join(ctx.Err(), c.Close())
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Learn(servers("a:1", "b:1", "c:1"), 3)
+		ctx, cancel := context.WithTimeout(t.Context(), dialTimeout)
+		defer cancel()
+		if _, _, err := p.dial(ctx, ""); err == nil {
+			t.Error("it is connected")
+		}
+		if n := handshakes.Load(); n != 3 {
+			t.Errorf("%d handshakes were begun", n)
+		}
+	})
+}
+
 // TestPoolOutlivesTheProcess: the servers known last are on disk, a damaged file is no
 // obstacle, and an empty word of gossip forgets nothing.
 func TestPoolOutlivesTheProcess(t *testing.T) {

@@ -145,8 +145,11 @@ func (m *member) start(ctx context.Context, f *fleet, token string, n int) error
 	for _, a := range f.addrs {
 		seeds = append(seeds, net.JoinHostPort(a, "8300"))
 	}
+	// As hosts have: servers bound what comes from one address.
+	addr := fmt.Sprintf("127.140.%d.%d", m.i/250, m.i%250+1)
+	from := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(addr)}}
 	creds, err := enroll.NewAgent(enroll.AgentConfig{
-		Node: name, NodeID: id, Datacenter: "dc1", Logger: quiet,
+		Node: name, NodeID: id, Datacenter: "dc1", Logger: quiet, Dial: from.DialContext,
 		Token: func() (string, error) { return token, nil }, Servers: func() []string { return seeds },
 	})
 	if err != nil {
@@ -161,16 +164,19 @@ func (m *member) start(ctx context.Context, f *fleet, token string, n int) error
 		}
 		time.Sleep(time.Second)
 	}
-	pool, err := remote.NewPool(remote.PoolConfig{Seeds: seeds, Logger: quiet, Every: time.Hour, Dial: func(ctx context.Context, addr string) (net.Conn, error) {
-		return creds.Dial(ctx, enroll.ProtoRPC, enroll.Peer{Role: enroll.RoleServer, Datacenter: "dc1"}, addr)
-	}})
+	pool, err := remote.NewPool(remote.PoolConfig{
+		Seeds: seeds, Logger: quiet, Every: time.Hour,
+		Dial: func(ctx context.Context, addr string) (net.Conn, error) { return from.DialContext(ctx, "tcp", addr) },
+		Secure: func(ctx context.Context, c net.Conn) (net.Conn, error) {
+			return creds.Secure(ctx, enroll.ProtoRPC, enroll.Peer{Role: enroll.RoleServer, Datacenter: "dc1"}, c)
+		},
+	})
 	if err != nil {
 		return err
 	}
 	if m.remote, err = remote.New(remote.Config{Pool: pool, Logger: quiet}); err != nil {
 		return err
 	}
-	addr := fmt.Sprintf("127.140.%d.%d", m.i/250, m.i%250+1)
 	node := &catalog.Node{Node: name, ID: id, Address: addr, Datacenter: "dc1"}
 	db := &catalog.Service{ID: "db", Service: "db", Port: 1, Address: addr}
 	proxy := &catalog.Service{ID: "db-sidecar-proxy", Service: "db-sidecar-proxy", Kind: catalog.KindConnectProxy, Port: 20000 + n%97, Address: addr, Proxy: catalog.ConnectProxy{

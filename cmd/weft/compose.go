@@ -129,7 +129,13 @@ func (h *host) newPool() error {
 	var err error
 	h.pool, err = remote.NewPool(remote.PoolConfig{
 		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
-			return creds.Dial(ctx, enroll.ProtoRPC, enroll.Peer{Role: enroll.RoleServer, Datacenter: h.cfg.Datacenter}, addr)
+			if !creds.Ready() {
+				return nil, enroll.ErrNoCertificate
+			}
+			return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+		},
+		Secure: func(ctx context.Context, c net.Conn) (net.Conn, error) {
+			return creds.Secure(ctx, enroll.ProtoRPC, enroll.Peer{Role: enroll.RoleServer, Datacenter: h.cfg.Datacenter}, c)
 		},
 		Seeds: h.cfg.ServerAddrs(), File: h.cfg.ServersFile(), Logger: h.log,
 	})

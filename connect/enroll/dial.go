@@ -11,15 +11,14 @@ import (
 // doubtEvery is how often, at most, a node asks why servers turn it away.
 const doubtEvery = 30 * time.Second
 
-// Dial opens a connection to a node as want says: see Client. Servers judge a node
-// only after it believes its hands to be shaken, and then close without a word. An
-// agent that this happens to asks for a renewal, by which it learns why, and logs it.
-func (c *Credentials) Dial(ctx context.Context, proto string, want Peer, addr string) (net.Conn, error) {
-	if !c.Ready() {
-		return nil, ErrNoCertificate
-	}
-	conn, err := (&tls.Dialer{Config: c.Client(proto, want)}).DialContext(ctx, "tcp", addr)
-	if err != nil {
+// Secure shakes hands, on a connection, with a node as want says: see Client. It closes
+// the connection where that fails. Servers judge a node only after it believes its hands
+// to be shaken, and then close without a word. An agent that this happens to asks for a
+// renewal, by which it learns why, and logs it.
+func (c *Credentials) Secure(ctx context.Context, proto string, want Peer, raw net.Conn) (net.Conn, error) {
+	conn := tls.Client(raw, c.Client(proto, want))
+	if err := conn.HandshakeContext(ctx); err != nil {
+		_ = raw.Close()
 		return nil, err
 	}
 	return &doubted{Conn: conn, doubt: c.doubt}, nil
