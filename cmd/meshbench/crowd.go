@@ -103,6 +103,19 @@ func (c *crowd) stop() {
 	c.wg.Wait()
 }
 
+// comeUp is how long an agent may take for a step of its start, on processors that it
+// shares with all others.
+const comeUp = 5 * time.Minute
+
+// insist repeats a step once a second until it succeeds.
+func insist(ctx context.Context, step func() error) (err error) {
+	for end := time.Now().Add(comeUp); ; time.Sleep(time.Second) {
+		if err = step(); err == nil || ctx.Err() != nil || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
 func startCrowd(ctx context.Context, f *fleet, n int) (*crowd, error) {
 	token, err := os.ReadFile(f.token)
 	if err != nil {
@@ -119,7 +132,7 @@ func startCrowd(ctx context.Context, f *fleet, n int) (*crowd, error) {
 		defer func() { <-turns }()
 		return c.agents[i].start(ctx, f, strings.TrimSpace(string(token)), n)
 	})
-	end := time.After(5 * time.Minute)
+	end := time.After(comeUp)
 	for _, a := range c.agents {
 		if err != nil {
 			break
@@ -155,14 +168,8 @@ func (m *member) start(ctx context.Context, f *fleet, token string, n int) error
 	if err != nil {
 		return err
 	}
-	for try := 0; ; try++ {
-		if _, err = creds.Enroll(ctx); err == nil {
-			break
-		}
-		if try == 20 || ctx.Err() != nil {
-			return err
-		}
-		time.Sleep(time.Second)
+	if err := insist(ctx, func() error { _, err := creds.Enroll(ctx); return err }); err != nil {
+		return err
 	}
 	pool, err := remote.NewPool(remote.PoolConfig{
 		Seeds: seeds, Logger: quiet, Every: time.Hour,
@@ -182,7 +189,7 @@ func (m *member) start(ctx context.Context, f *fleet, token string, n int) error
 	proxy := &catalog.Service{ID: "db-sidecar-proxy", Service: "db-sidecar-proxy", Kind: catalog.KindConnectProxy, Port: 20000 + n%97, Address: addr, Proxy: catalog.ConnectProxy{
 		DestinationServiceName: "db", DestinationServiceID: "db", LocalServiceAddress: "127.0.0.1", LocalServicePort: 1,
 	}}
-	err = until(func() error {
+	err = insist(ctx, func() error {
 		_, err := m.remote.Sync(ctx, catalog.NodeState{Node: node, Services: []*catalog.Service{db, proxy}})
 		return err
 	})

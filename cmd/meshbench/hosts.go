@@ -149,7 +149,7 @@ func runHosts(ctx context.Context, rounds int, window time.Duration, sizes []int
 	}
 	printMachine(rounds, window)
 	fmt.Printf("From nothing to three servers and five agents that serve: %.1f s.\n\n", f.serving.Seconds())
-	fmt.Println("| agents | last agent enforces after, p50 of 20 | max | after the answer, p50 | servers' memory per agent | agents' own |\n|---:|---:|---:|---:|---:|---:|")
+	fmt.Println("| agents | all up after | processor time for each: servers | itself | last agent enforces after, p50 of 20 | max | after the answer, p50 | servers' memory per agent | agents' own |\n|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
 	for _, n := range sizes {
 		if err := f.measureAgents(ctx, lead, n); err != nil {
 			fmt.Fprintf(os.Stderr, "left out: %d agents: %v\n", n, err)
@@ -235,11 +235,15 @@ func threeHosts(n int) string {
 // measureAgents runs n agents, changes an intention 20 times and times the last agent.
 func (f *fleet) measureAgents(ctx context.Context, lead, n int) error {
 	before, own := f.rss(), rss(os.Getpid())
+	began, self := time.Now(), []int{os.Getpid()}
+	served, used := processorTime(f.pids()), processorTime(self)
 	crowd, err := startCrowd(ctx, f, n)
 	if err != nil {
 		return err
 	}
 	defer crowd.stop()
+	up := time.Since(began)
+	served, used = (processorTime(f.pids())-served)/time.Duration(n), (processorTime(self)-used)/time.Duration(n)
 	time.Sleep(2 * time.Second) // what the joining cost is given back
 	perAgent, each := (f.rss()-before)/int64(n), (rss(os.Getpid())-own)/int64(n)
 	var total, answered []time.Duration
@@ -260,7 +264,7 @@ func (f *fleet) measureAgents(ctx context.Context, lead, n int) error {
 	}
 	sortDurations(total)
 	sortDurations(answered)
-	fmt.Printf("| %d | %.1f ms | %.1f ms | %.1f ms | %s | %s |\n", n, ms(percentile(total, 0.5)), ms(total[len(total)-1]), ms(percentile(answered, 0.5)), kib(perAgent), kib(each))
+	fmt.Printf("| %d | %.1f s | %.1f ms | %.1f ms | %.1f ms | %.1f ms | %.1f ms | %s | %s |\n", n, up.Seconds(), ms(served), ms(used), ms(percentile(total, 0.5)), ms(total[len(total)-1]), ms(percentile(answered, 0.5)), kib(perAgent), kib(each))
 	return nil
 }
 
