@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/weftmesh/weft/catalog"
@@ -66,6 +65,7 @@ type Pool struct {
 	servers []Server
 	hosts   int // of the cluster
 	seeds   []string
+	shaking map[string]int // handshakes of this host, by server
 }
 
 // NewPool reads the servers known last.
@@ -77,7 +77,7 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	p := &Pool{cfg: cfg, news: make(chan struct{}, 1)}
+	p := &Pool{cfg: cfg, news: make(chan struct{}, 1), shaking: map[string]int{}}
 	p.Hint(cfg.Seeds)
 	kept, err := readServers(cfg.File)
 	if err != nil {
@@ -187,8 +187,8 @@ func (p *Pool) stay() time.Duration {
 // Each is given a short while before the next is asked too, so that one that is
 // silent holds up nobody. When all are silent they are asked anew, one after the other,
 // until ctx ends: the cable may be back at any time, and the kernel asks ever more rarely.
-// A server that took a connection and shakes hands is not: when it has a whole fleet to do
-// so with, each further handshake makes all of them slower.
+// A server that took a connection and shakes hands, for whichever search, is not: when it
+// has a whole fleet to do so with, each further handshake makes all of them slower.
 func (p *Pool) dial(ctx context.Context, avoid string) (net.Conn, string, error) {
 	addrs := p.Addrs()
 	if i := slices.Index(addrs, avoid); i >= 0 {
@@ -206,12 +206,10 @@ func (p *Pool) dial(ctx context.Context, avoid string) (net.Conn, string, error)
 	defer cancel()
 	answers := make(chan answer)
 	asked, pending := 0, 0
-	shaking := make([]atomic.Int32, len(addrs)) // handshakes, by server
 	ask := func() {
-		i := asked % len(addrs)
-		addr := addrs[i]
+		addr := addrs[asked%len(addrs)]
 		asked++
-		if shaking[i].Load() > 0 {
+		if p.shakes(addr) {
 			return
 		}
 		pending++
@@ -220,9 +218,7 @@ func (p *Pool) dial(ctx context.Context, avoid string) (net.Conn, string, error)
 			defer end()
 			c, err := p.cfg.Dial(try, addr)
 			if err == nil && p.cfg.Secure != nil {
-				shaking[i].Add(1)
-				c, err = p.cfg.Secure(try, c)
-				shaking[i].Add(-1)
+				c, err = p.secure(try, addr, c)
 			}
 			select {
 			case answers <- answer{c, addr, err}:
@@ -244,7 +240,7 @@ func (p *Pool) dial(ctx context.Context, avoid string) (net.Conn, string, error)
 			failed = append(failed, context.Cause(ctx).Error())
 			return nil, "", fmt.Errorf("no server answers: %w (%s)", catalog.ErrUnavailable, strings.Join(failed, "; "))
 		case <-next.C:
-			if asked < len(addrs) || pending > 0 && pending < 2*len(addrs)+2 && time.Since(last) >= askAgain {
+			if asked < len(addrs) || pending < 2*len(addrs)+2 && time.Since(last) >= askAgain {
 				ask()
 				last = time.Now()
 			}
@@ -263,6 +259,28 @@ func (p *Pool) dial(ctx context.Context, avoid string) (net.Conn, string, error)
 			}
 		}
 	}
+}
+
+// secure shakes hands with the server at addr, and is seen to.
+func (p *Pool) secure(ctx context.Context, addr string, c net.Conn) (net.Conn, error) {
+	p.count(addr, 1)
+	defer p.count(addr, -1)
+	return p.cfg.Secure(ctx, c)
+}
+
+func (p *Pool) count(addr string, n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.shaking[addr] += n; p.shaking[addr] == 0 {
+		delete(p.shaking, addr)
+	}
+}
+
+// shakes tells whether this host shakes hands with the server at addr now.
+func (p *Pool) shakes(addr string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.shaking[addr] > 0
 }
 
 func readServers(file string) ([]Server, error) {
