@@ -28,6 +28,9 @@ type crowd struct {
 	agents []*member
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	// hands has room for those that shake hands at a time: the hosts that they stand for
+	// have processors of their own, and do not slow each other down.
+	hands chan struct{}
 
 	mu      sync.Mutex
 	waiting map[int]bool // who does not enforce what is expected yet
@@ -122,7 +125,7 @@ func startCrowd(ctx context.Context, f *fleet, n int) (*crowd, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	c := &crowd{cancel: cancel, indexes: make([]uint64, n), agents: make([]*member, n)}
+	c := &crowd{cancel: cancel, hands: make(chan struct{}, 32), indexes: make([]uint64, n), agents: make([]*member, n)}
 	for i := range c.agents {
 		c.agents[i] = &member{crowd: c, i: i, ready: make(chan struct{})}
 	}
@@ -173,8 +176,20 @@ func (m *member) start(ctx context.Context, f *fleet, token string, n int) error
 	}
 	pool, err := remote.NewPool(remote.PoolConfig{
 		Seeds: seeds, Logger: quiet, Every: time.Hour,
-		Dial: func(ctx context.Context, addr string) (net.Conn, error) { return from.DialContext(ctx, "tcp", addr) },
+		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+			select {
+			case m.crowd.hands <- struct{}{}:
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+			c, err := from.DialContext(ctx, "tcp", addr)
+			if err != nil {
+				<-m.crowd.hands
+			}
+			return c, err
+		},
 		Secure: func(ctx context.Context, c net.Conn) (net.Conn, error) {
+			defer func() { <-m.crowd.hands }()
 			return creds.Secure(ctx, enroll.ProtoRPC, enroll.Peer{Role: enroll.RoleServer, Datacenter: "dc1"}, c)
 		},
 	})
