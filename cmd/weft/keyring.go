@@ -152,7 +152,7 @@ func rotateKeyring(c *cli.Context, cl *client, params url.Values) error {
 			return halfRotated(cl, err, "all members encrypt with the new key; some have a former one still")
 		}
 	}
-	fmt.Fprintf(c.App.Writer, "Gossip is encrypted with a new key, on %d members. Members that are down take it over when they come back.\n", members)
+	fmt.Fprintf(c.App.Writer, "Gossip is encrypted with a new key (members: %d). Members that are down take it over when they come back.\n", members)
 	return nil
 }
 

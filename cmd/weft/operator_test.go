@@ -127,7 +127,7 @@ func TestOperateAgent(t *testing.T) {
 	if out := run(strings.TrimSpace(fresh)+" [1/1]", "keyring", "-list-primary"); strings.Contains(out, strings.TrimSpace(key)) {
 		t.Error("the old key is still there")
 	}
-	run("encrypted with a new key, on 1 members", "keyring", "-rotate")
+	run("encrypted with a new key (members: 1)", "keyring", "-rotate")
 	if out := run("[1/1]", "keyring", "-list"); strings.Contains(out, strings.TrimSpace(fresh)) || strings.Count(out, "[1/1]") != 2 {
 		t.Errorf("former keys are still there: %s", out)
 	}
