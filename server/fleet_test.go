@@ -739,18 +739,26 @@ func TestSnapshotByFollower(t *testing.T) {
 	follower := 1 + f.leader()%3
 	ops := f.nodes[follower].operators()
 	f.put(follower, "k", "before")
+	revoke := func(id string) {
+		f.nodes[follower].apply(&catalog.Revoke{Revocation: catalog.Revocation{Kind: catalog.RevokedNode, ID: id, At: time.Now()}})
+	}
+	turnedAway := func(i int, id string) bool {
+		return f.nodes[i].server.cluster.registrar.admit(enroll.Peer{Role: enroll.RoleAgent, Node: "a", NodeID: id, Datacenter: "dc1"}) != nil
+	}
+	revoke(idOf(8))
 	archive := save(t, ops)
 	f.put(follower, "k", "after")
-	f.nodes[follower].apply(&catalog.Revoke{Revocation: catalog.Revocation{Kind: catalog.RevokedNode, ID: idOf(7), Node: "a1", At: time.Now()}})
+	revoke(idOf(7))
+	f.nodes[follower].apply(&catalog.Allow{Kind: catalog.RevokedNode, ID: idOf(8)})
+	for i := 1; i <= 3; i++ {
+		f.until(fmt.Sprintf("server %d lets in who is allowed", i), func() bool { return !turnedAway(i, idOf(8)) })
+	}
 	if err := restore(t, ops, archive); err != nil {
 		t.Fatal(err)
 	}
 	for i := 1; i <= 3; i++ {
 		f.until(fmt.Sprintf("server %d has the archive", i), func() bool { v, err := f.get(i, "k", wire.Default); return err == nil && v == "before" })
-		f.until(fmt.Sprintf("server %d shuts out who was revoked since", i), func() bool {
-			v, err := f.nodes[i].server.store.Read(catalog.Query{Kind: catalog.QueryRevocations})
-			return err == nil && v.Revoked(catalog.RevokedNode, idOf(7))
-		})
+		f.until(fmt.Sprintf("server %d shuts out who is revoked, and who was", i), func() bool { return turnedAway(i, idOf(7)) && turnedAway(i, idOf(8)) })
 	}
 	f.put(follower, "k", "again")
 	for i := 1; i <= 3; i++ {

@@ -236,7 +236,7 @@ func (s *Store) Rebase(r io.Reader, w io.Writer, index uint64) error {
 			return err
 		}
 		if typ == recEnd {
-			e.revocations(s.state.Load().read())
+			e.revocations(s.state.Load().read(), h.Index)
 			return e.end()
 		}
 		e.raw(typ, body)
@@ -246,12 +246,16 @@ func (s *Store) Rebase(r io.Reader, w io.Writer, index uint64) error {
 	}
 }
 
-// revocations writes those of r. They take the place of equal ones that came before.
-func (e *encoder) revocations(r reader) {
+// revocations writes those of r, as changed at an index: who knows those of before is to
+// look. They take the place of equal ones that came before.
+func (e *encoder) revocations(r reader, index uint64) {
 	for _, t := range []*table{tableRevocations, tableCertRevocations} {
 		for row := range r.rows(t, byID) {
 			e.record(recordOf(row))
 		}
+	}
+	for _, key := range []string{keyRevocations, keyCertRevocations, keyRevokedCerts} {
+		e.record(recIndex, &indexRow{Key: key, Index: index})
 	}
 }
 

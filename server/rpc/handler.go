@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -105,6 +106,10 @@ type Handler struct {
 	log     *slog.Logger
 	waiting chan struct{} // one element for each read or watch that waits
 	metrics *metrics
+
+	// revoking is held for reading while something is revoked, and locked while a restore
+	// has taken along what is revoked and is not in force yet.
+	revoking sync.RWMutex
 }
 
 var _ wire.Servers = (*Handler)(nil)

@@ -264,10 +264,17 @@ func (o *Operator) RestoreSnapshot(ctx context.Context, req *wire.RestoreSnapsho
 		return nil, catalog.Conflictf("another restore is under way; wait for its end")
 	}
 	begin := time.Now()
+	state, err := o.receive(next)
+	if err != nil {
+		return nil, err
+	}
+	defer state.discard()
+	o.h.revoking.Lock()
+	defer o.h.revoking.Unlock()
 	if _, err := o.h.readable(ctx); err != nil { // the store has all that is revoked
 		return nil, err
 	}
-	file, err := o.check(next)
+	file, err := o.rebase(state)
 	if err != nil {
 		return nil, err
 	}
@@ -286,19 +293,24 @@ func (o *Operator) RestoreSnapshot(ctx context.Context, req *wire.RestoreSnapsho
 	return &wire.RestoreSnapshotReply{Epoch: epoch}, nil
 }
 
-// check receives an archive, and gives its state as the start of a new epoch.
-func (o *Operator) check(next func() ([]byte, error)) (_ *scratch, err error) {
+// receive takes the state out of an archive.
+func (o *Operator) receive(next func() ([]byte, error)) (_ *scratch, err error) {
 	state, err := newScratch(o.cfg.ScratchDir)
 	if err != nil {
 		return nil, err
 	}
-	defer state.discard()
-	if _, err := store.ReadArchive(&pieceReader{next: next}, state); err != nil {
+	if _, err = store.ReadArchive(&pieceReader{next: next}, state); err == nil {
+		err = state.rewind()
+	}
+	if err != nil {
+		state.discard()
 		return nil, err
 	}
-	if err := state.rewind(); err != nil {
-		return nil, err
-	}
+	return state, nil
+}
+
+// rebase gives a state as the start of a new epoch, once all of it can be read.
+func (o *Operator) rebase(state *scratch) (_ *scratch, err error) {
 	rebased, err := newScratch(o.cfg.ScratchDir)
 	if err != nil {
 		return nil, err

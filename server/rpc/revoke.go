@@ -64,3 +64,17 @@ func (h *Handler) mayHave(id identity.ID) error {
 	}
 	return nil
 }
+
+// mayRevoke refuses to revoke what a restore that is under way would undo. Otherwise the
+// restore waits until done is called.
+func (h *Handler) mayRevoke(cmd catalog.Command) (done func(), err error) {
+	switch cmd.(type) {
+	case *catalog.Revoke, *catalog.SetCertRevocation:
+	default:
+		return func() {}, nil
+	}
+	if !h.revoking.TryRLock() {
+		return nil, catalog.Conflictf("nothing can be revoked while a snapshot is restored, which would undo it; try again when that is done")
+	}
+	return h.revoking.RUnlock, nil
+}

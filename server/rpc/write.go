@@ -119,6 +119,11 @@ func (h *Handler) Apply(ctx context.Context, req *wire.ApplyRequest) (_ *wire.Ap
 	} else if at != nil {
 		return at.Apply(ctx, req)
 	}
+	done, err := h.mayRevoke(cmd)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	index, result, err := h.cfg.Log.Apply(ctx, cmd)
 	if err != nil {
 		return nil, err
