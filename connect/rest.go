@@ -20,6 +20,7 @@ const restKnown = time.Second
 // resting is a rest under way.
 type resting struct {
 	Rest
+	known  time.Time // to others
 	cancel context.CancelFunc
 }
 
@@ -33,12 +34,15 @@ func (p *Proxy) reconcileRest(live context.Context, snap *Snapshot) {
 	case snap.Rest == nil, p.resting != nil && p.resting.Rest == *snap.Rest:
 		return
 	}
-	p.endRest()
-	ctx, cancel := context.WithCancel(live)
-	p.resting = &resting{Rest: *snap.Rest, cancel: cancel}
-	p.log.Info("the instance comes to rest; its connections may finish", "service", snap.Service, "reason", snap.Rest.Why, "dur", snap.Rest.Grace)
 	grace := snap.Rest.Grace
 	known := p.svc.now().Add(min(grace, restKnown))
+	if p.resting != nil { // it goes on for another reason, or to another end
+		known = p.resting.known
+	}
+	p.endRest()
+	ctx, cancel := context.WithCancel(live)
+	p.resting = &resting{Rest: *snap.Rest, known: known, cancel: cancel}
+	p.log.Info("the instance comes to rest; its connections may finish", "service", snap.Service, "reason", snap.Rest.Why, "dur", snap.Rest.Grace)
 	p.cuts.Go(func() {
 		if !pause(ctx, grace) {
 			return

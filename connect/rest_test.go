@@ -47,6 +47,17 @@ func TestRestSparesWhoCameLater(t *testing.T) {
 		t.Errorf("after the grace: %v, want a reset", err)
 	}
 	must(t, roundTrip(late, "after the grace"))
+
+	known := func() time.Time {
+		db.mu.Lock()
+		defer db.mu.Unlock()
+		return db.resting.known
+	}
+	was := known()
+	db.update(func(s *Snapshot) { s.Rest = &Rest{Why: "maintenance", Grace: time.Hour} })
+	if !known().Equal(was) {
+		t.Error("who came during the rest is to be cut, as it has another reason now")
+	}
 }
 
 // A rest under way holds up no stop.

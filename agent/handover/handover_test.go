@@ -2,7 +2,6 @@ package handover
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -69,33 +68,37 @@ func (noViews) Read(context.Context, catalog.Query) (*catalog.View, error) {
 	return nil, catalog.ErrNotFound
 }
 
+// bothAt listens on a number that is free for TCP and for UDP.
+func bothAt(t *testing.T) (net.Listener, net.PacketConn) {
+	t.Helper()
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p, err := net.ListenPacket("udp", l.Addr().String()); err == nil {
+			return l, p
+		}
+		_ = l.Close() // another one
+	}
+}
+
 // DNS of which one socket of two was left is bound anew, and left to the next process whole.
 func TestHalfOfDNS(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
 		s := fresh()
-		var left syscall.Conn
-		var addr string
-		if network == "tcp" {
-			l, err := net.Listen(network, "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer l.Close()
-			left, addr = l.(syscall.Conn), l.Addr().String()
-		} else {
-			p, err := net.ListenPacket(network, "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer p.Close()
-			left, addr = p.(syscall.Conn), p.LocalAddr().String()
+		l, p := bothAt(t)
+		addr := l.Addr().String()
+		left := l.(syscall.Conn)
+		if network == "udp" {
+			left = p.(syscall.Conn)
 		}
 		f, err := second(left, addr)
 		if err != nil {
 			t.Fatal(err)
 		}
 		s.inherited[nameOf(network, addr)] = f
-		_ = left.(io.Closer).Close() // a copy stays
+		_, _ = l.Close(), p.Close() // of the one a copy stays
 		srv, err := dns.New(dns.Config{
 			Addrs: []string{addr}, Views: noViews{}, Domain: "consul", Datacenter: "dc1", Logger: quiet(), Sockets: s,
 		})

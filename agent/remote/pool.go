@@ -234,6 +234,7 @@ func (p *Pool) dial(ctx context.Context, avoid string) (net.Conn, string, error)
 	next := time.NewTicker(stagger)
 	defer next.Stop()
 	var failed []string // of the first three
+	waits := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -252,9 +253,11 @@ func (p *Pool) dial(ctx context.Context, avoid string) (net.Conn, string, error)
 			if len(failed) < 3 {
 				failed = append(failed, a.addr+": "+a.err.Error())
 			}
+			// One that was silent, or is busy with a handshake, may answer yet.
+			waits = waits || errors.Is(a.err, context.DeadlineExceeded) || slices.ContainsFunc(addrs, p.shakes)
 			if asked < len(addrs) {
 				ask()
-			} else if pending == 0 {
+			} else if pending == 0 && !waits {
 				return nil, "", fmt.Errorf("no server answers: %w (%s)", catalog.ErrUnavailable, strings.Join(failed, "; "))
 			}
 		}

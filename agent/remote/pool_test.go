@@ -195,6 +195,49 @@ func TestSilentServersHoldUpNobody(t *testing.T) {
 	})
 }
 
+// TestSearchWaitsForAnother: while the one server that lives shakes hands with another
+// search of this host, or takes longer than an attempt may, a search goes on.
+func TestSearchWaitsForAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		p, err := NewPool(PoolConfig{
+			Dial: func(_ context.Context, addr string) (net.Conn, error) {
+				if addr == "b:1" {
+					return nil, errors.New("refused")
+				}
+				c, _ := net.Pipe()
+				return c, nil
+			},
+			Secure: func(ctx context.Context, c net.Conn) (net.Conn, error) {
+				busy := 3 * dialTimeout / 2
+				select {
+				case <-time.After(busy - time.Since(begun)):
+					return c, nil
+				case <-ctx.Done():
+					_ = c.Close()
+					return nil, ctx.Err()
+				}
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Learn(servers("a:1", "b:1"), 3)
+		var both sync.WaitGroup
+		for range 2 {
+			both.Go(func() {
+				c, addr, err := p.dial(t.Context(), "")
+				if err != nil || addr != "a:1" {
+					t.Errorf("after %s: %q, %v", time.Since(begun), addr, err)
+					return
+				}
+				_ = c.Close()
+			})
+		}
+		both.Wait()
+	})
+}
+
 // TestBusyServersAreAskedOnce: servers that take connections and are slow to shake hands,
 // as when a whole fleet comes at once, get one handshake of each host and not more.
 func TestBusyServersAreAskedOnce(t *testing.T) {
