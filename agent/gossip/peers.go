@@ -32,13 +32,18 @@ type peer struct {
 	Seen   int64  // alive, in seconds
 }
 
+type peersFile struct {
+	Members []peer
+	From    int64 // as in peers
+}
+
 // peers keeps where members were last, for a start that has nobody to ask.
 type peers struct {
 	file string
 
 	mu   sync.Mutex
 	last []peer
-	at   int64 // when they were looked at last, in seconds; 0: not since the start
+	from int64 // from when on time does not count, in seconds, unless they are looked at before
 }
 
 func openPeers(file string) (*peers, error) {
@@ -47,15 +52,17 @@ func openPeers(file string) (*peers, error) {
 		return p, nil
 	}
 	_, err := durable.File{Path: file, Most: maxPeersFile}.Read(func(b []byte) error {
-		var doc struct{ Members []peer }
+		var doc peersFile
 		if err := json.Unmarshal(b, &doc); err != nil {
 			return err
 		}
 		for _, m := range doc.Members {
 			if _, _, err := net.SplitHostPort(m.Addr); err == nil && len(p.last) < maxPeers {
 				p.last = append(p.last, m)
+				p.from = max(p.from, m.Seen+seenStep) // where an earlier version wrote it
 			}
 		}
+		p.from = cmp.Or(doc.From, p.from)
 		return nil
 	})
 	return p, err
@@ -87,33 +94,30 @@ func after(first bool) int {
 // and said nothing of leaving: they are what the way back from a partition begins with.
 func (p *peers) keep(members []catalog.Member, self string, forget time.Duration, clock time.Time) error {
 	p.mu.Lock()
-	p.age(clock.Unix(), inTouch(members, self))
+	p.age(clock.Unix(), p.inTouch(members, self))
 	next := p.merge(members, self, clock.Add(-forget).Unix(), clock.Unix())
 	same := slices.Equal(next, p.last)
 	p.last = next
+	doc := peersFile{Members: next, From: p.from}
 	p.mu.Unlock()
 	if same || p.file == "" {
 		return nil
 	}
-	return p.write(next)
+	return p.write(doc)
 }
 
 // age lets only time count in which this host could have seen the others. It may have been
 // off or cut off for months, and what it knows of them is its way back, the only one where
-// no retry_join names any.
+// no retry_join names any. While it is in touch the next step counts, also when it is
+// restarted within: when it stopped is not kept.
 func (p *peers) age(now int64, inTouch bool) {
-	since := p.at
-	if since == 0 {
-		for _, m := range p.last {
-			since = max(since, m.Seen)
-		}
+	for i := range p.last {
+		p.last[i].Seen += max(now-p.from, 0)
 	}
-	if p.at == 0 || !inTouch {
-		for i := range p.last {
-			p.last[i].Seen += max(now-since, 0)
-		}
+	p.from = now
+	if inTouch {
+		p.from += seenStep
 	}
-	p.at = now
 }
 
 // seenStep is how coarsely it is kept when a member was seen: each step is a write.
@@ -145,16 +149,27 @@ func (p *peers) merge(members []catalog.Member, self string, oldest, now int64) 
 	return next[:min(len(next), maxPeers)]
 }
 
-// inTouch tells whether this host is with others, and a server among them.
-func inTouch(members []catalog.Member, self string) bool {
-	other, server := false, false
+// inTouch tells whether this host is with others, and with more of the servers than it
+// misses: who is cut off with fewer, and however many agents, keeps the rest. A server that
+// moved or left is not missed.
+func (p *peers) inTouch(members []catalog.Member, self string) bool {
+	other, servers, known := false, 0, map[string]bool{}
 	for _, m := range members {
 		if m.Status == catalog.MemberAlive {
 			other = other || m.Name != self
-			server = server || m.Tags["role"] == "consul"
+			if m.Tags["role"] == "consul" {
+				servers++
+			}
+		}
+		known[m.Name] = m.Status == catalog.MemberAlive || m.Status == catalog.MemberLeft
+	}
+	missed := map[string]bool{}
+	for _, q := range p.last {
+		if q.Server && !known[q.Name] {
+			missed[q.Name] = true
 		}
 	}
-	return other && server
+	return other && servers > len(missed)
 }
 
 // without are the peers whose addresses are none of those of alive members.
@@ -170,8 +185,8 @@ func (p *peers) without(members []catalog.Member) []peer {
 	return slices.DeleteFunc(slices.Clone(p.last), func(q peer) bool { return there[q.Addr] })
 }
 
-func (p *peers) write(list []peer) error {
-	b, err := json.MarshalIndent(struct{ Members []peer }{list}, "", "  ")
+func (p *peers) write(doc peersFile) error {
+	b, err := json.MarshalIndent(doc, "", "  ")
 	if err != nil {
 		return err
 	}
