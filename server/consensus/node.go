@@ -343,11 +343,14 @@ func (n *Node) shown() bool {
 	if at := n.due.Load(); at != nil {
 		return n.cfg.Store.Index() >= *at
 	}
-	first, err := n.disk.logs.FirstIndex()
-	if err != nil {
-		return false
-	}
-	for i := n.past; first > 0 && i >= first; i-- {
+	for i := n.past; i > 0; i-- {
+		// Below a backup the log may have a hole, and may not be that of the others.
+		if b := n.disk.base.Load(); b != nil && i <= b.index {
+			if n.raft.AppliedIndex() < b.index {
+				return false // it came just now, and the store is yet to begin with it
+			}
+			break
+		}
 		var l raft.Log
 		if err := n.disk.logs.GetLog(i, &l); err != nil {
 			return false // cut off by a backup just now
@@ -357,7 +360,7 @@ func (n *Node) shown() bool {
 			return n.cfg.Store.Index() >= i
 		}
 	}
-	n.due.Store(new(uint64)) // what came before is in the backup that the store began with
+	n.due.Store(new(uint64)) // what came before is in a backup that the store began with
 	return true
 }
 

@@ -152,3 +152,42 @@ func TestRestoreThatNobodyElseGot(t *testing.T) {
 		})
 	}
 }
+
+// TestCaughtUpAfterARestore: the leader that restored a backup keeps the log that it had
+// before. Where it was stopped before another command came, it catches up all the same.
+func TestCaughtUpAfterARestore(t *testing.T) {
+	dir := t.TempDir()
+	nodes := cluster(t, func(cfg *Config) { cfg.DataDir = filepath.Join(dir, cfg.NodeID) })
+	old := backupOf(t, nodes[0])
+	apply(t, nodes[0], register(1))
+	fresh, index := rebased(t, nodes[0], old)
+	if err := nodes[0].Restore(t.Context(), fresh, index, int64(fresh.Len())); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range nodes {
+		shows(t, n, index, 0)
+	}
+	part(t, nodes)
+	if err := nodes[0].Close(); err != nil {
+		t.Fatal(err)
+	}
+	next := anyLeader(t, nodes[1:])
+	cfg := nodes[0].cfg
+	_, tr := raft.NewInmemTransport(nodes[0].witness.LocalAddr())
+	cfg.Store, cfg.Transport, cfg.Bootstrap = newStore(t), tr, false
+	n, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = n.Close() })
+	for _, other := range nodes[1:] {
+		wires(t, other).Connect(tr.LocalAddr(), tr)
+		tr.Connect(other.witness.LocalAddr(), wires(t, other))
+	}
+	shows(t, n, apply(t, next, register(2)), 1)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := n.CaughtUp(ctx); err != nil {
+		t.Errorf("it has what the leader has, and has not caught up: %v", err)
+	}
+}
