@@ -114,11 +114,18 @@ func (c *cluster) close() {
 const admissionWait = 3 * time.Second
 
 // revocations are all that this server knew before it was restarted, and more. The
-// log is behind what was committed until a leader says so.
-func (c *cluster) revocations(ctx context.Context) (*catalog.View, error) {
+// log is behind what was committed until a leader says so. A server that began with an
+// empty disk knows nothing of them until it has what the leader has. It tells another
+// server all the same, which has the secret and could give itself any name: without the
+// keys of gossip they may not meet to begin a cluster.
+func (c *cluster) revocations(ctx context.Context, server bool) (*catalog.View, error) {
 	ctx, cancel := context.WithTimeout(ctx, admissionWait)
 	defer cancel()
-	if err := c.raft.CaughtUp(ctx); err != nil {
+	caughtUp := c.caughtUp
+	if server {
+		caughtUp = c.raft.CaughtUp
+	}
+	if err := caughtUp(ctx); err != nil {
 		return nil, err
 	}
 	return c.store.Read(catalog.Query{Kind: catalog.QueryRevocations})

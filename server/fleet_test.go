@@ -848,19 +848,7 @@ func TestRevokedTokenAfterRestart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	join := func(i int) error {
-		c, err := enroll.NewAgent(enroll.AgentConfig{
-			Dir: t.TempDir(), Token: func() (string, error) { return token.Text(), nil },
-			Servers: func() []string { return []string{f.nodes[i].server.cfg.Addr} },
-			Node:    "a1", NodeID: idOf(7), Datacenter: "dc1", Version: "1.2.3",
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		defer cancel()
-		return second(c.Enroll(ctx))
-	}
+	join := func(i int) error { return f.join(i, token, idOf(7)) }
 	if err := join(lead); err != nil {
 		t.Fatal("a good token:", err)
 	}

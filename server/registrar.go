@@ -26,8 +26,8 @@ type registrar struct {
 	log        *slog.Logger
 	datacenter string
 	// current gives what is revoked, once this server knows all that it knew before it
-	// was restarted.
-	current func(ctx context.Context) (*catalog.View, error)
+	// was restarted or, for an agent, that the leader knew when it was new.
+	current func(ctx context.Context, server bool) (*catalog.View, error)
 
 	mu      sync.Mutex                   // one publishes at a time
 	revoked atomic.Pointer[catalog.View] // of QueryRevocations; nil before the store is there
@@ -40,7 +40,7 @@ var _ enroll.Registrar = (*registrar)(nil)
 
 // Admit implements enroll.Registrar.
 func (r *registrar) Admit(ctx context.Context, a enroll.Admission) (enroll.Grant, error) {
-	revoked, err := r.current(ctx)
+	revoked, err := r.current(ctx, a.Renewal != nil && a.Renewal.Role == enroll.RoleServer)
 	if err != nil {
 		return enroll.Grant{}, enroll.Refuse(enroll.ReasonUnavailable,
 			"this server does not know yet what was revoked: it waits for a leader since it was started; ask again, or another server")

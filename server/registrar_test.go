@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/connect/enroll"
@@ -62,17 +63,7 @@ func TestInventedServersAreNotTold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := enroll.NewAgent(enroll.AgentConfig{
-		Dir: t.TempDir(), Token: func() (string, error) { return token.Text(), nil },
-		Servers: func() []string { return []string{f.nodes[1].server.cfg.Addr} },
-		Node:    "a1", NodeID: idOf(7), Datacenter: "dc1", Version: "1.2.3",
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	if err := second(c.Enroll(ctx)); err != nil {
+	if err := f.join(1, token, idOf(7)); err != nil {
 		t.Fatal(err)
 	}
 	if got := f.nodes[1].server.cluster.serverAddrs(); len(got) != 1 {
@@ -91,5 +82,59 @@ func TestForetoldInAnyCase(t *testing.T) {
 		if err := r.admit(enroll.Peer{Role: enroll.RoleAgent, Node: "web1", NodeID: is, Datacenter: "dc1"}); err == nil {
 			t.Errorf("%s is let in, which the log revokes", is)
 		}
+	}
+}
+
+// join asks one server, once, to let a host in.
+func (f *fleet) join(i int, token enroll.Token, id string) error {
+	f.t.Helper()
+	c, err := enroll.NewAgent(enroll.AgentConfig{
+		Dir: f.t.TempDir(), Token: func() (string, error) { return token.Text(), nil },
+		Servers: func() []string { return []string{f.nodes[i].server.cfg.Addr} },
+		Node:    "a1", NodeID: id, Datacenter: "dc1", Version: "1.2.3",
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(f.t.Context(), patience)
+	defer cancel()
+	return second(c.Enroll(ctx))
+}
+
+// TestNewServerLetsNobodyIn: a server with an empty disk that nobody has taken in does not
+// know what was revoked, and lets no agent in; other servers it tells the keys of gossip,
+// without which they may not find each other to begin a cluster.
+func TestNewServerLetsNobodyIn(t *testing.T) {
+	f := newFleet(t, 1)
+	f.up(1)
+	f.leader()
+	token, err := f.secret.Mint(enroll.MintOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.nodes[1].apply(&catalog.Revoke{Revocation: catalog.Revocation{Kind: catalog.RevokedToken, ID: token.ID, At: time.Now(), Expires: token.Expires}})
+	if err := f.join(1, token, idOf(7)); enroll.ReasonOf(err) != enroll.ReasonTokenRevoked {
+		t.Error("a revoked token:", err)
+	}
+	town := f.town
+	f.town, f.expect = newTown(), 3 // the leader does not see it
+	f.up(2)
+	if err := f.join(2, token, idOf(7)); enroll.ReasonOf(err) != enroll.ReasonUnavailable {
+		t.Error("a revoked token at a new server:", err)
+	}
+	if !f.nodes[2].server.raft.Fresh() {
+		t.Fatal("it was taken in")
+	}
+	if _, err := f.nodes[1].server.cfg.Cluster.Credentials.Inquire(t.Context(), []string{f.nodes[2].server.cfg.Addr}); err != nil {
+		t.Error("another server asks:", err)
+	}
+	for _, m := range f.town.Members() {
+		town.set(m)
+	}
+	f.until("it is taken in, and knows", func() bool { return enroll.ReasonOf(f.join(2, token, idOf(7))) == enroll.ReasonTokenRevoked })
+	if good, err := f.secret.Mint(enroll.MintOptions{}); err != nil {
+		t.Error(err)
+	} else if err := f.join(2, good, idOf(8)); err != nil {
+		t.Error("a good token:", err)
 	}
 }
