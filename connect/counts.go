@@ -36,6 +36,8 @@ const (
 	maxSamples = 16 << 10
 	// maxElements bounds what is read: a few bytes of JSON make an element that takes many.
 	maxElements = 128 << 10
+	// maxLabel is what the name of a service may have, which are the longest labels.
+	maxLabel = 512
 )
 
 // Counts gives what was counted until now.
@@ -129,7 +131,7 @@ func (f *family) fitting(all []Series) []Series {
 			s.Labels[i] = "" // who tells says whose it is
 		}
 		key := strings.Join(s.Labels, "\xff") // which is in no JSON
-		if seen[key] {
+		if seen[key] || slices.ContainsFunc(s.Labels, func(l string) bool { return len(l) > maxLabel }) {
 			continue
 		}
 		seen[key] = true

@@ -118,6 +118,9 @@ func TestCountsOfOthers(t *testing.T) {
 // TestHostileCounts: nothing that is told breaks what is shown, or makes it large.
 func TestHostileCounts(t *testing.T) {
 	ok := `{"Labels":["outbound","web","db","ok"],"Value":1}`
+	long := func(n int) string {
+		return `{"Series":{"weft_proxy_connections_open":[{"Labels":["inbound","` + strings.Repeat("x", n) + `","b"],"Value":1}]}}`
+	}
 	hist := func(buckets string) string {
 		return `{"Series":{"weft_proxy_connection_seconds":[{"Labels":["inbound","a","b"],"Buckets":[` + buckets + `]}]}}`
 	}
@@ -135,6 +138,8 @@ func TestHostileCounts(t *testing.T) {
 		"too many labels":  {`{"Series":{"weft_proxy_connections_total":[{"Labels":["a","b","c","d","e"],"Value":1}]}}`, 0, ""},
 		"twice the same":   {`{"Series":{"weft_proxy_connections_total":[` + ok + `,` + ok + `]}}`, 1, ""},
 		"bytes of no text": {"{\"Series\":{\"weft_proxy_connections_open\":[{\"Labels\":[\"\xff\",\"\\n\\\"\",\"\\ud800\"]},{\"Labels\":[\"\xfe\",\"\\n\\\"\",\"\\ud800\"]}]}}", 1, ""},
+		"the longest name": {long(maxLabel), 1, ""},
+		"a longer one":     {long(maxLabel + 1), 0, ""},
 		"less than none":   {`{"Series":{"weft_proxy_connections_total":[{"Labels":["a","b","c","d"],"Value":-1}]}}`, 0, ""},
 		"of others":        {`{"Series":{"weft_proxy_applied_index":[{"Labels":["x"],"Value":1},{"Labels":["y"],"Value":2}]}}`, 1, ""},
 		"a histogram":      {hist("0,0,0,1,1,1,1,1,1,1,2"), 13, ""},

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -250,13 +251,18 @@ func (s *Sender) sendTo(k *sink, points []point) error {
 		}
 	}
 	var packet []byte
-	var failed error
+	var failed, tooLong error
 	flush := func() {
 		if len(packet) == 0 || failed != nil {
 			return
 		}
-		if _, failed = k.conn.Write(packet); failed == nil {
+		switch _, err := k.conn.Write(packet); {
+		case err == nil:
 			s.metrics.packets.WithLabelValues(k.name).Inc()
+		case errors.Is(err, syscall.EMSGSIZE): // a line that is alone in its packet; others are not lost with it
+			tooLong = fmt.Errorf("%.60q…, of %d bytes, is left out; all that is shorter is sent: %w", packet, len(packet), err)
+		default:
+			failed = err
 		}
 		packet = packet[:0]
 	}
@@ -274,8 +280,9 @@ func (s *Sender) sendTo(k *sink, points []point) error {
 	if failed != nil {
 		_ = k.conn.Close() // the name may lead elsewhere by now
 		k.conn = nil
+		return failed
 	}
-	return failed
+	return tooLong
 }
 
 // line is a point as a sink reads it: labels are further parts of the name for

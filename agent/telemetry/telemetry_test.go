@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"slices"
 	"strings"
@@ -138,6 +139,36 @@ func TestRunSendsWhatIsLeft(t *testing.T) {
 	lines := len(next())
 	for lines < 100 {
 		lines += len(next())
+	}
+}
+
+// TestLineLongerThanAPacket: one that fits no datagram is lost alone, and said.
+func TestLineLongerThanAPacket(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	counts := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weft_some_total"}, []string{"l"})
+	reg.MustRegister(counts)
+	for _, l := range []string{"a", strings.Repeat("m", 70_000), "z"} {
+		counts.WithLabelValues(l).Inc()
+	}
+	var log strings.Builder
+	addr, next := sinkhole(t)
+	s, err := New(Config{Gatherer: reg, Statsd: addr, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	s.send()
+	if got := slices.Concat(next(), next()); !slices.Equal(got, []string{"weft_some_total.a:1|c", "weft_some_total.z:1|c"}) {
+		t.Errorf("%q was sent", got)
+	}
+	if got := log.String(); !strings.Contains(got, "weft_some_total.mmm") || !strings.Contains(got, "of 70020 bytes") || len(got) > 1000 {
+		t.Errorf("the log says %q", got)
+	}
+	counts.Reset()
+	counts.WithLabelValues("a").Add(2)
+	s.send()
+	if got := next(); !slices.Equal(got, []string{"weft_some_total.a:1|c"}) || s.sinks[0].failing {
+		t.Errorf("then %q", got)
 	}
 }
 
