@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -49,9 +50,23 @@ type Sender struct {
 	cfg     Config
 	sinks   []*sink
 	metrics *senderMetrics
-	// last are the counts that were sent, by series.
-	last map[string]float64
+	// last are the counts that were sent, by series and when it began.
+	last map[string]count
 }
+
+// count is what was sent of a series, and when the series was gathered last.
+type count struct {
+	total float64
+	seen  time.Time
+}
+
+const (
+	// goneFor is how long a series that is gone is remembered: those of a proxy of another
+	// process come back when its registration was replaced, or it was silent.
+	goneFor = time.Hour
+	// maxGone bounds how many: a process can tell of other series each time.
+	maxGone = 32 << 10
+)
 
 type senderMetrics struct{ packets, failures *prometheus.CounterVec }
 
@@ -74,7 +89,7 @@ func New(cfg Config) (*Sender, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	s := &Sender{cfg: cfg, last: map[string]float64{}}
+	s := &Sender{cfg: cfg, last: map[string]count{}}
 	s.metrics = &senderMetrics{
 		packets: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weft_telemetry_packets_total", Help: "Packets of metrics that were sent to statsd and dogstatsd.",
@@ -178,11 +193,14 @@ type point struct {
 // they were asked last.
 func (s *Sender) points(families []*dto.MetricFamily) []point {
 	var out []point
-	now := make(map[string]float64, len(s.last))
+	now := time.Now()
 	gained := func(key string, total float64, since *timestamppb.Timestamp) float64 {
-		now[key] = total
+		if since != nil { // what another process counts under the same name has another beginning
+			key += "\x00" + strconv.FormatInt(since.AsTime().UnixMicro(), 36)
+		}
 		last, known := s.last[key]
-		switch d := total - last; {
+		s.last[key] = count{total, now}
+		switch d := total - last.total; {
 		case !known && since != nil && since.AsTime().Before(s.cfg.Began):
 			return 0
 		case d < 0:
@@ -225,8 +243,28 @@ func (s *Sender) points(families []*dto.MetricFamily) []point {
 			}
 		}
 	}
-	s.last = now // series that are gone are forgotten
+	s.forget(now)
 	return out
+}
+
+// forget drops series that are gone for long, and those gone longest where there are many.
+func (s *Sender) forget(now time.Time) {
+	var gone []string
+	for key, c := range s.last {
+		switch ago := now.Sub(c.seen); {
+		case ago > goneFor:
+			delete(s.last, key)
+		case ago > 0:
+			gone = append(gone, key)
+		}
+	}
+	if len(gone) <= maxGone {
+		return
+	}
+	slices.SortFunc(gone, func(a, b string) int { return s.last[a].seen.Compare(s.last[b].seen) })
+	for _, key := range gone[:len(gone)-maxGone] {
+		delete(s.last, key)
+	}
 }
 
 func series(name string, labels []*dto.LabelPair) string {

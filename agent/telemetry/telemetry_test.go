@@ -5,8 +5,10 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -147,7 +149,8 @@ func TestLineLongerThanAPacket(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	counts := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weft_some_total"}, []string{"l"})
 	reg.MustRegister(counts)
-	for _, l := range []string{"a", strings.Repeat("m", 70_000), "z"} {
+	long := strings.Repeat("m", 70_000)
+	for _, l := range []string{"a", long, "z"} {
 		counts.WithLabelValues(l).Inc()
 	}
 	var log strings.Builder
@@ -164,10 +167,10 @@ func TestLineLongerThanAPacket(t *testing.T) {
 	if got := log.String(); !strings.Contains(got, "weft_some_total.mmm") || !strings.Contains(got, "of 70020 bytes") || len(got) > 1000 {
 		t.Errorf("the log says %q", got)
 	}
-	counts.Reset()
+	counts.DeleteLabelValues(long)
 	counts.WithLabelValues("a").Add(2)
 	s.send()
-	if got := next(); !slices.Equal(got, []string{"weft_some_total.a:1|c"}) || s.sinks[0].failing {
+	if got := next(); !slices.Equal(got, []string{"weft_some_total.a:2|c"}) || s.sinks[0].failing {
 		t.Errorf("then %q", got)
 	}
 }
@@ -224,6 +227,102 @@ func TestWhatOthersCountedBefore(t *testing.T) {
 	want := []string{"weft_others_seconds:250|ms|@0.25", "weft_others_total.new:4|c", "weft_others_total.old:4|c"}
 	if got := next(); !slices.Equal(got, want) {
 		t.Errorf("then %q, want %q", got, want)
+	}
+}
+
+// others are counts that another process tells of.
+type others struct {
+	total float64
+	since time.Time
+	gone  bool
+}
+
+// sends gives how much of them is sent when they are gathered ten seconds later.
+func (o *others) sends(t *testing.T, s *Sender) float64 {
+	t.Helper()
+	time.Sleep(defaultEvery)
+	families, err := s.cfg.Gatherer.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := 0.0
+	for _, p := range s.points(families) {
+		sent += p.value
+	}
+	return sent
+}
+
+func (o *others) sender(t *testing.T, began time.Time) *Sender {
+	t.Helper()
+	desc := prometheus.NewDesc("weft_others_total", "", []string{"proxy"}, nil)
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collect(func(ch chan<- prometheus.Metric) {
+		if o.gone {
+			return
+		}
+		m, err := prometheus.NewConstMetricWithCreatedTimestamp(desc, prometheus.CounterValue, o.total, o.since, "p")
+		if err != nil {
+			t.Error(err)
+		}
+		ch <- m
+	}))
+	s, err := New(Config{Gatherer: reg, Began: began})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// TestOthersComeAndGo: what another process has counted is sent once, though the agent does
+// not hear of it for a while, and all of it is, though one that counted less was before it.
+func TestOthersComeAndGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		first, second := began.Add(time.Second), began.Add(time.Minute)
+		var o others
+		s := o.sender(t, began)
+		for i, step := range []struct {
+			others
+			after time.Duration
+			want  float64
+		}{
+			{others{total: 1000, since: first}, 0, 1000},
+			{others{gone: true}, 0, 0},
+			{others{total: 1003, since: first}, 0, 3},
+			{others{gone: true}, 0, 0},
+			{others{total: 1003, since: first}, goneFor - 2*defaultEvery, 0},
+			{others{total: 1500, since: second}, 0, 1500},
+			{others{total: 1004, since: first}, 0, 1}, // which drains, while the new one is silent
+			{others{total: 1501, since: second}, 0, 1},
+		} {
+			o = step.others
+			time.Sleep(step.after)
+			if got := o.sends(t, s); got != step.want {
+				t.Errorf("step %d: %v is sent, want %v", i, got, step.want)
+			}
+		}
+		o.gone = true
+		time.Sleep(goneFor)
+		if o.sends(t, s); len(s.last) != 0 {
+			t.Errorf("%d series are remembered", len(s.last))
+		}
+	})
+}
+
+// TestOthersThatTellOfEverNew: what is remembered of series that are gone has an end, and
+// is of those that were there last.
+func TestOthersThatTellOfEverNew(t *testing.T) {
+	s := (&others{gone: true}).sender(t, time.Now())
+	now := time.Now()
+	for i := range maxGone + 2 {
+		s.last[strconv.Itoa(i)] = count{1, now.Add(-time.Duration(i+1) * time.Millisecond)}
+	}
+	s.last["there"] = count{1, now}
+	s.forget(now)
+	_, newest := s.last["0"]
+	_, oldest := s.last[strconv.Itoa(maxGone)]
+	if _, there := s.last["there"]; len(s.last) != maxGone+1 || !there || !newest || oldest {
+		t.Errorf("%d are remembered: there %t, newest %t, oldest %t", len(s.last), there, newest, oldest)
 	}
 }
 
