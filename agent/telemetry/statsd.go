@@ -32,8 +32,8 @@ type Config struct {
 	// Strict refuses addresses that cannot be resolved when New is called, rather than
 	// trying again.
 	Strict bool
-	// Began is when this process did. What others have counted before is not sent: the
-	// process before this one may have. Zero: there are no others.
+	// Began is when this process did. What others, whose series have the label "proxy", have
+	// counted before is not sent: the process before this one may have. Zero: there are none.
 	Began time.Time
 	// Every is how often metrics are sent: 10 s.
 	Every  time.Duration
@@ -194,14 +194,14 @@ type point struct {
 func (s *Sender) points(families []*dto.MetricFamily) []point {
 	var out []point
 	now := time.Now()
-	gained := func(key string, total float64, since *timestamppb.Timestamp) float64 {
+	gained := func(key string, others bool, total float64, since *timestamppb.Timestamp) float64 {
 		if since != nil { // what another process counts under the same name has another beginning
 			key += "\x00" + strconv.FormatInt(since.AsTime().UnixMicro(), 36)
 		}
 		last, known := s.last[key]
 		s.last[key] = count{total, now}
 		switch d := total - last.total; {
-		case !known && since != nil && since.AsTime().Before(s.cfg.Began):
+		case !known && others && since != nil && since.AsTime().Before(s.cfg.Began):
 			return 0
 		case d < 0:
 			return total // it began anew
@@ -213,10 +213,10 @@ func (s *Sender) points(families []*dto.MetricFamily) []point {
 		name := s.cfg.Names.Dotted(f.GetName())
 		for _, m := range f.GetMetric() {
 			p := point{name: name, labels: m.GetLabel(), times: 1}
-			key := series(name, m.GetLabel())
+			key, others := series(name, m.GetLabel()), ofOthers(m.GetLabel())
 			switch {
 			case m.GetCounter() != nil:
-				p.kind, p.value = "c", gained(key, m.GetCounter().GetValue(), m.GetCounter().GetCreatedTimestamp())
+				p.kind, p.value = "c", gained(key, others, m.GetCounter().GetValue(), m.GetCounter().GetCreatedTimestamp())
 				if p.value == 0 {
 					continue
 				}
@@ -225,8 +225,8 @@ func (s *Sender) points(families []*dto.MetricFamily) []point {
 				if m.GetSummary() != nil {
 					count, sum, since = m.GetSummary().GetSampleCount(), m.GetSummary().GetSampleSum(), m.GetSummary().GetCreatedTimestamp()
 				}
-				p.kind, p.times = "ms", gained(key, float64(count), since)
-				total := gained(key+"\x00sum", sum, since)
+				p.kind, p.times = "ms", gained(key, others, float64(count), since)
+				total := gained(key+"\x00sum", others, sum, since)
 				if p.times == 0 {
 					continue
 				}
@@ -265,6 +265,12 @@ func (s *Sender) forget(now time.Time) {
 	for _, key := range gone[:len(gone)-maxGone] {
 		delete(s.last, key)
 	}
+}
+
+// ofOthers tells whether another process counts this. What this one counts is new whatever
+// its clock says, which may have been set back since it began.
+func ofOthers(labels []*dto.LabelPair) bool {
+	return slices.ContainsFunc(labels, func(l *dto.LabelPair) bool { return l.GetName() == "proxy" })
 }
 
 func series(name string, labels []*dto.LabelPair) string {

@@ -193,20 +193,20 @@ func TestAddressThatIsNobodys(t *testing.T) {
 // TestWhatOthersCountedBefore: what was counted before this process began is not sent
 // again by it, and what has been since is.
 func TestWhatOthersCountedBefore(t *testing.T) {
-	counts := prometheus.NewDesc("weft_others_total", "", []string{"who"}, nil)
-	took := prometheus.NewDesc("weft_others_seconds", "", nil, nil)
+	counts := prometheus.NewDesc("weft_others_total", "", []string{"proxy"}, nil)
+	took := prometheus.NewDesc("weft_others_seconds", "", []string{"proxy"}, nil)
 	began := time.Now()
 	total := 5.0
 	g := prometheus.NewRegistry()
 	g.MustRegister(collect(func(ch chan<- prometheus.Metric) {
-		for who, since := range map[string]time.Time{"old": began.Add(-time.Hour), "new": began.Add(time.Second)} {
-			m, err := prometheus.NewConstMetricWithCreatedTimestamp(counts, prometheus.CounterValue, total, since, who)
+		for proxy, since := range map[string]time.Time{"old": began.Add(-time.Hour), "new": began.Add(time.Second)} {
+			m, err := prometheus.NewConstMetricWithCreatedTimestamp(counts, prometheus.CounterValue, total, since, proxy)
 			if err != nil {
 				t.Error(err)
 			}
 			ch <- m
 		}
-		m, err := prometheus.NewConstHistogramWithCreatedTimestamp(took, uint64(total), total/4, nil, began.Add(-time.Hour))
+		m, err := prometheus.NewConstHistogramWithCreatedTimestamp(took, uint64(total), total/4, nil, began.Add(-time.Hour), "old")
 		if err != nil {
 			t.Error(err)
 		}
@@ -224,9 +224,28 @@ func TestWhatOthersCountedBefore(t *testing.T) {
 	}
 	total = 9
 	s.send()
-	want := []string{"weft_others_seconds:250|ms|@0.25", "weft_others_total.new:4|c", "weft_others_total.old:4|c"}
+	want := []string{"weft_others_seconds.old:250|ms|@0.25", "weft_others_total.new:4|c", "weft_others_total.old:4|c"}
 	if got := next(); !slices.Equal(got, want) {
 		t.Errorf("then %q, want %q", got, want)
+	}
+}
+
+// TestClockSetBack: what this process counts itself is sent, though by its clock that began
+// before the process did.
+func TestClockSetBack(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	own := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weft_own_total"}, []string{"reason"})
+	reg.MustRegister(own)
+	addr, next := sinkhole(t)
+	s, err := New(Config{Gatherer: reg, Statsd: addr, Began: time.Now().Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	own.WithLabelValues("denied").Add(7)
+	s.send()
+	if got, want := next(), []string{"weft_own_total.denied:7|c"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 
