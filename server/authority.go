@@ -38,6 +38,7 @@ type authority struct {
 	log        *slog.Logger
 
 	configure sync.Mutex // one change at a time
+	doubt     clockDoubt // under configure
 
 	mu   sync.Mutex
 	open *openAuthority
@@ -151,7 +152,7 @@ func (a *authority) Configure(ctx context.Context, cfg catalog.CAConfig) (uint64
 		return 0, refusedConfig(err)
 	}
 	// The roots first: a configuration without its root could not be kept.
-	if err := a.reconcile(ctx, parsed); err != nil {
+	if err := a.reconcile(ctx, parsed, parsed.Force); err != nil {
 		return 0, err
 	}
 	index, _, err := a.raft.Apply(ctx, &catalog.SetCAConfig{Config: ca.Strip(cfg)})
@@ -171,13 +172,20 @@ func refusedConfig(err error) error {
 	return fmt.Errorf("error configuring provider: %w", err)
 }
 
-// reconcile makes the roots be as the configuration asks.
-func (a *authority) reconcile(ctx context.Context, parsed ca.Config) error {
+// reconcile makes the roots be as the configuration asks. Sure says that the clock of
+// this server is right, whatever the active root says.
+func (a *authority) reconcile(ctx context.Context, parsed ca.Config, sure bool) error {
 	index, err := a.setIndex()
 	if err != nil {
 		return err
 	}
-	roots, changed, err := ca.Reconcile(a.store.Roots(), parsed, a.seal, a.now())
+	was, now := a.store.Roots(), a.now()
+	if root := ca.Untimely(was, parsed, now); root == nil {
+		a.doubt = clockDoubt{}
+	} else if err := a.doubt.look(root, now); err != nil && !sure {
+		return err
+	}
+	roots, changed, err := ca.Reconcile(was, parsed, a.seal, now)
 	if err != nil {
 		return a.explain(err)
 	}
@@ -242,7 +250,7 @@ func (a *authority) Ensure(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("configuration of the CA: %w", err)
 		}
-		if err := a.reconcile(ctx, parsed); err != nil {
+		if err := a.reconcile(ctx, parsed, false); err != nil {
 			return err
 		}
 		// A seal that does not fit shows now, not when the first leaf runs out.
@@ -264,7 +272,7 @@ func (a *authority) Ensure(ctx context.Context) error {
 		cfg.ClusterID = uuid.NewString()
 	}
 	parsed.ClusterID = cfg.ClusterID
-	if err := a.reconcile(ctx, parsed); err != nil {
+	if err := a.reconcile(ctx, parsed, false); err != nil {
 		return err
 	}
 	_, _, err = a.raft.Apply(ctx, &catalog.SetCAConfig{Config: ca.Strip(cfg), CAS: true})

@@ -30,15 +30,19 @@ func Active(roots []*catalog.Root) *catalog.Root {
 // theirs. Nothing to do: it returns roots itself and false. The roots given are not
 // changed.
 //
-// Call it at start, when the configuration changes, and now and then.
+// Call it at start, when the configuration changes, and now and then, and where the
+// active root is Untimely only by a clock that is beyond doubt.
 func Reconcile(roots []*catalog.Root, cfg Config, seal Sealer, now time.Time) ([]*catalog.Root, bool, error) {
 	out, pruned := Prune(roots, cfg, now)
 	active := Active(out)
 	switch {
 	case active == nil || NeedsNewRoot(active, cfg, now):
-		next, err := NewRoot(cfg, seal, now)
-		if err != nil {
-			return roots, false, err
+		next := former(out, cfg, seal, now)
+		var err error
+		if next == nil {
+			if next, err = NewRoot(cfg, seal, now); err != nil {
+				return roots, false, err
+			}
 		}
 		if out, err = Rotate(out, next, cfg, seal, now); err != nil {
 			return roots, false, err
@@ -61,33 +65,38 @@ func Reconcile(roots []*catalog.Root, cfg Config, seal Sealer, now time.Time) ([
 // generated roots, one of another time. A configuration that says nothing of keys is
 // content with any root.
 func NeedsNewRoot(active *catalog.Root, cfg Config, now time.Time) bool {
-	if cfg.RootCert != nil {
-		return Fingerprint(cfg.RootCert) != active.ID
-	}
-	if cfg.key != nil {
-		cert, err := identity.ParseCert([]byte(active.RootCert))
-		return err != nil || !identity.SameKey(cfg.key.Public(), cert.PublicKey)
-	}
-	if cfg.KeyBits != 0 && (cfg.KeyType != active.PrivateKeyType || cfg.KeyBits != active.PrivateKeyBits) {
+	if asksForAnother(active, cfg) {
 		return true
+	}
+	if cfg.RootCert != nil || cfg.key != nil {
+		return false
 	}
 	// Leaves are to have their whole life, and old ones to end before the root does.
 	margin := max(active.NotAfter.Sub(active.NotBefore)/10, 2*cfg.LeafTTL)
 	return now.After(active.NotAfter.Add(-margin)) || now.Before(active.NotBefore)
 }
 
-// good tells whether a root is one of this time. One that ended while all servers were
-// off, or that was made while the clock was far ahead, vouches for nobody.
-func good(r *catalog.Root, now time.Time) bool {
-	return !now.Before(r.NotBefore) && now.Before(r.NotAfter)
+// asksForAnother is NeedsNewRoot at any time.
+func asksForAnother(r *catalog.Root, cfg Config) bool {
+	if cfg.RootCert != nil {
+		return Fingerprint(cfg.RootCert) != r.ID
+	}
+	if cfg.key != nil {
+		cert, err := identity.ParseCert([]byte(r.RootCert))
+		return err != nil || !identity.SameKey(cfg.key.Public(), cert.PublicKey)
+	}
+	return cfg.KeyBits != 0 && (cfg.KeyType != r.PrivateKeyType || cfg.KeyBits != r.PrivateKeyBits)
 }
 
 // Rotate makes next the active root. The old one cross-signs it, so that peers who
 // have not heard of next yet accept its leaves; it stays trusted, without its key,
-// until Prune drops it. Where it cannot cross-sign, Rotate refuses unless cfg.Force; an
-// old one that is not good now is not asked to.
+// until Prune drops it. Where it cannot cross-sign, Rotate refuses unless cfg.Force.
+//
+// An old one that is not good now vouches for nobody, and need not cross-sign. As the
+// clock may be what is wrong, it keeps its key, to take over again when it is good.
 func Rotate(roots []*catalog.Root, next *catalog.Root, cfg Config, seal Sealer, now time.Time) ([]*catalog.Root, error) {
 	next, active := clone(next), Active(roots)
+	timely := active == nil || good(active, now)
 	out := make([]*catalog.Root, 0, len(roots)+1)
 	for _, r := range roots {
 		switch {
@@ -96,17 +105,28 @@ func Rotate(roots []*catalog.Root, next *catalog.Root, cfg Config, seal Sealer, 
 			next.LeafTTL = max(next.LeafTTL, r.LeafTTL)
 		case r == active:
 			old := clone(r)
-			old.Active, old.RotatedOutAt, old.SealedKey = false, now, nil
+			old.Active, old.RotatedOutAt = false, now
+			if timely || asksForAnother(active, cfg) {
+				old.SealedKey = nil
+			}
+			out = append(out, old)
+		case !timely: // when it was rotated out was told by another clock
+			old := clone(r)
+			old.RotatedOutAt = now
 			out = append(out, old)
 		default:
 			out = append(out, r)
 		}
 	}
-	if active != nil && active.ID != next.ID && good(active, now) {
+	if !timely {
+		out = bound(out, now)
+	}
+	if active != nil && active.ID != next.ID {
 		cross, err := crossSign(active, next, cfg, seal, now)
 		switch {
 		case err == nil:
 			next.IntermediateCerts = append([]string{cross}, active.IntermediateCerts...)
+		case !timely:
 		case cfg.Force:
 			next.IntermediateCerts = nil
 		default:
@@ -134,7 +154,11 @@ func crossSign(active, next *catalog.Root, cfg Config, seal Sealer, now time.Tim
 		return "", err
 	}
 	a.intermediates = cross
-	if err := a.try([]string{active.RootCert}, now); err != nil {
+	at := now
+	if at.Before(active.NotBefore) { // by a clock that is behind: try what will be when it is right
+		at = active.NotBefore
+	}
+	if err := a.try([]string{active.RootCert}, at); err != nil {
 		return "", err
 	}
 	return cross, nil
@@ -184,10 +208,18 @@ func CrossSign(old *Authority, next *catalog.Root, now time.Time) (string, error
 // Prune drops the old roots whose last leaf has ended, with a life to spare, and
 // the intermediates that lead to none but them. It tells whether it dropped any;
 // the roots given are not changed.
+//
+// A root that was rotated out by a clock by which it was not good may have live leaves
+// by the right one: it stays until it has ended. While the active root is not good the
+// clock proves nothing, and all stay.
 func Prune(roots []*catalog.Root, cfg Config, now time.Time) ([]*catalog.Root, bool) {
+	if active := Active(roots); active != nil && !good(active, now) {
+		return roots, false
+	}
 	gone := func(r *catalog.Root) bool {
 		life := min(max(r.LeafTTL, cfg.LeafTTL), math.MaxInt64/2)
-		return !r.Active && (now.After(r.RotatedOutAt.Add(2*life)) || now.After(r.NotAfter))
+		inTime := len(r.SealedKey) == 0 && good(r, r.RotatedOutAt)
+		return !r.Active && now.After(r.RotatedOutAt.Add(2*life)) && (inTime || now.After(r.NotAfter))
 	}
 	if !slices.ContainsFunc(roots, gone) {
 		return roots, false

@@ -192,34 +192,3 @@ func TestRootIsRenewed(t *testing.T) {
 		t.Errorf("%t, %v", changed, err)
 	}
 }
-
-// A root that ended while all servers were off, or that was made by a clock that was
-// ahead, vouches for nobody: it is replaced although it cannot cross-sign.
-func TestRootOfAnotherTimeIsReplaced(t *testing.T) {
-	one := reconcile(t, nil, config(), now)
-	for name, at := range map[string]time.Time{
-		"ended": one[0].NotAfter, "ended long ago": one[0].NotAfter.Add(90 * 24 * time.Hour),
-		"not begun": one[0].NotBefore.Add(-48 * time.Hour),
-	} {
-		t.Run(name, func(t *testing.T) {
-			two := reconcile(t, one, config(), at)
-			active := Active(two)
-			if active.ID == one[0].ID || active.IntermediateCerts != nil {
-				t.Fatalf("%v, %d intermediates", ids(two), len(active.IntermediateCerts))
-			}
-			opened := must(Open(active, config(), seal))
-			if err := opened.try([]string{active.RootCert}, at); err != nil {
-				t.Errorf("a certificate of the new root: %v", err)
-			}
-			if again, _, err := Reconcile(two, config(), seal, at.Add(time.Second)); err != nil || Active(again).ID != active.ID {
-				t.Errorf("it is replaced again: %v, %v", ids(again), err)
-			}
-		})
-	}
-	cert, key := ownRoot(must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)))
-	own := config("root_cert", cert, "private_key", key)
-	one = reconcile(t, nil, own, now)
-	if _, changed, err := Reconcile(one, own, seal, one[0].NotBefore.Add(-time.Hour)); changed || err != nil {
-		t.Errorf("the operator's own: %t, %v", changed, err)
-	}
-}
