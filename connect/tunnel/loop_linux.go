@@ -62,6 +62,8 @@ type loop struct {
 	stage []byte // ciphertext for the socket
 
 	ticking bool
+	hope    hope
+	held    bool // the events of the next turn are there
 	dials   dials
 
 	mailbox  sync.Mutex
@@ -215,13 +217,19 @@ func (l *loop) run() {
 func (l *loop) turns(uintptr) bool {
 	l.sleeping.Store(false)
 	for n := 1; ; n++ {
-		l.poll(n%pollAloud == 0)
+		if !l.held {
+			l.poll(n%pollAloud == 0)
+		}
+		l.held = false
 		l.turn()
 		if l.stopping && l.finished() {
 			l.over = true
 			return true
 		}
 		if len(l.active)+len(l.accepting) > 0 || l.nready == len(l.events) || l.stopping {
+			continue
+		}
+		if l.held = (n+1)%pollAloud != 0 && l.linger(); l.held {
 			continue
 		}
 		l.sleeping.Store(true)
