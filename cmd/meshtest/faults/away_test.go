@@ -147,12 +147,12 @@ func (s *season) back(n *proc.Node, within time.Duration) {
 	s.note("%s is back", n.Name)
 }
 
-// TestNinetyDaysAway has hosts be off for 90 days of all clocks, a server among them, one
+// TestP14NinetyDaysAway has hosts be off for 90 days of all clocks, a server among them, one
 // that is suspended, and one that knows the servers from gossip alone, while roots and keys
 // of gossip are rotated again and again and the join token goes: those that nobody revoked
 // come back by themselves, with no file edited, the other does not. Then all are off for 90
 // days more, in which every certificate and root ends.
-func TestNinetyDaysAway(t *testing.T) {
+func TestP14NinetyDaysAway(t *testing.T) {
 	t.Parallel()
 	s := startSeason(t)
 	c, away, shut, asleep, stranger := s.c, s.c.Agents[1], s.c.Agents[2], s.c.Agents[3], s.c.Agents[4]

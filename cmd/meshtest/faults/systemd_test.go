@@ -19,10 +19,10 @@ import (
 // shortDog is how long the agent may be silent here. The unit that is shipped says 30 s.
 const shortDog = 6 * time.Second
 
-// TestRealSystemd runs the unit that is shipped under the systemd of this machine: what
+// TestP31RealSystemd runs the unit that is shipped under the systemd of this machine: what
 // the tests with proc.Supervisor take for granted is so. All of its hardening is in
 // force; what is different is in the drop-in below.
-func TestRealSystemd(t *testing.T) {
+func TestP31RealSystemd(t *testing.T) {
 	t.Parallel()
 	const dir = "../../../packaging/"
 	s := proc.StartSystemd(t, dir+"weft.service", dir+"sysusers.d/weft.conf", `server = true
