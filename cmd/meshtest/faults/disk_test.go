@@ -235,13 +235,12 @@ func TestP08Wall(t *testing.T) {
 				default:
 				}
 				key := fmt.Sprintf("k-%d-%d", w, i)
-				if _, err := a.Client.KV().Put(&api.KVPair{Key: key, Value: make([]byte, 16<<10)}, nil); err == nil {
+				if _, err := a.Client.KV().Put(&api.KVPair{Key: key, Value: make([]byte, 2<<10)}, nil); err == nil {
 					mu.Lock()
 					acked[key] = true
 					mu.Unlock()
-				} else {
-					pause(5)
 				}
+				pause(5) // so that they do not fill the disk again when there is room
 			}
 		})
 	}
@@ -254,6 +253,9 @@ func TestP08Wall(t *testing.T) {
 	wg.Wait()
 	if !a.Running() {
 		t.Fatalf("the process ended\n%s", tail(a.Log()))
+	}
+	if !strings.Contains(a.Log(), "the reserve was given up") {
+		t.Error("the space did not end")
 	}
 	a.Kill()
 	a.Exec()
