@@ -63,7 +63,8 @@ type loop struct {
 
 	ticking bool
 	hope    hope
-	held    bool // the events of the next turn are there
+	turned  [3]int32 // slots of the last turns' events, -1: not one alone
+	held    bool     // the events of the next turn are there
 	dials   dials
 
 	mailbox  sync.Mutex
@@ -229,7 +230,7 @@ func (l *loop) turns(uintptr) bool {
 		if len(l.active)+len(l.accepting) > 0 || l.nready == len(l.events) || l.stopping {
 			continue
 		}
-		if l.held = (n+1)%pollAloud != 0 && l.linger(); l.held {
+		if l.held = l.alone() && (n+1)%pollAloud != 0 && l.linger(); l.held {
 			continue
 		}
 		l.sleeping.Store(true)

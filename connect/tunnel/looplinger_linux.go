@@ -42,12 +42,24 @@ func (h *hope) looked(found bool) {
 	h.rests = 1 << h.doubt
 }
 
-// linger looks for the next events for a moment, where the last turn had but one: who
-// waits for an answer is alone then, and most of what he waits for is the time in which
-// sleepers are woken. A loop with more to do rests at once, so that what comes meanwhile
-// shares a turn. True: there are events.
+// alone tells whether one application waits for one answer after the other: the last
+// turns had one event each, of the same two descriptors in turns. It is called
+// after each turn after which the loop may rest.
+func (l *loop) alone() bool {
+	slot := int32(-1)
+	if l.nready == 1 {
+		slot = l.events[0].Fd
+	}
+	is := slot >= 0 && slot == l.turned[1] && l.turned[0] >= 0 && l.turned[0] == l.turned[2]
+	l.turned = [...]int32{slot, l.turned[0], l.turned[1]}
+	return is
+}
+
+// linger looks for the next events for a moment, which is for one application alone:
+// most of what it waits for is the time in which sleepers are woken. A loop with more to
+// do rests at once, so that what comes meanwhile shares a turn. True: there are events.
 func (l *loop) linger() bool {
-	if !lingers || l.nready != 1 || !l.hope.try() {
+	if !lingers || !l.hope.try() {
 		return false
 	}
 	for until := time.Now().Add(lingerFor); ; {
