@@ -274,6 +274,7 @@ func TestStatusWhileTheDiskHangs(t *testing.T) {
 		r.views.setRoots("R1")
 		r.views.setIntentions("web")
 		<-disk.busy
+		synctest.Wait() // the proxy is there
 		r.m.Status()
 		given := make(chan struct{})
 		go func() { defer close(given); r.m.GiveUp() }()

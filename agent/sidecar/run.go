@@ -27,12 +27,14 @@ const (
 // drained. Policy stays live while it drains.
 func (s *sidecar) run(ctx context.Context) {
 	s.seed()
+	s.mu.Lock() // halt may come at any time, and waits for what was begun before it
 	if s.assembling.Err() == nil {
 		s.busy.Go(func() { s.assemble(s.assembling) })
 		if s.file != nil {
 			s.busy.Go(func() { s.file.keep(s.assembling, s.id, &s.out, s.kept, s.log) })
 		}
 	}
+	s.mu.Unlock()
 	if s.external {
 		s.outside.begin()
 		<-ctx.Done()
@@ -63,7 +65,9 @@ func (s *sidecar) run(ctx context.Context) {
 
 // halt ends the making and keeping of snapshots. The proxy goes on.
 func (s *sidecar) halt() {
+	s.mu.Lock()
 	s.stopAssembling()
+	s.mu.Unlock()
 	s.busy.Wait()
 }
 
