@@ -107,15 +107,7 @@ func TestRestoreThatNobodyElseGot(t *testing.T) {
 				if err := nodes[0].Close(); err != nil && !errors.Is(err, nodes[0].disk.failure()) {
 					t.Fatal(err)
 				}
-				cfg := nodes[0].cfg
-				_, tr := raft.NewInmemTransport(nodes[0].witness.LocalAddr())
-				cfg.Store, cfg.Transport, cfg.Bootstrap = newStore(t), tr, false
-				n, err := New(cfg)
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { _ = n.Close() })
-				nodes[0] = n
+				nodes[0], _ = reopen(t, nodes[0])
 			}
 			if killed {
 				again()
@@ -153,6 +145,20 @@ func TestRestoreThatNobodyElseGot(t *testing.T) {
 	}
 }
 
+// reopen starts a node that was closed on its disk anew, in touch with nobody.
+func reopen(t *testing.T, old *Node) (*Node, *raft.InmemTransport) {
+	t.Helper()
+	cfg := old.cfg
+	_, tr := raft.NewInmemTransport(old.witness.LocalAddr())
+	cfg.Store, cfg.Transport, cfg.Bootstrap = newStore(t), tr, false
+	n, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = n.Close() }) // it may have ended
+	return n, tr
+}
+
 // TestCaughtUpAfterARestore: the leader that restored a backup keeps the log that it had
 // before. Where it was stopped before another command came, it catches up all the same.
 func TestCaughtUpAfterARestore(t *testing.T) {
@@ -172,14 +178,7 @@ func TestCaughtUpAfterARestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	next := anyLeader(t, nodes[1:])
-	cfg := nodes[0].cfg
-	_, tr := raft.NewInmemTransport(nodes[0].witness.LocalAddr())
-	cfg.Store, cfg.Transport, cfg.Bootstrap = newStore(t), tr, false
-	n, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = n.Close() })
+	n, tr := reopen(t, nodes[0])
 	for _, other := range nodes[1:] {
 		wires(t, other).Connect(tr.LocalAddr(), tr)
 		tr.Connect(other.witness.LocalAddr(), wires(t, other))

@@ -70,11 +70,7 @@ func TestP31MeshPort(t *testing.T) {
 	}
 	s.Tell(syscall.SIGKILL)
 	cutWithin(t, fresh, 5*time.Second, "a connection of the killed process")
-	c, err := net.DialTimeout("tcp", shared, 5*time.Second)
-	if err != nil {
-		t.Fatalf("the mesh port while no agent runs: %v", err)
-	}
-	_ = c.Close() // that it was taken is enough
+	taken(t, shared)
 	_ = through(t, up).Close()
 	if n := s.Starts(); n != 2 {
 		t.Errorf("the supervisor started %d processes", n)
@@ -178,4 +174,15 @@ func TestP31ConnectProxy(t *testing.T) {
 	}
 	intend(t, a, "web", "db", api.IntentionActionDeny)
 	cutWithin(t, held, 15*time.Second, "a connection held over the hand-over")
+}
+
+// taken wants a connection to be accepted while no agent runs: what listens is with the
+// supervisor.
+func taken(t *testing.T, addr string) {
+	t.Helper()
+	c, err := net.DialTimeout("tcp", addr, 5*time.Second)
+	if err != nil {
+		t.Fatalf("a connection to %s while no agent runs: %v", addr, err)
+	}
+	_ = c.Close() // that it was taken is enough
 }
