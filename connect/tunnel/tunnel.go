@@ -208,24 +208,27 @@ func (t *Tunnel) unanswered() {
 		t.mu.Unlock()
 		return
 	}
-	t.m.drain(CodeDraining)
 	alive := false
 	for _, st := range t.m.streams {
-		s := st.owner.(*Stream)
-		switch {
-		case st.state&gone != 0:
-		case s.turn != t.turn:
-			alive = true
-		default:
+		alive = alive || st.state&gone == 0 && st.owner.(*Stream).turn != t.turn
+	}
+	if !alive {
+		// Under one lock with the doubt: the writer takes a drained tunnel without streams
+		// for one that ended in order.
+		t.end(errUnanswered)
+		t.mu.Unlock()
+		t.release()
+		return
+	}
+	t.m.drain(CodeDraining)
+	for _, st := range t.m.streams {
+		if s := st.owner.(*Stream); st.state&gone == 0 && s.turn == t.turn {
 			t.m.reset(st, CodeCancelled)
 			s.end(s.unanswered(errUnanswered))
 		}
 	}
 	t.writable.Signal()
 	t.mu.Unlock()
-	if !alive {
-		t.fail(errUnanswered)
-	}
 }
 
 // Accept gives the next stream that the peer opened.
@@ -284,13 +287,21 @@ func (t *Tunnel) newStream(st *stream, meta []byte) *Stream {
 	return s
 }
 
-// fail ends the tunnel. Streams that were not complete see it.
+// fail ends the tunnel, once.
 func (t *Tunnel) fail(err error) {
 	t.mu.Lock()
 	if t.err != nil {
 		t.mu.Unlock()
 		return
 	}
+	t.end(err)
+	t.mu.Unlock()
+	t.release()
+}
+
+// end marks the tunnel as ended: streams that were not complete see it. Its caller holds
+// the lock, and lets go of the connection without it.
+func (t *Tunnel) end(err error) {
 	t.err = err
 	lost := t.lost()
 	for _, st := range t.m.streams {
@@ -307,7 +318,10 @@ func (t *Tunnel) fail(err error) {
 	t.m.abandon()
 	t.accepted, t.waiting, t.out, t.spare = nil, nil, nil, nil
 	t.writable.Broadcast()
-	t.mu.Unlock()
+}
+
+// release lets go of what an ended tunnel held.
+func (t *Tunnel) release() {
 	t.alive.Stop()
 	if t.late != nil {
 		t.late.Stop()
