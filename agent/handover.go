@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/weftmesh/weft/agent/handover"
@@ -20,7 +21,13 @@ func GiveUp(a *Agent) { a.requests.giveOnce.Do(func() { close(a.requests.giveUp)
 // Drain follows the process that took over from an agent that gave up, and returns
 // when the proxies have drained, at the latest after the grace or when ctx ends.
 func Drain(ctx context.Context, a *Agent, grace time.Duration) {
-	a.sidecars.Drain(ctx, handover.Feed{Dir: a.cfg.DataDir, Log: a.log}, grace)
+	feed := handover.Feed{Dir: a.cfg.DataDir, Log: a.log}
+	counting, stop := context.WithCancel(ctx)
+	var told sync.WaitGroup
+	told.Go(func() { feed.Count(counting, a.sidecars.Counts) })
+	a.sidecars.Drain(ctx, feed, grace)
+	stop()
+	told.Wait()
 	end(a.requests.proxies)
 }
 

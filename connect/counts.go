@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -12,7 +13,8 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// Counts is what a proxy in a process of its own has counted, as it tells its agent.
+// Counts is what the proxies of another process have counted, as it tells the agent: one
+// outside the agent, or those of a process of the agent that drains.
 type Counts struct {
 	// Began is when the process began to count, and Number grows with each telling: what
 	// arrives late is not taken for news.
@@ -156,23 +158,41 @@ func (c *Counts) Samples() int {
 // Collect shows what ReadCounts has read, as of this proxy; without the gauges, which are
 // of the moment, where it is not now that the proxy said so.
 func (c *Counts) Collect(proxyID string, now bool, ch chan<- prometheus.Metric) {
+	c.collect(now, ch, func(f *family, s Series) (*prometheus.Desc, []string) {
+		labels := append(slices.Clone(s.Labels), proxyID)
+		if i := slices.Index(f.labels, labelProxy); i >= 0 {
+			labels = slices.Delete(labels, i, i+1)
+		}
+		return f.told, labels
+	})
+}
+
+// CollectDrained is Collect for a process of the agent, of this number, that drains. What
+// is told proxy by proxy is of those that have followed.
+func (c *Counts) CollectDrained(pid int, now bool, ch chan<- prometheus.Metric) {
+	c.collect(now, ch, func(f *family, s Series) (*prometheus.Desc, []string) {
+		return f.drained, append(slices.Clone(s.Labels), strconv.Itoa(pid))
+	})
+}
+
+func (c *Counts) collect(now bool, ch chan<- prometheus.Metric, as func(*family, Series) (*prometheus.Desc, []string)) {
 	for _, f := range families {
 		if f.gauge() && !now {
 			continue
 		}
 		for _, s := range c.Series[f.name] {
-			if m, err := f.metric(s, proxyID); err == nil {
+			d, labels := as(f, s)
+			if d == nil {
+				break
+			}
+			if m, err := f.metric(d, s, labels); err == nil {
 				ch <- m
 			}
 		}
 	}
 }
 
-func (f *family) metric(s Series, proxyID string) (prometheus.Metric, error) {
-	labels := append(slices.Clone(s.Labels), proxyID)
-	if i := slices.Index(f.labels, labelProxy); i >= 0 {
-		labels = slices.Delete(labels, i, i+1)
-	}
+func (f *family) metric(d *prometheus.Desc, s Series, labels []string) (prometheus.Metric, error) {
 	since := time.UnixMilli(s.Since)
 	switch {
 	case f.buckets != nil:
@@ -180,10 +200,10 @@ func (f *family) metric(s Series, proxyID string) (prometheus.Metric, error) {
 		for i, le := range f.buckets {
 			buckets[le] = s.Buckets[i]
 		}
-		return prometheus.NewConstHistogramWithCreatedTimestamp(f.told, s.Buckets[len(f.buckets)], s.Value, buckets, since, labels...)
+		return prometheus.NewConstHistogramWithCreatedTimestamp(d, s.Buckets[len(f.buckets)], s.Value, buckets, since, labels...)
 	case f.gauge():
-		return prometheus.NewConstMetric(f.told, f.kind, s.Value, labels...)
+		return prometheus.NewConstMetric(d, f.kind, s.Value, labels...)
 	default:
-		return prometheus.NewConstMetricWithCreatedTimestamp(f.told, f.kind, s.Value, since, labels...)
+		return prometheus.NewConstMetricWithCreatedTimestamp(d, f.kind, s.Value, since, labels...)
 	}
 }

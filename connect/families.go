@@ -12,16 +12,21 @@ type family struct {
 	kind       prometheus.ValueType // CounterValue or GaugeValue, where there are no buckets
 	labels     []string
 	buckets    []float64 // of a histogram
-	// told describes it as another process tells of it: with the proxy's ID.
-	told *prometheus.Desc
+	// told describes it as a proxy outside the agent tells of it: with the proxy's ID;
+	// drained as a process that drains does: with its number, or nil.
+	told, drained *prometheus.Desc
 }
 
-const labelProxy = "proxy"
+const (
+	labelProxy   = "proxy"
+	labelProcess = "process"
+)
 
 func newFamily(f family) *family {
 	labels := f.labels
 	if !slices.Contains(labels, labelProxy) {
 		labels = append(slices.Clone(labels), labelProxy)
+		f.drained = prometheus.NewDesc(f.name, f.help, append(slices.Clone(f.labels), labelProcess), nil)
 	}
 	f.told = prometheus.NewDesc(f.name, f.help, labels, nil)
 	return &f

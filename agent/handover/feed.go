@@ -32,13 +32,18 @@ const (
 	// listenPoll is how often a proxy that does not listen yet is looked at.
 	listenPoll = 20 * time.Millisecond
 	feedRetry  = 50 * time.Millisecond
+	// countEvery is how often a drainer says what it has counted, in maxCounts bytes.
+	countEvery = 2 * time.Second
+	maxCounts  = 2 << 20
 )
 
 // question is what a drainer sends: whose policy it wants, and, from then on, what it
-// still carries.
+// still carries. Where it says that it counts it wants nothing, and says what it has
+// counted, in lines of connect.Counts.
 type question struct {
-	Proxy string `json:",omitempty"`
-	PID   int    `json:",omitempty"`
+	Proxy  string `json:",omitempty"`
+	PID    int    `json:",omitempty"`
+	Counts bool   `json:",omitempty"`
 	sidecar.Carried
 }
 
@@ -50,6 +55,8 @@ type Source interface {
 	Listens(proxyID string) bool
 	// Draining notes what the process pid says of a proxy; nil: it is not heard any more.
 	Draining(proxyID string, pid int, said *sidecar.Carried)
+	// Counted notes what the process pid has counted until now.
+	Counted(pid int, counts *connect.Counts)
 }
 
 // Serve feeds the drainers of this host until ctx ends, over a socket in dir that
@@ -139,10 +146,14 @@ func serveFeed(ctx context.Context, c net.Conn, src Source) {
 	in := bufio.NewReaderSize(c, maxQuestion)
 	_ = c.SetReadDeadline(time.Now().Add(questionTime)) // fails with the connection
 	var q question
-	if line, err := in.ReadSlice('\n'); err != nil || json.Unmarshal(line, &q) != nil || q.Proxy == "" {
+	if line, err := in.ReadSlice('\n'); err != nil || json.Unmarshal(line, &q) != nil || q.Proxy == "" && !q.Counts {
 		return
 	}
 	_ = c.SetReadDeadline(time.Time{}) // as above
+	if q.Counts {
+		takeCounts(bufio.NewReaderSize(in, maxCounts), q.PID, src)
+		return
+	}
 	go func() {
 		defer cancel() // the drainer is gone
 		defer src.Draining(q.Proxy, q.PID, nil)
@@ -160,6 +171,19 @@ func serveFeed(ctx context.Context, c net.Conn, src Source) {
 		return json.NewEncoder(c).Encode(fed) == nil
 	}
 	feed(ctx, q.Proxy, src, answer)
+}
+
+// takeCounts takes what a drainer has counted until it is gone.
+func takeCounts(in *bufio.Reader, pid int, src Source) {
+	for {
+		line, err := in.ReadSlice('\n')
+		if err != nil {
+			return
+		}
+		if counts, err := connect.ReadCounts(line); err == nil && counts != nil {
+			src.Counted(pid, counts)
+		}
+	}
 }
 
 // feed answers with each version of what a proxy enforces, and when it begins to listen.
@@ -218,22 +242,13 @@ func (f Feed) Follow(ctx context.Context, proxyID string, carried func(context.C
 }
 
 func (f Feed) follow(ctx context.Context, proxyID string, carried func(context.Context) sidecar.Carried, take func(sidecar.Fed)) (gone bool, err error) {
-	path, done, err := shortPath(f.Dir)
-	if err != nil {
-		return false, err
-	}
-	defer done()
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "unix", path)
+	c, err := f.dial(ctx)
 	if err != nil {
 		return false, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer func() { cancel(); stop(); _ = c.Close() }()
-	if !isOwn(c) {
-		return false, errors.New("the process that serves is another user's: start it as the user of this one")
-	}
 	if err := json.NewEncoder(c).Encode(question{Proxy: proxyID, PID: os.Getpid()}); err != nil {
 		return false, err
 	}
@@ -271,6 +286,61 @@ func (f Feed) follow(ctx context.Context, proxyID string, carried func(context.C
 			return true, nil
 		}
 	}
+}
+
+// Count tells the process that serves dir what this one has counted, until ctx ends, and
+// once more then: what ended last counts, too.
+func (f Feed) Count(ctx context.Context, counts func() connect.Counts) {
+	for {
+		last := ctx.Err() != nil
+		err := f.count(ctx, counts)
+		if err == nil || last {
+			return
+		}
+		f.Log.Debug("the next process was not told what this one has counted", "err", err)
+		sleep(ctx, countEvery)
+	}
+}
+
+func (f Feed) count(ctx context.Context, counts func() connect.Counts) error {
+	dialling, cancel := context.WithTimeout(context.WithoutCancel(ctx), feedWrite)
+	defer cancel()
+	c, err := f.dial(dialling)
+	if err != nil {
+		return err
+	}
+	defer c.Close() //nolint:errcheck // all has been said, or could not be
+	out := json.NewEncoder(c)
+	_ = c.SetWriteDeadline(time.Now().Add(feedWrite)) // fails with the connection
+	if err := out.Encode(question{PID: os.Getpid(), Counts: true}); err != nil {
+		return err
+	}
+	for {
+		over := ctx.Err() != nil
+		_ = c.SetWriteDeadline(time.Now().Add(feedWrite)) // as above
+		if err := out.Encode(counts()); err != nil || over {
+			return err
+		}
+		sleep(ctx, countEvery)
+	}
+}
+
+// dial connects to the process that serves, if that is of the same user.
+func (f Feed) dial(ctx context.Context) (net.Conn, error) {
+	path, done, err := shortPath(f.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if !isOwn(c) {
+		return nil, errors.Join(errors.New("the process that serves is another user's: start it as the user of this one"), c.Close())
+	}
+	return c, nil
 }
 
 // maxPeers bounds the pairs that a drainer tells of.

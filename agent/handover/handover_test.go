@@ -242,6 +242,7 @@ func TestTalk(t *testing.T) {
 type source struct {
 	snap     catalog.Latest[*connect.Snapshot]
 	draining chan sidecar.Carried
+	counted  chan *connect.Counts
 }
 
 func (s *source) Snapshot(id string) catalog.Watch[*connect.Snapshot] {
@@ -260,6 +261,46 @@ func (s *source) Draining(_ string, _ int, said *sidecar.Carried) {
 	select {
 	case s.draining <- *said:
 	default:
+	}
+}
+
+func (s *source) Counted(pid int, counts *connect.Counts) {
+	if pid == os.Getpid() {
+		s.counted <- counts
+	}
+}
+
+// TestFeedOfCounts has a drainer tell what it has counted: at once, and what it counted
+// before it ended.
+func TestFeedOfCounts(t *testing.T) {
+	dir := t.TempDir()
+	src := &source{counted: make(chan *connect.Counts)}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	served := make(chan error, 1)
+	go func() { served <- Serve(ctx, dir, src, quiet()) }()
+	counting, stop := context.WithCancel(ctx)
+	told := make(chan struct{})
+	m := connect.NewMetrics(nil)
+	go func() {
+		defer close(told)
+		Feed{Dir: dir, Log: quiet()}.Count(counting, m.Counts)
+	}()
+	const tunnels = "weft_proxy_tunnels_ended_total"
+	for what, end := range []func(){stop, cancel} {
+		select {
+		case c := <-src.counted:
+			if c.Number != uint64(what)+1 || len(c.Series[tunnels]) == 0 {
+				t.Errorf("telling %d is number %d, with %v", what+1, c.Number, c.Series)
+			}
+		case <-ctx.Done():
+			t.Error("what it counted is not heard")
+		}
+		end()
+	}
+	<-told
+	if err := <-served; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/wire"
@@ -81,6 +82,34 @@ func (m *Manager) Draining(proxyID string, pid int, said *Carried) {
 	if m.running[proxyID].inStep(d); d.inForce != before {
 		m.cfg.news()
 	}
+}
+
+// keepTallies is for how long what a process has counted is shown after it said so last:
+// its end may be between two looks of who collects metrics.
+const keepTallies = 5 * time.Minute
+
+// Counts is what the proxies that this process runs have counted until now.
+func (m *Manager) Counts() connect.Counts { return m.cfg.Metrics.Counts() }
+
+// Counted takes what an earlier process of this agent has counted until now.
+func (m *Manager) Counted(pid int, counts *connect.Counts) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.dropTallies()
+	t, known := m.tallies[pid]
+	if !known && len(m.tallies) >= maxDrainers {
+		return
+	}
+	t.add(counts)
+	if m.tallies == nil {
+		m.tallies = map[int]tally{}
+	}
+	m.tallies[pid] = t
+}
+
+// dropTallies forgets the processes that ended a while ago; m.mu is held.
+func (m *Manager) dropTallies() {
+	maps.DeleteFunc(m.tallies, func(_ int, t tally) bool { return time.Since(t.counted) > keepTallies })
 }
 
 // forget drops what a process said of a proxy; m.mu is held.

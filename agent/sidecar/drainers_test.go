@@ -3,12 +3,15 @@ package sidecar
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weftmesh/weft/catalog"
 	"github.com/weftmesh/weft/catalog/wire"
@@ -338,5 +341,60 @@ func TestReportWaitsWithoutALedger(t *testing.T) {
 		<-drained
 		drainer.stop()
 		next.stop()
+	})
+}
+
+// TestDrainedCounts: what an earlier process has counted is shown for a while after its end,
+// its gauges are not, and there are no more of such processes than may drain.
+func TestDrainedCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "")
+		reg := prometheus.NewRegistry()
+		reg.MustRegister(r.m)
+		tell := func(pid, value int) {
+			text := fmt.Sprintf(`{"Began":%q,"Number":%d,"Series":{"weft_proxy_connections_open":[{"Labels":["inbound","web","db"],"Value":%[2]d}],
+				"weft_proxy_applied_index":[{"Labels":["p"],"Value":3}],
+				"weft_proxy_connections_total":[{"Labels":["inbound","web","db","ok"],"Value":%[2]d}]}}`, time.Now().Format(time.RFC3339Nano), value)
+			c, err := connect.ReadCounts([]byte(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.m.Counted(pid, c)
+		}
+		shown := func() (out []string) {
+			families, err := reg.Gather()
+			if err != nil {
+				t.Error(err)
+			}
+			for _, f := range families {
+				for _, m := range f.GetMetric() {
+					for _, l := range m.GetLabel() {
+						if l.GetName() == "process" {
+							out = append(out, fmt.Sprint(l.GetValue(), ":", f.GetType(), ":", m.GetGauge().GetValue()+m.GetCounter().GetValue()))
+						}
+					}
+				}
+			}
+			return out
+		}
+		tell(7, 5)
+		if got := fmt.Sprint(shown()); got != "[7:GAUGE:5 7:COUNTER:5]" {
+			t.Error(got)
+		}
+		time.Sleep(silentAfter + time.Second)
+		if got := fmt.Sprint(shown()); got != "[7:COUNTER:5]" {
+			t.Error("once it is silent: ", got)
+		}
+		for pid := range 2 * maxDrainers {
+			tell(100+pid, 1)
+		}
+		if n := len(shown()); n != 1+2*(maxDrainers-1) {
+			t.Errorf("%d series of many processes", n)
+		}
+		time.Sleep(keepTallies + time.Second)
+		if got := shown(); len(got) > 0 {
+			t.Error("long after their end: ", got)
+		}
+		r.stop()
 	})
 }

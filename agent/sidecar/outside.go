@@ -25,10 +25,30 @@ type outside struct {
 	since  time.Time // it has asked again and again
 	left   time.Time // the last such request ended
 
-	begun   bool // the proxy of this ID that the agent ran before has ended
+	begun bool // the proxy of this ID that the agent ran before has ended
+	tally
+}
+
+// tally is what another process has counted.
+type tally struct {
 	counts  *connect.Counts
 	counted time.Time // when they came
 }
+
+// add takes what was told, unless that is older than what is known: nothing shown goes
+// back but by another process. While an old one drains, the one that began last counts.
+func (t *tally) add(c *connect.Counts) {
+	if last := t.counts; last != nil {
+		same := c.Began.Equal(last.Began)
+		if same && c.Number <= last.Number || !same && c.Began.Before(last.Began) && t.fresh() {
+			return
+		}
+	}
+	t.counts, t.counted = c, time.Now()
+}
+
+// fresh tells whether the process may still say the same.
+func (t *tally) fresh() bool { return time.Since(t.counted) <= silentAfter }
 
 // begin notes that nothing else counts under this ID any more.
 func (t *outside) begin() {
@@ -47,25 +67,17 @@ func (t *outside) samples() int {
 	return t.counts.Samples()
 }
 
-// count takes what the proxy has counted, unless that is older than what is known: nothing
-// shown goes back but by another process. While an old one drains, the one that began last
-// counts.
+// count takes what the proxy has counted.
 func (t *outside) count(c *connect.Counts) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if last := t.counts; last != nil {
-		same := c.Began.Equal(last.Began)
-		if same && c.Number <= last.Number || !same && c.Began.Before(last.Began) && time.Since(t.counted) <= silentAfter {
-			return
-		}
-	}
-	t.counts, t.counted = c, time.Now()
+	t.add(c)
 }
 
 // collect shows what the proxy has counted: of one that is silent, what stays true.
 func (t *outside) collect(proxyID string, ch chan<- prometheus.Metric) {
 	t.mu.Lock()
-	c, now, begun := t.counts, time.Since(t.counted) <= silentAfter, t.begun
+	c, now, begun := t.counts, t.fresh(), t.begun
 	t.mu.Unlock()
 	if c != nil && begun {
 		c.Collect(proxyID, now, ch)
@@ -190,11 +202,16 @@ func (m *Manager) Tell(proxyID string, st connect.Status, counts *connect.Counts
 func (m *Manager) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector. It shows what the proxies outside the agent
-// have counted; those that it runs are in Config.Metrics.
+// have counted, and earlier processes of it; those that it runs are in Config.Metrics.
 func (m *Manager) Collect(ch chan<- prometheus.Metric) {
 	m.mu.Lock()
 	running := maps.Clone(m.running)
+	m.dropTallies()
+	tallies := maps.Clone(m.tallies)
 	m.mu.Unlock()
+	for pid, t := range tallies {
+		t.counts.CollectDrained(pid, t.fresh(), ch)
+	}
 	for id, s := range running {
 		if s.external {
 			s.outside.collect(id, ch)

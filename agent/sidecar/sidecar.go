@@ -131,6 +131,7 @@ type Manager struct {
 	booking sync.Mutex // orders what is written to the ledger; taken before mu
 	// draining is what earlier processes of this agent still carry, by proxy and process.
 	draining map[string]map[int]*drainer
+	tallies  map[int]tally // what they have counted
 }
 
 // New validates cfg and makes the directory of the proxies.

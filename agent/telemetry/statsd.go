@@ -270,7 +270,7 @@ func (s *Sender) forget(now time.Time) {
 // ofOthers tells whether another process counts this. What this one counts is new whatever
 // its clock says, which may have been set back since it began.
 func ofOthers(labels []*dto.LabelPair) bool {
-	return slices.ContainsFunc(labels, func(l *dto.LabelPair) bool { return l.GetName() == "proxy" })
+	return slices.ContainsFunc(labels, func(l *dto.LabelPair) bool { return l.GetName() == "proxy" || l.GetName() == "process" })
 }
 
 func series(name string, labels []*dto.LabelPair) string {

@@ -109,6 +109,14 @@ func TestP31HandOver(t *testing.T) {
 	cutWithin(t, held, 10*time.Second, "the connection in the old process")
 	cutWithin(t, fresh, 10*time.Second, "the connection in the new process")
 	proc.Gone(t, old, 20*time.Second)
+	ended := fmt.Sprintf(`weft_proxy_connections_total{destination="db",direction="outbound",process="%d",reason="policy_changed",source="web"}`, old)
+	proc.Eventually(t, 15*time.Second, "what ended in the old process is counted", func() error {
+		_, text, err := s.Get("/v1/agent/metrics?format=prometheus")
+		if err == nil && !strings.Contains(text, ended) {
+			err = fmt.Errorf("there is no %s", ended)
+		}
+		return err
+	})
 	if n := s.Starts(); n != 1 || s.Main() == 0 {
 		t.Errorf("the supervisor started %d processes, the main one is %d", n, s.Main())
 	}
