@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -124,11 +125,13 @@ func TestShortCutFindsByAddress(t *testing.T) {
 // splices calls before with each connection that takes a short cut, once it was chosen.
 type splices struct {
 	tunnel.Driver
-	before func()
+	before atomic.Pointer[func()] // nil: nothing
 }
 
 func (d *splices) Splice(app net.Conn, accept tunnel.Accept, end tunnel.EndFunc) (*tunnel.Flow, error) {
-	d.before()
+	if f := d.before.Load(); f != nil {
+		(*f)()
+	}
 	return d.Driver.Splice(app, accept, end)
 }
 
@@ -137,7 +140,7 @@ func (d *splices) Splice(app net.Conn, accept tunnel.Accept, end tunnel.EndFunc)
 func TestShortCutToOneThatDrains(t *testing.T) {
 	d, err := tunnel.New(tunnel.Config{})
 	must(t, err)
-	between := &splices{Driver: d, before: func() {}}
+	between := &splices{Driver: d}
 	testDriver = between
 	t.Cleanup(func() { testDriver = nil; d.Close() })
 	ca := newTestCA(t, testDomain)
@@ -153,7 +156,8 @@ func TestShortCutToOneThatDrains(t *testing.T) {
 	if fresh, _ := tunnelsOf(web, "outbound"); fresh != 0 {
 		t.Fatal("it took no short cut")
 	}
-	between.before = func() { old.noInbound.Store(true); cut.close(old.Proxy) } // as drain does
+	drains := func() { old.noInbound.Store(true); cut.close(old.Proxy) }
+	between.before.Store(&drains)
 	must(t, tryOnce(web.upstream("db")))
 	if fresh, _ := tunnelsOf(web, "outbound"); fresh != 1 {
 		t.Errorf("%d tunnels to the successor", fresh)
