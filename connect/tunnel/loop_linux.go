@@ -171,8 +171,7 @@ func (l *loop) post(f func()) bool {
 	l.mail = append(l.mail, f)
 	l.mailbox.Unlock()
 	if l.sleeping.CompareAndSwap(true, false) {
-		one := [8]byte{1}
-		_, _ = rawWrite(l.wake, one[:]) // a full counter has woken it too
+		rawWake(l.wake) // a full counter has woken it too
 	}
 	return true
 }
@@ -355,7 +354,7 @@ func (wouldBlock) Temporary() bool { return true }
 // writeSome writes what the socket takes now.
 func writeSome(fd int, p []byte) (int, error) {
 	for {
-		n, err := rawWrite(fd, p)
+		n, err := rawSend(fd, p)
 		switch err {
 		case 0:
 			return n, nil
