@@ -106,37 +106,40 @@ func BenchmarkBulk(b *testing.B) {
 }
 
 // BenchmarkIdle reports the memory that an idle connection costs both proxies
-// together, with its sockets' Go side and goroutines; kernel memory is not counted.
+// together, beyond one to the application itself, with its sockets' Go side and
+// goroutines; kernel memory is not counted.
 func BenchmarkIdle(b *testing.B) {
 	const n = 1000
 	for name, after := range map[string]int{"fresh": 128, "after-bulk": 1 << 20} {
 		b.Run(name, func(b *testing.B) {
 			p := newPair(b, echo)
+			direct := serve(b, echo)
 			for b.Loop() {
-				before := inUse()
-				conns := make([]net.Conn, n)
-				buf := make([]byte, 64<<10)
-				for i := range conns {
-					c, err := net.Dial("tcp", p.addr)
-					must(b, err)
-					conns[i] = c
-					for sent := 0; sent < after; sent += len(buf) {
-						part := buf[:min(len(buf), after-sent)]
-						_, err := c.Write(part)
-						must(b, err)
-						_, err = io.ReadFull(c, part)
-						must(b, err)
-					}
-				}
-				direct := n * 16 << 10 // what the client and the echo application cost, roughly
-				b.ReportMetric(float64(inUse()-before-uint64(direct))/n/1024, "KiB/conn")
-				for _, c := range conns {
-					c.Close()
-				}
+				own := idleMemory(b, direct, n, after)
+				b.ReportMetric((idleMemory(b, p.addr, n, after)-own)/n/1024, "KiB/conn")
 				eventually(b, "connections gone", func() bool { return len(p.db.Connections(0))+len(p.web.Connections(0)) == 0 })
 			}
 		})
 	}
+}
+
+// idleMemory is what n connections that have echoed so many bytes each keep in use, in bytes.
+func idleMemory(b *testing.B, addr string, n, after int) float64 {
+	before := inUse()
+	buf := make([]byte, 64<<10)
+	for range n {
+		c, err := net.Dial("tcp", addr)
+		must(b, err)
+		defer c.Close()
+		for sent := 0; sent < after; sent += len(buf) {
+			part := buf[:min(len(buf), after-sent)]
+			_, err := c.Write(part)
+			must(b, err)
+			_, err = io.ReadFull(c, part)
+			must(b, err)
+		}
+	}
+	return float64(inUse()) - float64(before)
 }
 
 func inUse() uint64 {

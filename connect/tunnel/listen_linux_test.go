@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // onLoop listens on a loop of d.
@@ -194,5 +197,19 @@ func TestStoppedListenerLeavesTheSet(t *testing.T) {
 	}
 	if stop(); watched() != before {
 		t.Errorf("%d descriptors are watched after it was stopped, and %d before", watched(), before)
+	}
+}
+
+// Sockets of the loopback network are not paced, whatever the host's default is.
+func TestDontPace(t *testing.T) {
+	fd, e := rawSocket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if e != 0 {
+		t.Fatal(e)
+	}
+	defer rawClose(fd)
+	dontPace(fd, netip.MustParseAddr("127.0.0.1"))
+	name, err := unix.GetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION)
+	if err != nil || strings.HasPrefix(name, "bbr") {
+		t.Errorf("it is %q, %v", name, err)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -56,10 +58,21 @@ func (l *loop) tooHigh(fd int) bool { return l.cfg.Descriptors > 0 && fd >= l.cf
 // BBR, where that is the host's default: it paces by a timer for each few packets what
 // nothing limits, which is half of what bulk costs here. Reno is always there.
 func dontPace(fd int, at netip.Addr) {
-	if at.Unmap().IsLoopback() {
+	if at.Unmap().IsLoopback() && paces() {
 		_ = setReno(fd) // without it all works too
 	}
 }
+
+// paces tells whether the default of this process's network, when it was asked first, is BBR.
+var paces = sync.OnceValue(func() bool {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return true // without IPv4 it is not known, and does no harm
+	}
+	defer unix.Close(fd)
+	name, err := unix.GetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION)
+	return err != nil || strings.HasPrefix(name, "bbr")
+})
 
 // connectResult tells how connecting went, of which events told.
 func connectResult(fd int, events uint32) error {
