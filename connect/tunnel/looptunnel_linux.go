@@ -178,7 +178,7 @@ func (t *loopTunnel) serve() {
 		return
 	}
 	if !t.m.server && t.m.draining() && t.m.open() == 0 && t.pending.Load() == 0 && t.unsent == nil {
-		t.fail(ErrDraining)
+		t.fail(t.emptied())
 	}
 }
 

@@ -442,8 +442,9 @@ func (t *Tunnel) write() error {
 		t.mu.Lock()
 		for t.err == nil && len(t.out) == 0 && !t.m.controlPending() {
 			if !t.m.server && t.m.draining() && t.m.open() == 0 {
+				over := t.emptied()
 				t.mu.Unlock()
-				return ErrDraining
+				return over
 			}
 			t.spare = nil
 			t.writable.Wait()

@@ -79,3 +79,12 @@ func (v *vigil) looks() bool {
 	v.looked = true
 	return !before
 }
+
+// emptied is how a tunnel ends that takes no more streams and has none left: not in order
+// where the peer's time to answer was over.
+func (v *vigil) emptied() error {
+	if v.doubt && v.looked {
+		return errUnanswered
+	}
+	return ErrDraining
+}

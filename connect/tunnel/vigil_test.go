@@ -242,6 +242,37 @@ func TestNobodyAnswers(t *testing.T) {
 	}
 }
 
+// What the peer had answered once may end here while the peer is silent: that does not make
+// an end in order of it.
+func TestLastStreamOfASilentPeerEndsHere(t *testing.T) {
+	for _, d := range driverPairs[:2] {
+		t.Run(d.name, func(t *testing.T) {
+			r, far := silentRig(t, d, 100*time.Millisecond)
+			old := r.carry()
+			_, _ = old.Write([]byte("a"))
+			first, _ := far.until(typeOpen)
+			far.until(typeData)
+			far.say(first, "b")
+			expect(t, old, "b")
+			hush(r.client)
+			held := r.carry()
+			_, _ = held.Write([]byte("hello"))
+			e := wait(t, r.clientEnds, "end").end
+			if e.Cause != CauseUnprocessed || e.App == nil {
+				t.Fatalf("end %+v", e)
+			}
+			e.App.Close()
+			_ = old.SetLinger(0)
+			old.Close()
+			wait(t, r.clientEnds, "end of what lived on")
+			wait(t, r.client.Done(), "end of the tunnel")
+			if err := r.client.Status().Err; !errors.Is(err, ErrSilent) {
+				t.Errorf("the tunnel ended with %v", err)
+			}
+		})
+	}
+}
+
 // An output that stands still holds up nothing new for long, either.
 func TestFullOutputIsDoubted(t *testing.T) {
 	for _, d := range driverPairs[:2] {
