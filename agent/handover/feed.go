@@ -35,6 +35,9 @@ const (
 	// countEvery is how often a drainer says what it has counted, in maxCounts bytes.
 	countEvery = 2 * time.Second
 	maxCounts  = 2 << 20
+	// lastWord bounds a telling once the process is to end: a successor that does not read
+	// must not hold that up.
+	lastWord = time.Second
 )
 
 // question is what a drainer sends: whose policy it wants, and, from then on, what it
@@ -310,15 +313,21 @@ func (f Feed) count(ctx context.Context, counts func() connect.Counts) error {
 		return err
 	}
 	defer c.Close() //nolint:errcheck // all has been said, or could not be
+	within := func(d time.Duration) { _ = c.SetWriteDeadline(time.Now().Add(d)) } // fails with the connection
+	stop := context.AfterFunc(ctx, func() { within(lastWord) })
+	defer stop()
 	out := json.NewEncoder(c)
-	_ = c.SetWriteDeadline(time.Now().Add(feedWrite)) // fails with the connection
+	within(feedWrite) // the first words find room
 	if err := out.Encode(question{PID: os.Getpid(), Counts: true}); err != nil {
 		return err
 	}
 	for {
-		over := ctx.Err() != nil
-		_ = c.SetWriteDeadline(time.Now().Add(feedWrite)) // as above
-		if err := out.Encode(counts()); err != nil || over {
+		over := ctx.Err() != nil // before it counts: the last telling has all
+		said := counts()
+		if within(feedWrite); ctx.Err() != nil {
+			within(lastWord)
+		}
+		if err := out.Encode(said); err != nil || over {
 			return err
 		}
 		sleep(ctx, countEvery)

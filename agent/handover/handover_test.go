@@ -304,6 +304,29 @@ func TestFeedOfCounts(t *testing.T) {
 	}
 }
 
+// TestFeedOfCountsToNobody: a successor that does not read does not hold up the end.
+func TestFeedOfCountsToNobody(t *testing.T) {
+	dir := t.TempDir()
+	l, err := listenFeed(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, end := context.WithCancel(t.Context())
+	defer end()
+	large := connect.Counts{Series: map[string][]connect.Series{"": {{Labels: []string{strings.Repeat("x", maxCounts)}}}}}
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		Feed{Dir: dir, Log: quiet()}.Count(ctx, func() connect.Counts { end(); return large })
+	}()
+	select {
+	case <-told:
+	case <-time.After(feedWrite):
+		t.Error("the end waits for who does not read")
+	}
+}
+
 // TestFeed has a drainer hear of policy, tell what it carries, and of a proxy that is gone.
 func TestFeed(t *testing.T) {
 	dir := t.TempDir()
