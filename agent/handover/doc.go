@@ -13,4 +13,5 @@
 // Established TLS connections cannot be handed over. The process before stays until
 // they have ended, as a drainer; the feed (Serve, Feed) gives it the policy of now
 // over a Unix socket in the data directory, so that a deny still cuts what it carries.
+// There it tells in return what it carries, and what it has counted.
 package handover

@@ -313,7 +313,9 @@ func (f Feed) count(ctx context.Context, counts func() connect.Counts) error {
 		return err
 	}
 	defer c.Close() //nolint:errcheck // all has been said, or could not be
-	within := func(d time.Duration) { _ = c.SetWriteDeadline(time.Now().Add(d)) } // fails with the connection
+	within := func(d time.Duration) {
+		_ = c.SetWriteDeadline(time.Now().Add(d)) // fails with the connection
+	}
 	stop := context.AfterFunc(ctx, func() { within(lastWord) })
 	defer stop()
 	out := json.NewEncoder(c)

@@ -32,8 +32,9 @@ type Config struct {
 	// Strict refuses addresses that cannot be resolved when New is called, rather than
 	// trying again.
 	Strict bool
-	// Began is when this process did. What others, whose series have the label "proxy", have
-	// counted before is not sent: the process before this one may have. Zero: there are none.
+	// Began is when this process did. What others, whose series have the label "proxy" or
+	// "process", have counted before is not sent: the process before this one may have.
+	// Zero: there are none.
 	Began time.Time
 	// Every is how often metrics are sent: 10 s.
 	Every  time.Duration

@@ -194,7 +194,7 @@ func TestAddressThatIsNobodys(t *testing.T) {
 // again by it, and what has been since is.
 func TestWhatOthersCountedBefore(t *testing.T) {
 	counts := prometheus.NewDesc("weft_others_total", "", []string{"proxy"}, nil)
-	took := prometheus.NewDesc("weft_others_seconds", "", []string{"proxy"}, nil)
+	took := prometheus.NewDesc("weft_others_seconds", "", []string{"process"}, nil)
 	began := time.Now()
 	total := 5.0
 	g := prometheus.NewRegistry()
