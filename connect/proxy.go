@@ -156,6 +156,7 @@ func (p *Proxy) Run(ctx context.Context, src catalog.Watch[*Snapshot]) error {
 	// Listeners are gone, policy is not.
 	background.Go(func() { p.follow(live, src, &after, func(snap *Snapshot) { p.enforce(live, snap) }) })
 	p.drain(live, kill)
+	p.tidy() // counts the tunnels that ended last
 	background.Wait()
 	p.cuts.Wait()
 	p.svc.metrics.forget(p.id)

@@ -68,6 +68,25 @@ func TestGoroutinesCarryTheSame(t *testing.T) {
 	}
 }
 
+// A tunnel that ends with its proxy is counted at both ends: nobody looks afterwards.
+func TestTunnelsThatEndLastAreCounted(t *testing.T) {
+	p := newPair(t, echo)
+	c := dialTCP(t, p.addr)
+	must(t, roundTrip(c, "x"))
+	c.Close()
+	p.web.close()
+	p.db.close()
+	for _, s := range []*sidecar{p.web, p.db} {
+		n := 0.0
+		for _, one := range s.svc.metrics.Counts().Series[familyTunnels.name] {
+			n += one.Value
+		}
+		if n != 1 {
+			t.Errorf("%s: %v tunnels ended", s.id, n)
+		}
+	}
+}
+
 // A peer without tunnels gets one TLS connection for each, whichever end it is.
 func TestPeersWithoutTunnels(t *testing.T) {
 	ca := newTestCA(t, testDomain)
