@@ -297,6 +297,10 @@ func (f Feed) Count(ctx context.Context, counts func() connect.Counts) {
 	for {
 		last := ctx.Err() != nil
 		err := f.count(ctx, counts)
+		if errors.Is(err, errManyCounts) { // there will not be fewer
+			f.Log.Warn("the metrics of the next process are without what this one counts from now on", "err", err)
+			return
+		}
 		if err == nil || last {
 			return
 		}
@@ -304,6 +308,8 @@ func (f Feed) Count(ctx context.Context, counts func() connect.Counts) {
 		sleep(ctx, countEvery)
 	}
 }
+
+var errManyCounts = fmt.Errorf("what it has counted takes more than %d bytes", maxCounts)
 
 func (f Feed) count(ctx context.Context, counts func() connect.Counts) error {
 	dialling, cancel := context.WithTimeout(context.WithoutCancel(ctx), feedWrite)
@@ -318,18 +324,23 @@ func (f Feed) count(ctx context.Context, counts func() connect.Counts) error {
 	}
 	stop := context.AfterFunc(ctx, func() { within(lastWord) })
 	defer stop()
-	out := json.NewEncoder(c)
 	within(feedWrite) // the first words find room
-	if err := out.Encode(question{PID: os.Getpid(), Counts: true}); err != nil {
+	if err := json.NewEncoder(c).Encode(question{PID: os.Getpid(), Counts: true}); err != nil {
 		return err
 	}
 	for {
 		over := ctx.Err() != nil // before it counts: the last telling has all
-		said := counts()
+		said, err := json.Marshal(counts())
+		switch {
+		case err != nil:
+			return err
+		case len(said) >= maxCounts:
+			return errManyCounts
+		}
 		if within(feedWrite); ctx.Err() != nil {
 			within(lastWord)
 		}
-		if err := out.Encode(said); err != nil || over {
+		if _, err := c.Write(append(said, '\n')); err != nil || over {
 			return err
 		}
 		sleep(ctx, countEvery)

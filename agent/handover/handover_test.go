@@ -314,7 +314,7 @@ func TestFeedOfCountsToNobody(t *testing.T) {
 	defer l.Close()
 	ctx, end := context.WithCancel(t.Context())
 	defer end()
-	large := connect.Counts{Series: map[string][]connect.Series{"": {{Labels: []string{strings.Repeat("x", maxCounts)}}}}}
+	large := connect.Counts{Series: map[string][]connect.Series{"": {{Labels: []string{strings.Repeat("x", maxCounts/2)}}}}}
 	told := make(chan struct{})
 	go func() {
 		defer close(told)
@@ -324,6 +324,22 @@ func TestFeedOfCountsToNobody(t *testing.T) {
 	case <-told:
 	case <-time.After(feedWrite):
 		t.Error("the end waits for who does not read")
+	}
+}
+
+// TestFeedOfTooManyCounts: what the successor would not take is said once, not sent for ever.
+func TestFeedOfTooManyCounts(t *testing.T) {
+	dir := t.TempDir()
+	l, err := listenFeed(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	large := connect.Counts{Series: map[string][]connect.Series{"": {{Labels: []string{strings.Repeat("x", maxCounts)}}}}}
+	var log strings.Builder
+	Feed{Dir: dir, Log: slog.New(slog.NewTextHandler(&log, nil))}.Count(t.Context(), func() connect.Counts { return large })
+	if n := strings.Count(log.String(), "level=WARN"); n != 1 {
+		t.Errorf("%d warnings: %s", n, log.String())
 	}
 }
 
