@@ -92,7 +92,9 @@ func newTunnel(ctx context.Context, conn net.Conn, server bool, cfg Config) (*Tu
 	t.m.grow = cfg.growth(roundTripOf(conn))
 	t.begin(cfg.patience)
 	t.writable.L = &t.mu
+	t.mu.Lock() // the first tick may come before the timer is known
 	t.alive = time.AfterFunc(cfg.Keepalive, t.tick)
+	t.mu.Unlock()
 	go func() { t.fail(t.read()) }()
 	go func() { t.fail(t.write()) }()
 	return t, nil

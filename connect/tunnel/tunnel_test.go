@@ -54,6 +54,14 @@ func openPair(t *testing.T, c, s *Tunnel) (opened, accepted *Stream) {
 	return opened, accepted
 }
 
+// The keepalive's clock may tick before the tunnel is given to its owner.
+func TestFirstTickIsEarly(t *testing.T) {
+	for range 20 {
+		c, s := net.Pipe()
+		tunnelOver(t, c, s, Config{Keepalive: 1})
+	}
+}
+
 func TestStreamIsAConn(t *testing.T) {
 	c, s := tunnelPair(t, Config{Window: 10_000})
 	a, b := openPair(t, c, s)
