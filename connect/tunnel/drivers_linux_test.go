@@ -47,3 +47,31 @@ func hush(l Link) {
 		<-done
 	}
 }
+
+// tick has the keepalive's clock of a tunnel tick, and tells whether it asks its peer to
+// say something.
+func tick(l Link) (asks bool) {
+	switch t := l.(type) {
+	case *link:
+		t.tick()
+		asks = t.pulse.silent > 0
+	case *loopTunnel:
+		done := make(chan struct{})
+		t.l.post(func() { t.tick(); asks = t.silent > 1; close(done) })
+		<-done
+	}
+	return asks
+}
+
+// hears tells whether the peer of a tunnel has said something since the last tick.
+func hears(l Link) (yes bool) {
+	switch t := l.(type) {
+	case *link:
+		yes = t.reads.Load() != t.pulse.reads
+	case *loopTunnel:
+		done := make(chan struct{})
+		t.l.post(func() { yes = t.silent == 0; close(done) })
+		<-done
+	}
+	return yes
+}
