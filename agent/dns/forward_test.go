@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"bytes"
 	"context"
 	"net"
 	"net/netip"
@@ -205,7 +206,11 @@ func TestSilentRecursor(t *testing.T) {
 	good := recursor(t, func(w dns.ResponseWriter, r *dns.Msg) { _ = w.WriteMsg(answerA(r, "192.0.2.1")) })
 	cfg := config(newFake())
 	cfg.Recursors, cfg.RecursorTimeout = []string{p.LocalAddr().String(), good}, 50*time.Millisecond
-	wantLines(t, "after a silent one", ask(t, serve(t, cfg), "host.test", dns.TypeA).Answer, "host.test. 60 IN A 192.0.2.1")
+	addr, got := serve(t, cfg), new(dns.Msg)
+	for tries := 0; len(got.Answer) == 0 && tries < 20; tries++ { // on a busy machine the good one may take longer, too
+		got = ask(t, addr, "host.test", dns.TypeA)
+	}
+	wantLines(t, "after a silent one", got.Answer, "host.test. 60 IN A 192.0.2.1")
 	cfg.Recursors = cfg.Recursors[:1]
 	wantRcode(t, ask(t, serve(t, cfg), "host.test", dns.TypeA), dns.RcodeServerFailure)
 
@@ -215,6 +220,7 @@ func TestSilentRecursor(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
+	s.grace = time.Hour // nothing is to be waited for
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
 	c, err := dns.Dial("udp", s.Addrs()[0].String())
@@ -222,21 +228,22 @@ func TestSilentRecursor(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	if err := c.WriteMsg(message("host.test", dns.TypeA)); err != nil {
+	if err := c.WriteMsg(message("last.test", dns.TypeA)); err != nil {
 		t.Fatal(err)
 	}
-	// The two queries of before, and then this one: it is being forwarded.
-	buf := make([]byte, 512)
-	for range 3 {
-		if _, _, err := p.ReadFrom(buf); err != nil {
+	// The queries of before, and then this one: it is being forwarded.
+	_ = p.SetReadDeadline(time.Now().Add(20 * time.Second)) // fails with the socket
+	for buf := make([]byte, 512); ; {
+		n, _, err := p.ReadFrom(buf)
+		if err != nil {
 			t.Fatal(err)
 		}
+		if bytes.Contains(bytes.ToLower(buf[:n]), []byte("\x04last\x04test")) {
+			break
+		}
 	}
-	began := time.Now()
 	cancel()
-	if err := <-done; err != nil || time.Since(began) > time.Second {
-		t.Errorf("Run ended after %s: %v", time.Since(began), err)
-	}
+	wantEnd(t, done)
 }
 
 func TestRecursorThatIsThisServer(t *testing.T) {

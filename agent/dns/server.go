@@ -25,6 +25,7 @@ type Server struct {
 	forward *forwarder
 	busy    chan struct{} // a place for each query being answered
 	now     func() time.Time
+	grace   time.Duration // for queries, when it stops
 
 	udp []net.PacketConn
 	tcp []*limitedListener
@@ -44,7 +45,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, zones: newZones(cfg.Domain, cfg.AltDomain), ttls: newTTLs(cfg.ServiceTTL), metrics: m,
 		folds: newFolds(cfg.Views), reverse: newReverse(cfg.Views), forward: newForwarder(cfg),
-		busy: make(chan struct{}, maxInFlight), now: time.Now,
+		busy: make(chan struct{}, maxInFlight), now: time.Now, grace: stopTime,
 	}
 	for _, a := range cfg.Addrs {
 		if err := s.bind(a); err != nil {
@@ -204,7 +205,7 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 func (s *Server) stop(servers []*dns.Server) {
-	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	ctx, cancel := context.WithTimeout(context.Background(), s.grace)
 	defer cancel()
 	var wg sync.WaitGroup
 	for _, srv := range servers {
