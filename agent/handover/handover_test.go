@@ -274,7 +274,7 @@ func (s *source) Counted(pid int, counts *connect.Counts) {
 // before it ended.
 func TestFeedOfCounts(t *testing.T) {
 	dir := t.TempDir()
-	src := &source{counted: make(chan *connect.Counts)}
+	src := &source{counted: make(chan *connect.Counts, 100)} // what comes late holds nobody up
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	served := make(chan error, 1)
