@@ -34,16 +34,20 @@ func holdLoop(of any) (release func()) {
 }
 
 // hush has a tunnel believe that its peer has been silent for a minute.
-func hush(l Link) {
-	since := time.Now().Add(-time.Minute)
+func hush(l Link) { heardAt(l, time.Now().Add(-time.Minute)) }
+
+// trust has a tunnel ask its peer nothing for a minute, however long the test takes.
+func trust(l Link) { heardAt(l, time.Now().Add(time.Minute)) }
+
+func heardAt(l Link, at time.Time) {
 	switch t := l.(type) {
 	case *link:
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		t.heard = since
+		t.heard = at
 	case *loopTunnel:
 		done := make(chan struct{})
-		t.l.post(func() { t.heard = since; close(done) })
+		t.l.post(func() { t.heard = at; close(done) })
 		<-done
 	}
 }

@@ -108,6 +108,7 @@ func TestSilentPeerGetsNothingNew(t *testing.T) {
 	for _, d := range driverPairs[:2] {
 		t.Run(d.name, func(t *testing.T) {
 			r, far := silentRig(t, d, 300*time.Millisecond)
+			trust(r.client)
 			old := r.carry()
 			_, _ = old.Write([]byte("a"))
 			first, _ := far.until(typeOpen)
@@ -115,6 +116,7 @@ func TestSilentPeerGetsNothingNew(t *testing.T) {
 			far.say(first, "b")
 			expect(t, old, "b")
 
+			trust(r.client)
 			said := r.carry() // it cannot be known whether this is heard
 			_, _ = said.Write([]byte("c"))
 			far.until(typeData, typeOpen)
@@ -278,6 +280,7 @@ func TestFullOutputIsDoubted(t *testing.T) {
 	for _, d := range driverPairs[:2] {
 		t.Run(d.name, func(t *testing.T) {
 			r, far := silentRig(t, d, 200*time.Millisecond)
+			trust(r.client)
 			bulk := r.carry()
 			far.until(typeOpen)
 			far.write(appendWord(nil, typeCredit, 1, maxWindow-5000))
