@@ -92,6 +92,7 @@ func TestEjection(t *testing.T) {
 // somebody else or that never answer cost the application no error.
 func TestNextInstanceBeforeTheApp(t *testing.T) {
 	p := newPair(t, echo)
+	must(t, tryOnce(p.addr)) // a tunnel stands: a handshake may take longer on a busy machine
 	other := startSidecar(t, p.ca, "other", func(s *Snapshot) { s.Inbound, s.Local = "127.0.0.1:0", p.db.snap.Local })
 	gone := serve(t, func(c *net.TCPConn) {})
 	plain := serve(t, func(c *net.TCPConn) { _, _ = c.Write([]byte("220 hello\r\n")) })
