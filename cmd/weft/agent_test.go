@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/weftmesh/weft/cmd/meshtest/proc"
 )
 
 func TestAgentServes(t *testing.T) {
@@ -179,7 +181,7 @@ func TestStandaloneProxies(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "db.hcl")
 	writeFile(t, file, fmt.Sprintf(`service { name = "db" port = %d connect { sidecar_service { check { ttl = "1h" status = "passing" } proxy { config { external = true } } } } }`, greeter(t)))
 	a.weft("services", "register", file)
-	upstream := freePort(t)
+	upstream := proc.FreePorts(t, 1)[0]
 	var proxies []*exec.Cmd
 	for _, args := range [][]string{
 		{"-sidecar-for", "db"},
@@ -220,7 +222,7 @@ func TestStandaloneProxies(t *testing.T) {
 func TestSecondSignal(t *testing.T) {
 	a := startAgent(t, "-hcl", `performance { leave_drain_time = "1h" }`)
 	app := greeter(t)
-	upstream := freePort(t)
+	upstream := proc.FreePorts(t, 1)[0]
 	file := filepath.Join(t.TempDir(), "services.hcl")
 	writeFile(t, file, fmt.Sprintf(`
 		service { name = "db" port = %d connect { sidecar_service {} } }

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/weftmesh/weft/cmd/meshtest/proc"
 )
 
 // patience bounds every wait for a process; it is far above what any should take.
@@ -63,9 +65,8 @@ func launchAgent(t *testing.T, args ...string) *runningAgent {
 // launch is launchAgent without -dev.
 func launch(t *testing.T, args ...string) *runningAgent {
 	t.Helper()
-	// A few sidecar ports that no other test on this machine takes.
-	first := min(freePort(t), 65535-8)
-	ports := fmt.Sprintf("ports { http = 0 dns = 0 serf_lan = 0 sidecar_min_port = %d sidecar_max_port = %d }", first, first+8)
+	low, high := proc.SidecarPorts(t)
+	ports := fmt.Sprintf("ports { http = 0 dns = 0 serf_lan = 0 sidecar_min_port = %d sidecar_max_port = %d }", low, high)
 	all := append([]string{"agent", "-log-json", "-node", "host1", "-hcl", ports}, args...)
 	a := &runningAgent{t: t, cmd: program(t, all...), news: make(chan struct{}), ended: make(chan struct{})}
 	out, err := a.cmd.StdoutPipe()
@@ -268,14 +269,4 @@ func greeted(t *testing.T, addr string) net.Conn {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/weftmesh/weft/cmd/meshtest/proc"
 )
 
 // TestWhereTheSecretLies: a server whose secret is given to it leaves no copy of it in
@@ -25,7 +27,7 @@ func TestWhereTheSecretLies(t *testing.T) {
 	}
 	server := func(args ...string) *runningAgent {
 		t.Helper()
-		port := fmt.Sprintf("ports { server = %d }", freePort(t))
+		port := fmt.Sprintf("ports { server = %d }", proc.FreePorts(t, 1)[0])
 		return launch(t, append([]string{"-server", "-bootstrap", "-bind", "127.0.0.1", "-hcl", port}, args...)...)
 	}
 	a := server("-data-dir", dir, "-cluster-secret-file", secret).ready()

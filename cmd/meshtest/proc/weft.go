@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -114,9 +113,9 @@ func StartEnv(t testing.TB, env []string, args ...string) *Agent {
 func Prepare(t testing.TB, env []string, args ...string) *Agent {
 	t.Helper()
 	p := FreePorts(t, 3)
-	low := sidecarRange()
+	low, high := SidecarPorts(t)
 	hcl := fmt.Sprintf("ports { http = %d, serf_lan = %d, server = %d, dns = -1, sidecar_min_port = %d, sidecar_max_port = %d }",
-		p[0], p[1], p[2], low, low+sidecarsEach-1)
+		p[0], p[1], p[2], low, high)
 	a := &Agent{
 		t: t, bin: Binary(t), HTTP: net.JoinHostPort("127.0.0.1", strconv.Itoa(p[0])),
 		args: append([]string{"agent", "-hcl", hcl}, args...), env: env,
@@ -133,16 +132,6 @@ func Prepare(t testing.TB, env []string, args ...string) *Agent {
 		}
 	})
 	return a
-}
-
-// Each agent gets a range of sidecar ports of its own, below the ephemeral ones,
-// so that agents beside each other, also of other test processes, do not meet.
-const sidecarsEach, sidecarRanges = 40, 256
-
-var ranges atomic.Int64
-
-func sidecarRange() int {
-	return 22000 + int((int64(os.Getpid())*7+ranges.Add(1))%sidecarRanges)*sidecarsEach
 }
 
 // Exec starts the process (again) and waits until it serves.
@@ -326,21 +315,6 @@ func Eventually(t testing.TB, within time.Duration, what string, f func() error)
 		}
 		time.Sleep(10 * time.Millisecond) // polling another process: there is nothing to wait on
 	}
-}
-
-// FreePorts returns loopback ports that nobody listened on a moment ago.
-func FreePorts(t testing.TB, n int) []int {
-	t.Helper()
-	ports := make([]int, n)
-	for i := range ports {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer ln.Close() // held until all are chosen, so that no two are equal
-		ports[i] = ln.Addr().(*net.TCPAddr).Port
-	}
-	return ports
 }
 
 // buffer is a bytes.Buffer that a process may write to while a test reads.
