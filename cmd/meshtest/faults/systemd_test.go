@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/weftmesh/weft/cmd/meshtest/proc"
 )
@@ -59,19 +62,26 @@ func inState(t *testing.T, s *proc.Systemd, want string, within time.Duration) {
 // systemdStarts: the unit is active when the host serves, and not before.
 func systemdStarts(t *testing.T, s *proc.Systemd) {
 	t.Helper()
-	s.MustSystemctl("start", "--no-block", "weft")
-	seen := false
-	proc.Eventually(t, 30*time.Second, "the unit is active", func() error {
-		is := s.Show("ActiveState")
-		seen = seen || is == "activating"
-		if is != "active" {
-			return errors.New(is)
-		}
-		return nil
-	})
+	s.MustSystemctl("start", "weft")
 	leader, err := s.Client.Status().Leader()
-	if err != nil || leader == "" || !seen {
-		t.Errorf("active before it serves: leader %q, %v; seen on its way: %t", leader, err, seen)
+	if err != nil || leader == "" {
+		t.Errorf("active before it serves: leader %q, %v", leader, err)
+	}
+	leads := regexp.MustCompile(`time=(\S+) level=INFO msg="this server leads"`)
+	var at time.Time
+	proc.Eventually(t, 10*time.Second, "the agent says since when it leads", func() (err error) {
+		m := leads.FindStringSubmatch(s.Log())
+		if m == nil {
+			return errors.New("it does not")
+		}
+		at, err = time.Parse(time.RFC3339Nano, m[1])
+		return err
+	})
+	active := time.Duration(s.Count("ActiveEnterTimestampMonotonic")) * time.Microsecond
+	var now unix.Timespec
+	must(t, unix.ClockGettime(unix.CLOCK_MONOTONIC, &now))
+	if active := time.Now().Add(active - time.Duration(now.Nano())); active.Before(at) {
+		t.Errorf("active since %s, and it leads since %s", active, at)
 	}
 	status, err := os.ReadFile("/proc/" + strconv.Itoa(s.Main()) + "/status")
 	must(t, err)
