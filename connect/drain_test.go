@@ -89,3 +89,46 @@ func TestDrainCarriesWhoWaitsForATunnel(t *testing.T) {
 		t.Errorf("%d more tunnels were made", n)
 	}
 }
+
+// Before the proxies of a host stop, nobody is taken for an upstream any more, and who
+// was taken before gets there.
+func TestRestUpstreams(t *testing.T) {
+	ca := newTestCA(t, testDomain)
+	arrived, pass := make(chan struct{}, 16), make(chan struct{})
+	gate := serve(t, func(c *net.TCPConn) { // no tunnel can be made as long as it says nothing
+		arrived <- struct{}{}
+		<-pass
+		_ = c.Close()
+	})
+	web := startSidecar(t, ca, "web", func(s *Snapshot) { s.Upstreams = []Upstream{upstreamOf("db", gate)} })
+	addr := web.upstream("db")
+	c := dialTCP(t, addr)
+	<-arrived
+	rested := make(chan struct{})
+	go func() {
+		defer close(rested)
+		web.RestUpstreams(t.Context())
+	}()
+	eventually(t, "the upstream's listener closed", func() bool {
+		web.mu.Lock()
+		defer web.mu.Unlock()
+		return len(web.upstreams) == 0
+	})
+	select {
+	case <-rested:
+		t.Error("it did not wait for who was taken")
+	default:
+	}
+	was := web.Applied()
+	web.update(func(*Snapshot) {})
+	eventually(t, "another snapshot is in force", func() bool { return web.Applied() > was })
+	if late, err := net.Dial("tcp", addr); err == nil {
+		_ = late.Close()
+		t.Error("somebody is taken still")
+	}
+	close(pass)
+	<-rested
+	if _, err := c.Read(make([]byte, 1)); err == nil {
+		t.Error("it was carried to nobody")
+	}
+}

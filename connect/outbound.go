@@ -61,7 +61,11 @@ func (p *Proxy) serveUpstream(ctx context.Context, key catalog.Name, direct neti
 			}
 		}
 	}
-	go a.run(key, first)
+	p.opening.Add(1)
+	go func() {
+		defer p.opening.Add(-1)
+		a.run(key, first)
+	}()
 }
 
 func (a *attempt) begin(w *world, up *upstream) {

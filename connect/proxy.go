@@ -65,6 +65,7 @@ type Proxy struct {
 	// noInbound: there is no inbound listener, so that tunnels drain as they come.
 	noInbound atomic.Bool
 	live      census         // connections on their way or carried
+	opening   atomic.Int64   // connections that were taken for upstreams and look for their way
 	cuts      sync.WaitGroup // what waits to cut some of them; ends with their time
 
 	serverTLS *tls.Config
@@ -76,6 +77,7 @@ type Proxy struct {
 	port      *Port                // shared; nil: none
 	sharing   string               // the server name for which the port is shared; "": it is not
 	upstreams map[string]*outlet   // by listenKey
+	rested    bool                 // there are none any more
 	exposed   map[string]*exposure // by address
 	clashes   map[catalog.Name]string
 	drains    map[drainKey]context.CancelFunc
@@ -204,9 +206,14 @@ func (p *Proxy) apply(live context.Context, snap *Snapshot) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.reconcileInbound(live, snap)
-	p.reconcileUpstreams(live, snap)
+	if !p.rested {
+		p.reconcileUpstreams(live, snap)
+	}
+	p.drainDropped(live, snap)
 	p.reconcileExposed(live, snap)
-	p.reconcileCapture(live, snap)
+	if !p.rested {
+		p.reconcileCapture(live, snap)
+	}
 	p.reconcileRest(live, snap)
 	p.isApplied(snap)
 }
@@ -332,7 +339,6 @@ func (p *Proxy) reconcileUpstreams(live context.Context, snap *Snapshot) {
 		}
 		o.key.Store(&w.key)
 	}
-	p.drainDropped(live, snap)
 }
 
 // drainDropped drains what goes to upstreams that a snapshot does not list. The caller
@@ -399,6 +405,29 @@ func (p *Proxy) Linger(ctx context.Context, last time.Duration) {
 	}
 }
 
+// RestUpstreams has nobody taken for an upstream any more, and returns when those who
+// were have got their way there or been refused, or ctx ends. It comes before the proxies
+// at the far ends are stopped, where the same process runs those.
+func (p *Proxy) RestUpstreams(ctx context.Context) {
+	p.mu.Lock()
+	p.rested = true
+	p.stopUpstreams()
+	p.mu.Unlock()
+	for p.opening.Load() > 0 && pause(ctx, closeAgain) {
+	}
+}
+
+// stopUpstreams closes what takes connections for upstreams. The caller holds p.mu.
+func (p *Proxy) stopUpstreams() {
+	for _, o := range p.upstreams {
+		o.stop()
+	}
+	for _, l := range p.capture.listeners {
+		l.stop()
+	}
+	p.upstreams, p.capture.listeners = map[string]*outlet{}, nil
+}
+
 // lingerPoll is how often a proxy that lingers looks for connections that are left.
 const lingerPoll = 50 * time.Millisecond
 
@@ -420,17 +449,11 @@ func (p *Proxy) drain(live context.Context, kill context.CancelFunc) {
 		p.inbound.stop()
 	}
 	p.unshare()
-	for _, o := range p.upstreams {
-		o.stop()
-	}
-	for _, l := range p.capture.listeners {
-		l.stop()
-	}
-	p.capture.listeners = nil
+	p.stopUpstreams()
 	for _, x := range p.exposed {
 		p.unexpose(live, x)
 	}
-	p.inbound, p.upstreams, p.exposed = nil, map[string]*outlet{}, map[string]*exposure{}
+	p.inbound, p.exposed = nil, map[string]*exposure{}
 	p.mu.Unlock()
 	p.noInbound.Store(true)
 	p.shortCut.close(p)

@@ -129,6 +129,24 @@ func (m *Manager) linger(ctx context.Context) {
 	if m.cfg.Sockets == nil || !m.cfg.Sockets.Outlasts() {
 		return
 	}
+	eachCurrent(m, func(p interface {
+		Linger(ctx context.Context, last time.Duration)
+	},
+	) {
+		p.Linger(ctx, lastMoment)
+	})
+}
+
+// restUpstreams has all proxies take no more connections for upstreams before any of them
+// stops: who was taken just then may be going to one of the others.
+func (m *Manager) restUpstreams(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lastMoment)
+	defer cancel()
+	eachCurrent(m, func(p interface{ RestUpstreams(ctx context.Context) }) { p.RestUpstreams(ctx) })
+}
+
+// eachCurrent calls f with all proxies that run and can do what it needs, side by side.
+func eachCurrent[P any](m *Manager, f func(P)) {
 	m.mu.Lock()
 	list := slices.Collect(maps.Values(m.running))
 	m.mu.Unlock()
@@ -136,12 +154,10 @@ func (m *Manager) linger(ctx context.Context) {
 	defer waiting.Wait()
 	for _, s := range list {
 		s.mu.Lock()
-		p, ok := s.current.(interface {
-			Linger(ctx context.Context, last time.Duration)
-		})
+		p, ok := s.current.(P)
 		s.mu.Unlock()
 		if ok {
-			waiting.Go(func() { p.Linger(ctx, lastMoment) })
+			waiting.Go(func() { f(p) })
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -261,6 +262,42 @@ func TestMeshPortRestsBeforeItsProxies(t *testing.T) {
 	r.stop()
 	if err := <-ended; !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("who comes while the proxy ends: %v, want a connection that is refused", err)
+	}
+}
+
+// restHook is a stopHook that tells when it is to rest, too.
+type restHook struct {
+	stopHook
+	rests func()
+}
+
+func (p *restHook) RestUpstreams(context.Context) { p.rests() }
+
+// At the end of an agent a proxy takes nobody any more when the first one stops: who was
+// taken may be going there.
+func TestUpstreamsRestBeforeAProxyStops(t *testing.T) {
+	var rested atomic.Bool
+	early := make(chan bool, 1)
+	r := newRig(t, "", func(cfg *Config) {
+		cfg.start = func(pc connect.ProxyConfig) (proxy, error) {
+			return &restHook{
+				stopHook: stopHook{fakeProxy: fakeProxy{cfg: pc}, stopped: func() { early <- !rested.Load() }},
+				rests:    func() { rested.Store(true) },
+			}, nil
+		}
+	})
+	r.setHost(sidecarService())
+	r.views.setRoots("R1")
+	r.views.setIntentions("web")
+	until(t, "the proxy to run", func() error {
+		if !r.m.Listens("web-sidecar-proxy") {
+			return errors.New("it does not")
+		}
+		return nil
+	})
+	r.stop()
+	if <-early {
+		t.Error("it stopped while it took connections")
 	}
 }
 

@@ -183,6 +183,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		host, index, err := m.cfg.Host.Next(ctx, after)
 		if err != nil {
 			m.linger(told)
+			m.restUpstreams(told)
 			m.restPort(told)
 			m.stopAll()
 			if ctx.Err() == nil {
