@@ -129,6 +129,40 @@ func TestReconcile(t *testing.T) {
 	}
 }
 
+// TestFormerNameInGossip: a host that has another name now keeps what its agent has stated
+// under that, while gossip still holds the former name for alive.
+func TestFormerNameInGossip(t *testing.T) {
+	f := newField(t)
+	f.list = []catalog.Member{host("s1", "id1", catalog.MemberAlive, true), host("former", "id2", catalog.MemberAlive, false)}
+	f.do()
+	state := func(name string) {
+		t.Helper()
+		if err := f.introduce(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+		node := &catalog.Node{ID: "id2", Node: name, Address: "10.9.9.9", Datacenter: "dc1"}
+		db := &catalog.Service{ID: "db", Service: "db", Port: 1}
+		if _, _, err := f.log.Apply(t.Context(), &catalog.SyncNode{State: catalog.NodeState{Node: node, Services: []*catalog.Service{db}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stands := func(when, name, other string) {
+		t.Helper()
+		f.do()
+		v, err := f.store.Read(catalog.Query{Kind: catalog.QueryNode, Name: name})
+		if err != nil || len(v.Instances) != 1 || f.rows(name).check == nil || f.rows(other).node != nil {
+			t.Errorf("%s: %s has %+v, %v; %s is %+v", when, name, v, err, other, f.rows(other).node)
+		}
+	}
+	state("former")
+	f.list = append(f.list, host("new", "id2", catalog.MemberAlive, false))
+	stands("gossip knows both names", "former", "new")
+	state("new")
+	stands("the agent has stated the new one", "new", "former")
+	f.list[1].Status = catalog.MemberFailed
+	stands("gossip knows that the former one is over", "new", "former")
+}
+
 // TestReapOverChangesOfLeader: the time since a host is missed goes on where another
 // server leads, and one that gossip is told to forget is gone at once.
 func TestReapOverChangesOfLeader(t *testing.T) {

@@ -110,7 +110,7 @@ func (r *reconciler) member(ctx context.Context, m catalog.Member) error {
 		if m.Name != r.self && r.doubts.about(m) {
 			return r.critical(ctx, m.Name, row)
 		}
-		if r.unproven(m, row) {
+		if r.unproven(m, row) || r.renamed(m, row) {
 			return nil
 		}
 		delete(r.missed, m.Name)
@@ -138,6 +138,14 @@ func (r *reconciler) unproven(m catalog.Member, have rows) bool {
 		return false
 	}
 	return r.suspect(suspect{m.Name, m.ID})
+}
+
+// renamed tells whether the catalog has a host that gossip knows by this name under
+// another one. Its agent said that, and gossip may hold the former name for alive for a
+// while: to write that one would take from the host what its agent stated. If it is gossip
+// that is ahead, the agent's next statement brings the new name (introduce).
+func (r *reconciler) renamed(m catalog.Member, have rows) bool {
+	return have.node == nil && m.ID != "" && r.store.NodeOf(m.ID) != ""
 }
 
 // rows are what the catalog has of a host, as far as it is the leader's.
