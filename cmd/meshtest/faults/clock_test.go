@@ -56,6 +56,13 @@ func startTimed(t *testing.T, c *proc.Cluster) *timed {
 	w.held = through(t, fmt.Sprintf("127.0.0.1:%d", ports[0]))
 	w.serves(20 * time.Second)
 	w.feed()
+	proc.Eventually(t, 20*time.Second, "the check that is fed passes", func() error {
+		got, _, err := b.Client.Health().Service("fed", "", true, nil)
+		if err == nil && len(got) != 1 {
+			err = errors.New("the catalog has not heard of it")
+		}
+		return err
+	})
 	id, _, err := a.Client.Session().Create(&api.SessionEntry{TTL: "10s", LockDelay: time.Millisecond}, nil)
 	must(t, err)
 	if got, _, err := a.Client.KV().Acquire(&api.KVPair{Key: "lock", Session: id}, nil); err != nil || !got {
