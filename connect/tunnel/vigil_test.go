@@ -102,19 +102,26 @@ func expect(t *testing.T, c net.Conn, want string) {
 	}
 }
 
+// carriedOnce is an application that the peer has answered, and its stream.
+func carriedOnce(t *testing.T, r *rig, far *farEnd) (app *net.TCPConn, id uint32) {
+	t.Helper()
+	trust(r.client)
+	app = r.carry()
+	_, _ = app.Write([]byte("a")) // what is not written is missed at once
+	id, _ = far.until(typeOpen)
+	far.until(typeData)
+	far.say(id, "b")
+	expect(t, app, "b")
+	return app, id
+}
+
 // What is opened towards a peer that has fallen silent comes back with all that it has
 // said; what the peer had answered before lives through it.
 func TestSilentPeerGetsNothingNew(t *testing.T) {
 	for _, d := range driverPairs[:2] {
 		t.Run(d.name, func(t *testing.T) {
 			r, far := silentRig(t, d, 300*time.Millisecond)
-			trust(r.client)
-			old := r.carry()
-			_, _ = old.Write([]byte("a"))
-			first, _ := far.until(typeOpen)
-			far.until(typeData)
-			far.say(first, "b")
-			expect(t, old, "b")
+			old, first := carriedOnce(t, r, far)
 
 			trust(r.client)
 			said := r.carry() // it cannot be known whether this is heard
@@ -250,12 +257,7 @@ func TestLastStreamOfASilentPeerEndsHere(t *testing.T) {
 	for _, d := range driverPairs[:2] {
 		t.Run(d.name, func(t *testing.T) {
 			r, far := silentRig(t, d, 100*time.Millisecond)
-			old := r.carry()
-			_, _ = old.Write([]byte("a"))
-			first, _ := far.until(typeOpen)
-			far.until(typeData)
-			far.say(first, "b")
-			expect(t, old, "b")
+			old, _ := carriedOnce(t, r, far)
 			hush(r.client)
 			held := r.carry()
 			_, _ = held.Write([]byte("hello"))
